@@ -1,0 +1,1 @@
+"""Incumbent keeps exactly one pod of a set in office, with the lock in NATS JetStream."""

@@ -1,0 +1,48 @@
+"""What a campaign reports, as values. Who listens is the driver's business."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from incumbent.model import Record
+
+
+class Loss(enum.Enum):
+    """Why a member no longer leads."""
+
+    DEADLINE = "deadline"
+    """No renewal was stored in time."""
+    OVERTAKEN = "overtaken"
+    """The record names somebody else."""
+    EVICTED = "evicted"
+    """Somebody deleted or purged the record."""
+    EXPIRED = "expired"
+    """The server removed the record, or the bucket is gone or new."""
+    RELEASED = "released"
+    """It gave the record up by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Won:
+    """This member leads, and its holder may act until the deadline."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """This member no longer leads; follows each `Won` exactly once."""
+
+    record: Record
+    loss: Loss
+
+
+@dataclass(frozen=True, slots=True)
+class Relieved:
+    """Another replica of this site renewed the record: it is the steward now. Nothing is lost."""
+
+    record: Record
+
+
+Event = Won | Lost | Relieved

@@ -1,0 +1,143 @@
+"""Values that the rest of the package speaks about.
+
+All of them are frozen. Times are floats in seconds on the clock of `incumbent.clock`, unless a
+name says otherwise; times from Kubernetes stay the RFC 3339 strings that they are.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class State(enum.IntEnum):
+    """What a member of an election is, with the numbers that Choria gives them."""
+
+    UNKNOWN = 0
+    CANDIDATE = 1
+    LEADER = 2
+
+    def __str__(self) -> str:
+        """Return the word: `unknown`, `candidate` or `leader`."""
+        return self.name.lower()
+
+
+class Profile(enum.Enum):
+    """A set of manners: our own, or exactly those of a Choria member."""
+
+    PROMPT = "Prompt"
+    CHORIA = "Choria"
+
+
+@dataclass(frozen=True, slots=True)
+class Nominee:
+    """Who is to hold the record: an identity, and for a pod its UID."""
+
+    identity: str
+    pod_uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A live record: the latest message on the key, and it names a holder.
+
+    A record without our headers is a stranger's: `site` and `replica` are empty then, and `term`
+    is the revision of the message itself.
+    """
+
+    revision: int
+    holder: str
+    term: int
+    replica: str = ""
+    site: str = ""
+    pod_uid: str = ""
+    promoted: bool = True
+    leaving: bool = False
+
+    @property
+    def stranger(self) -> bool:
+        """Whether this was written by a member that does not send our headers."""
+        return not self.replica
+
+
+class Cause(enum.Enum):
+    """Why a key holds no record."""
+
+    RELEASED = "released"
+    """Its holder gave it up, after whatever it had to do first."""
+    EVICTED = "evicted"
+    """Somebody deleted or purged it; the holder may not know yet."""
+    EXPIRED = "expired"
+    """The server removed it after the bucket's TTL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """The latest message on the key says that there is no record."""
+
+    revision: int
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """The key holds no message at all: never used, or expired in a bucket without markers."""
+
+    revision: int = 0
+
+
+Entry = Record | Marker | Nothing
+"""What can be at a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketInfo:
+    """What the server says about a bucket."""
+
+    name: str
+    ttl: float
+    """Seconds until a record that is not renewed is removed; 0 means never."""
+    history: int
+    replicas: int
+    created: str
+    """RFC 3339; changes when a bucket is deleted and made anew."""
+    markers: bool
+    """Whether the server leaves a marker when a record expires."""
+    mirror: bool
+    """Whether this is a mirror or an aggregate, which cannot be written conditionally."""
+    clustered: bool
+    """Whether the bucket lives in a NATS cluster of several servers."""
+    server_time: float
+    """The server's clock when it answered, in seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """The part of a pod that an election looks at."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    phase: str = "Running"
+    ready: bool = True
+    terminating: bool = False
+    node: str = ""
+    ip: str = ""
+    created: str = ""
+    """`metadata.creationTimestamp`, RFC 3339."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ElectionKey:
+    """The namespace and name of a `LeaderElection`."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        """Return `namespace/name`."""
+        return f"{self.namespace}/{self.name}"

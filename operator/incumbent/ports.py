@@ -1,0 +1,169 @@
+"""What the operator needs from a bucket and from a cluster, in its own words.
+
+`incumbent.bucket` and `incumbent.cluster` are the adapters; tests have fakes of both that pass
+the same contract suites.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from incumbent.model import BucketInfo, Entry, Pod
+
+
+class Outcome(enum.Enum):
+    """The three ways in which a conditional write can end."""
+
+    STORED = "stored"
+    REFUSED = "refused"
+    """Not stored: the last revision was not the expected one."""
+    UNKNOWN = "unknown"
+    """No answer, or one that does not tell; the write may have been or may yet be stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How one write ended; `revision` counts only if it was stored."""
+
+    outcome: Outcome
+    revision: int = 0
+    reason: str = ""
+    """For people, when it was not stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """An entry as a watch or a read showed it."""
+
+    entry: Entry
+    age: float = 0.0
+    """Seconds since it was stored, by the server's clock."""
+    live: bool = False
+    """Whether a watch showed it as it happened, with nothing on the key left out before it."""
+
+
+class Bucket(Protocol):
+    """A key-value bucket with conditional writes.
+
+    No method retries. Every method may raise a `BucketError` but `write` and `remove`, whose
+    outcome is a value: an error would lose the difference between refused and unknown.
+    """
+
+    name: str
+
+    async def info(self) -> BucketInfo:
+        """Ask the server for the bucket's settings."""
+        ...
+
+    async def write(
+        self, key: str, value: str, *, expected: int, headers: Mapping[str, str], timeout: float
+    ) -> Answer:
+        """Put `value` if the last revision of the key is `expected` (0: no message at all)."""
+        ...
+
+    async def remove(
+        self, key: str, *, expected: int, headers: Mapping[str, str], timeout: float
+    ) -> Answer:
+        """Put a delete marker if the last revision of the key is `expected`."""
+        ...
+
+    async def read(self, key: str, *, timeout: float) -> Sighting:
+        """Read the latest entry of the key from the stream's leader."""
+        ...
+
+    def watch(self, key: str, seen: Callable[[Sighting], None]) -> Callable[[], None]:
+        """Call `seen` for the latest entry of the key and for every later one, in order.
+
+        After a reconnect the latest entry is shown again, `Nothing` if there is none. Returns a
+        function that ends the watch. `seen` must not block.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PodsReplaced:
+    """All pods of the namespace, from a consistent list: what is not in it is gone."""
+
+    pods: tuple[Pod, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PodChanged:
+    """A pod was added or changed."""
+
+    pod: Pod
+
+
+@dataclass(frozen=True, slots=True)
+class PodDeleted:
+    """A pod is gone."""
+
+    pod: Pod
+
+
+PodEvent = PodsReplaced | PodChanged | PodDeleted
+
+
+class Cluster(Protocol):
+    """The part of a Kubernetes API server that an election uses.
+
+    Every method raises a `ClusterError`. After `ClusterUnreachable` a write may have been carried
+    out. Nothing is retried here, but for `watch_pods`, which never ends by itself.
+    """
+
+    async def cluster_uid(self) -> str:
+        """Return the UID of the namespace `kube-system`, which identifies the cluster."""
+        ...
+
+    async def get_pod(self, namespace: str, name: str) -> Pod | None:
+        """Read a pod, consistently; None if there is none."""
+        ...
+
+    async def list_pods(self, namespace: str, label_selector: str) -> list[Pod]:
+        """List pods, consistently (a quorum read, never from a watch cache that may lag)."""
+        ...
+
+    async def patch_pod(
+        self,
+        pod: Pod,
+        *,
+        labels: Mapping[str, str | None],
+        annotations: Mapping[str, str | None],
+        timeout: float,
+    ) -> Pod:
+        """Set labels and annotations (None removes), if UID and resourceVersion are still `pod`'s.
+
+        Raises:
+            Conflict: the pod changed, or it is another pod of the same name.
+            NotFound: it is gone.
+            ClusterUnreachable: no answer within `timeout` seconds; it may yet be carried out.
+        """
+        ...
+
+    def watch_pods(self, namespace: str) -> AsyncIterator[PodEvent]:
+        """List, then watch, all pods of a namespace, for ever.
+
+        Starts with `PodsReplaced`, and again after each loss of the watch that cannot be resumed
+        (410, a restart of the API server). Errors are logged, and retried with growing, jittered
+        pauses.
+        """
+        ...
+
+    async def get_election(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Read a `LeaderElection` as JSON, consistently; None if there is none."""
+        ...
+
+    async def replace_status(
+        self, namespace: str, name: str, *, resource_version: str, status: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Replace the whole status, if the resourceVersion still is the given one."""
+        ...
+
+    async def emit_event(
+        self, election: Mapping[str, Any], *, kind: str, reason: str, action: str, note: str
+    ) -> None:
+        """Create an `events.k8s.io/v1` event about a `LeaderElection`; kind: Normal or Warning."""
+        ...

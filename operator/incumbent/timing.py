@@ -1,0 +1,156 @@
+"""How long things take in an election: pure arithmetic over the bucket's TTL.
+
+The chain that makes the algorithm safe, with all times counted on the member's own clock::
+
+    0 ── interval ──────────── deadline = TTL − margin ── TTL
+    │    a renewal is due;      the leader has stepped    the server may give
+    │    retried until …        down, whatever happens    the key to somebody else
+    send time of the last stored write
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from incumbent.errors import ConfigurationError
+from incumbent.model import Profile
+
+MINIMUM_TTL = 1.0
+MAXIMUM_TTL = 3600.0
+MINIMUM_INTERVAL = 1.0
+MINIMUM_SLACK = 1.0
+"""Seconds that must be left between the interval and the TTL. The four limits are Choria's."""
+
+LONGEST_WRITE = 2.0
+"""Seconds after which a write counts as unanswered, at most."""
+
+STAND_DOWN = 0.2
+"""Seconds that Choria gives the previous leader after its successor's second campaign."""
+
+MAXIMUM_SPLAY = 5.0
+"""Seconds over which Choria spreads the first campaigns of its members."""
+
+FAST_TRIES = 8
+"""Attempts at a vacancy before a member returns to one attempt per interval.
+
+The server removes an expired record up to 0.4 s late, and up to 2 s late where the removal is
+replicated (field notes on nats-server's expiry timer; its re-check is every 2 s). Eight tries at
+100 to 500 ms cover 2.4 s.
+"""
+
+Backoff = Callable[[int], float]
+"""The seconds until the next try, by the number of tries that did not succeed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The durations of one election, in seconds. Made by `timing_for`, which checks them."""
+
+    profile: Profile
+    ttl: float
+    interval: float
+    """Between renewals."""
+    margin: float
+    """Between the own deadline and the moment when the server may remove the record."""
+    splay: float = 0.0
+    """The first campaign comes at a random moment up to this late."""
+    backoff: Backoff | None = None
+
+    @property
+    def write_timeout(self) -> float:
+        """How long to wait for the answer to a write: two tries fit before the deadline."""
+        return min(LONGEST_WRITE, (self.ttl - self.margin - self.interval) / 2)
+
+    @property
+    def relay_after(self) -> float:
+        """How long a standby hears no renewal before it renews the record itself.
+
+        Late enough for the steward's own retries, early enough for one's own before the deadline.
+        """
+        slack = self.ttl - self.margin - self.interval
+        return max(self.ttl / 2, self.interval + slack / 3)
+
+    @property
+    def stranger_after(self) -> float:
+        """How long after a vacancy a Choria member may still believe that it leads.
+
+        It has no deadline and learns at its next tick, 0.75 TTL away at most. TTL/3 is too early:
+        an evicted Choria leader was measured to go on for 4 s at a TTL of 6 s.
+        """
+        return 0.75 * self.ttl + STAND_DOWN
+
+    def vacancy_pause(self, tries: int, jitter: float) -> float:
+        """Return the pause before the next attempt at a vacancy; `jitter` is in [0, 1)."""
+        if tries >= FAST_TRIES:
+            return self.interval * (1 + jitter / 10)
+        return retry_pause(tries, jitter)
+
+    def tick(self, tries: int) -> float:
+        """Return the time to the next tick of the Choria profile after so many failed tries."""
+        if self.backoff is not None and tries:
+            return max(MINIMUM_INTERVAL, self.backoff(tries))
+        return self.interval
+
+
+def retry_pause(tries: int, jitter: float) -> float:
+    """Return a pause that grows from 100 to 500 ms, shortened at random by up to a half."""
+    return min(0.5, 0.1 + 0.057 * tries) * (1 - jitter / 2)
+
+
+def timing_for(
+    ttl: float,
+    *,
+    profile: Profile = Profile.PROMPT,
+    interval: float | None = None,
+    splay: float | None = None,
+    backoff: Backoff | None = None,
+) -> Timing:
+    """Derive the durations from the bucket's TTL.
+
+    Args:
+        ttl: seconds, of the bucket.
+        profile: where the defaults come from.
+        interval: seconds between renewals instead of the profile's.
+        splay: longest random delay of the first campaign instead of the profile's.
+        backoff: only honoured in the Choria profile, as a candidate.
+
+    Raises:
+        ConfigurationError: one of Choria's limits is broken, with a sentence for each.
+    """
+    if ttl < MINIMUM_TTL:
+        msg = f"bucket TTL must be at least 1 second, it is {_seconds(ttl)}"
+        if ttl == 0:
+            msg = "bucket TTL must be at least 1 second, this bucket has none"
+        raise ConfigurationError(msg)
+    if ttl > MAXIMUM_TTL:
+        msg = f"bucket TTL must be at most 1 hour, it is {_seconds(ttl)}"
+        raise ConfigurationError(msg)
+    if interval is None:
+        interval = max(MINIMUM_INTERVAL, ttl / 3) if profile is Profile.PROMPT else 0.75 * ttl
+    if interval < MINIMUM_INTERVAL:
+        msg = (
+            f"campaign interval must be at least 1 second, it is {_seconds(interval)}"
+            f" with a bucket TTL of {_seconds(ttl)}"
+        )
+        raise ConfigurationError(msg)
+    margin = max(0.25, 0.1 * ttl)
+    if ttl - interval < MINIMUM_SLACK:
+        msg = (
+            f"campaign interval of {_seconds(interval)} is too close to the bucket TTL of"
+            f" {_seconds(ttl)}: at least 1 second must be left between them"
+        )
+        raise ConfigurationError(msg)
+    if interval >= ttl - margin:
+        msg = (
+            f"campaign interval of {_seconds(interval)} leaves no time to renew before the"
+            f" deadline, {_seconds(ttl - margin)} with a bucket TTL of {_seconds(ttl)}"
+        )
+        raise ConfigurationError(msg)
+    if splay is None:
+        splay = MAXIMUM_SPLAY if profile is Profile.CHORIA else 0.0
+    return Timing(profile, ttl, interval, margin, splay, backoff)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:g} s"

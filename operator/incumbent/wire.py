@@ -1,0 +1,77 @@
+"""What is on the wire: the value and the headers of a message in the bucket.
+
+The value is the identity, UTF-8, and nothing else, so that `choria election info` and
+`nats kv get` show it. Everything else is in headers, which strangers neither send nor need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from incumbent.model import Cause, Entry, Marker, Record
+
+TERM = "Incumbent-Term"
+"""The revision that began the term; absent in the write that begins it."""
+REPLICA = "Incumbent-Replica"
+"""The writing process: its name and a nonce, for host names collide."""
+SITE = "Incumbent-Site"
+"""The site's name and the full UID of its cluster."""
+POD_UID = "Incumbent-Pod-UID"
+PROMOTED = "Incumbent-Promoted"
+"""Present when the holder may act; absent while a stranger may still believe that it leads."""
+RELEASE = "Incumbent-Release"
+"""On a delete marker: the holder gave the record up by itself."""
+LEAVING = "Incumbent-Leaving"
+"""On the last renewal of a replica that is about to end."""
+
+OPERATION = "KV-Operation"
+MARKER_REASON = "Nats-Marker-Reason"
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+
+
+def entry_from(value: bytes, headers: Mapping[str, str], revision: int) -> Entry:
+    """Decode a message. Never fails: what is not ours and no marker is a stranger's record."""
+    if MARKER_REASON in headers:
+        expired = headers[MARKER_REASON] == "MaxAge"
+        return Marker(revision, Cause.EXPIRED if expired else Cause.EVICTED)
+    if headers.get(OPERATION) in {"DEL", "PURGE"}:
+        return Marker(revision, Cause.RELEASED if RELEASE in headers else Cause.EVICTED)
+    holder = value.decode(errors="replace")
+    replica = headers.get(REPLICA, "")
+    if not replica:
+        return Record(revision, holder, term=revision)
+    term = headers.get(TERM, "")
+    return Record(
+        revision,
+        holder,
+        term=int(term) if term.isdecimal() else revision,
+        replica=replica,
+        site=headers.get(SITE, ""),
+        pod_uid=headers.get(POD_UID, ""),
+        promoted=PROMOTED in headers,
+        leaving=LEAVING in headers,
+    )
+
+
+def headers_of(record: Record) -> dict[str, str]:
+    """Encode what is not the identity; the opposite of `entry_from`, before it has a revision.
+
+    A term of 0 means that this write begins one.
+    """
+    headers = {REPLICA: record.replica}
+    if record.term:
+        headers[TERM] = str(record.term)
+    if record.site:
+        headers[SITE] = record.site
+    if record.pod_uid:
+        headers[POD_UID] = record.pod_uid
+    if record.promoted:
+        headers[PROMOTED] = "true"
+    if record.leaving:
+        headers[LEAVING] = "true"
+    return headers
+
+
+def release_headers(replica: str) -> dict[str, str]:
+    """Return the headers of the delete marker with which a holder gives up its record."""
+    return {OPERATION: "DEL", REPLICA: replica, RELEASE: "true"}
