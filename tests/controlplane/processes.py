@@ -1,0 +1,164 @@
+"""Processes: start one, wait until it is ready, end it by its own process id.
+
+Where `setpriv` exists (Linux), a process also ends when the thread that started it ends, even by
+SIGKILL. So start processes from the main thread. Elsewhere a killed Python leaves them running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from pathlib import Path
+
+_POLL = 0.02
+_LAST_LINES = 8
+
+
+class ControlPlaneError(Exception):
+    """Something of the control plane did not work; the message says what, and where to look."""
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nothing listens on.
+
+    It lies below the ports that the system gives to outgoing connections. Otherwise a client that
+    tries to reconnect to a stopped server could get the server's own port, or connect to itself.
+    """
+    while True:
+        port = random.randrange(12000, 32000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+async def http_status(
+    url: str, *, ssl_context: ssl.SSLContext | None = None, token: str = ""
+) -> int:
+    """Return the status of a GET, 0 when nobody answered within a second."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    timeout = aiohttp.ClientTimeout(total=1)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(url, headers=headers, ssl=ssl_context or True) as response,
+        ):
+            return response.status
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return 0
+
+
+class Process:
+    """One process with a log file, in a process group of its own.
+
+    Ctrl-C in the terminal does not reach it; who started it has to end it.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str | os.PathLike[str]],
+        *,
+        name: str,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self._arguments = [os.fspath(argument) for argument in arguments]
+        self._environment = None if environment is None else dict(environment)
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id, 0 when there is no process."""
+        return self._popen.pid if self._popen else 0
+
+    @property
+    def running(self) -> bool:
+        """Whether the process exists (it may be paused)."""
+        return self._popen is not None and self._popen.poll() is None
+
+    def start(self) -> None:
+        """Start it, appending to its log; does not wait for anything."""
+        if self.running:
+            return
+        command = self._arguments
+        if setpriv := shutil.which("setpriv"):
+            command = [setpriv, "--pdeathsig", "KILL", "--", *command]
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,
+            )
+
+    async def wait_until(self, ready: Callable[[], Awaitable[bool]], *, timeout: float) -> None:
+        """Wait until `ready` says so.
+
+        Raises:
+            ControlPlaneError: the process ended, or it is not ready after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while not await ready():
+            if self._popen is None:
+                msg = f"{self.name} was stopped while somebody waited for it."
+                raise ControlPlaneError(msg)
+            if self._popen.poll() is not None:
+                msg = f"{self.name} ended with code {self._popen.returncode}. {self._tail()}"
+                raise ControlPlaneError(msg)
+            if time.monotonic() > deadline:
+                msg = f"{self.name} is not ready after {timeout:.0f} s. {self._tail()}"
+                raise ControlPlaneError(msg)
+            await asyncio.sleep(_POLL)
+
+    def pause(self) -> None:
+        """Freeze it: its connections stay open, and nothing answers on them."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once, with its whole process group."""
+        self._signal(signal.SIGKILL)
+        if self._popen:
+            self._popen.wait()
+        self._popen = None
+
+    async def stop(self, *, timeout: float = 10) -> None:
+        """Ask it to end (SIGTERM), and kill it when it has not after `timeout` seconds."""
+        self._signal(signal.SIGTERM)
+        self.resume()
+        deadline = time.monotonic() + timeout
+        while self.running and time.monotonic() < deadline:  # noqa: ASYNC110 - no event tells it
+            await asyncio.sleep(_POLL)
+        self.kill()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.running:
+            os.killpg(self.pid, number)
+
+    def _tail(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
+        return f"The end of its log {self.log}:\n" + "\n".join(lines)
