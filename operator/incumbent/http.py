@@ -1,0 +1,249 @@
+"""Health, metrics and the list of elections over HTTP; the only user of `aiohttp.web`.
+
+Nothing here asks who is asking, and nothing that is served is secret: names, states and tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import structlog
+from aiohttp import web
+
+from incumbent import clock
+from incumbent.errors import ConfigurationError
+from incumbent.logs import redact
+
+KEEP_ALIVE = 15.0
+"""Seconds of silence after which a stream gets a comment: proxies close what is silent for 30."""
+
+SHUTDOWN = 1.0
+"""Seconds that answers under way have at the end. A stream ends at once, if it is read."""
+
+EVENT_STREAM = "text/event-stream"
+
+log = structlog.get_logger(__name__)
+
+
+class Health(Protocol):
+    """What the process knows about its dependencies."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has been in contact with all of them. Once true it stays true."""
+        ...
+
+    def problems(self) -> Mapping[str, str]:
+        """Return what is wrong with each dependency now, in words; empty for one that is well."""
+        ...
+
+
+class Directory(Protocol):
+    """The elections that this process takes part in."""
+
+    version: int
+    """Changes whenever what the methods return changes in anything but `remainingSeconds`."""
+
+    def elections(self) -> Sequence[Mapping[str, Any]]:
+        """Return all of them, as they are to be served, each with its `remainingSeconds` of now."""
+        ...
+
+    def election(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        """Return one of them, None if there is no such election."""
+        ...
+
+    async def changed(self, since: int) -> None:
+        """Return as soon as `version` is not `since`."""
+        ...
+
+
+async def serve(
+    address: str,
+    *,
+    health: Health,
+    metrics: Callable[[], tuple[bytes, str]],
+    directory: Directory,
+) -> web.AppRunner:
+    """Serve until `cleanup()` of the result; its `addresses` say where.
+
+    Args:
+        address: `host:port`, as for `parse_address`.
+        health: for /readyz.
+        metrics: returns the body and the content type of /metrics.
+        directory: for /v1/elections.
+
+    Raises:
+        ConfigurationError: this is no address, or one at which this process cannot listen.
+    """
+    host, port = parse_address(address)
+    views = Views(health, metrics, directory)
+    app = web.Application()
+    app.router.add_get("/livez", views.livez)
+    app.router.add_get("/readyz", views.readyz)
+    app.router.add_get("/metrics", views.metrics)
+    app.router.add_get("/v1/elections", views.elections, allow_head=False)
+    app.router.add_get("/v1/elections/{namespace}/{name}", views.election, allow_head=False)
+    app.on_shutdown.append(views.shut_down)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=SHUTDOWN,
+        handler_cancellation=True,  # a stream whose reader is gone ends at once
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host or None, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        # asyncio puts a long sentence of its own there, unless the name cannot be resolved.
+        unknown = isinstance(error, socket.gaierror)
+        why = error.strerror if unknown else os.strerror(error.errno or errno.EINVAL)
+        msg = f"Cannot listen at {address}: {why}; set another --http-address."
+        raise ConfigurationError(msg) from error
+    addresses = [
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        for host, port, *_ in runner.addresses
+    ]
+    log.info("http.listening", addresses=addresses)
+    return runner
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Return host and port of `host:port`, `:port` (no host: all addresses) or `[IPv6]:port`.
+
+    Port 0 stands for any that is free.
+
+    Raises:
+        ConfigurationError: it is none of these.
+    """
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]/\s]*)):(\d{1,5})", address)
+    if match and int(match[3]) < 1 << 16:
+        return match[1] or match[2] or "", int(match[3])
+    msg = f"{address!r} is not an address; write it like :8080, 127.0.0.1:8080 or [::1]:8080."
+    raise ConfigurationError(msg)
+
+
+class Views:
+    """What is answered to each path."""
+
+    def __init__(
+        self,
+        health: Health,
+        metrics: Callable[[], tuple[bytes, str]],
+        directory: Directory,
+    ) -> None:
+        self._health = health
+        self._metrics = metrics
+        self._directory = directory
+        self._ending = asyncio.Event()
+
+    async def shut_down(self, _app: web.Application) -> None:
+        """Let the streams end."""
+        self._ending.set()
+
+    async def livez(self, _request: web.Request) -> web.Response:
+        """Say that the event loop runs; a restart would mend nothing else."""
+        return web.Response(text="ok\n")
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """Say whether there was contact with everything, and if not, with what there was none."""
+        ready = self._health.ready
+        problems = self._health.problems().items()
+        if "verbose" in request.query:
+            lines = [
+                f"[{'-' if wrong else '+'}]{name}: {wrong or 'ok'}" for name, wrong in problems
+            ]
+        elif ready:
+            lines = ["ok"]
+        else:
+            lines = [f"{name}: {wrong}" for name, wrong in problems if wrong]
+        return web.Response(status=200 if ready else 503, text=redact("\n".join(lines)) + "\n")
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """Return the metrics."""
+        body, content_type = self._metrics()
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def elections(self, request: web.Request) -> web.StreamResponse:
+        """Return all elections."""
+        return await self._answer(request, self._directory.elections)
+
+    async def election(self, request: web.Request) -> web.StreamResponse:
+        """Return one election."""
+        namespace, name = request.match_info["namespace"], request.match_info["name"]
+        return await self._answer(request, lambda: self._directory.election(namespace, name))
+
+    async def _answer(self, request: web.Request, look: Callable[[], Any]) -> web.StreamResponse:
+        if (found := look()) is None:
+            return web.json_response({"error": no_such(request)}, status=404)
+        if EVENT_STREAM in request.headers.get("Accept", ""):
+            return await self._stream(request, look)
+        return web.json_response(found)
+
+    async def _stream(self, request: web.Request, look: Callable[[], Any]) -> web.StreamResponse:
+        """Send what `look` returns, now and after each change, until it returns None.
+
+        Every event has the body that a plain answer would have. What changes while the reader is
+        slow is sent as one event, the latest: at most one waits, in the buffer of the transport.
+        """
+        response = web.StreamResponse(
+            headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store"}
+        )
+        await response.prepare(request)
+        sent, spoke = None, clock.now()
+        while not self._ending.is_set():
+            version = self._directory.version
+            if (found := look()) is None:
+                await response.write(event({"error": no_such(request)}, kind="gone"))
+                break
+            if (lasting := without_countdown(found)) != sent:
+                await response.write(event(found))
+                sent, spoke = lasting, clock.now()
+            elif clock.now() >= spoke + KEEP_ALIVE:
+                await response.write(b": keep-alive\n\n")
+                spoke = clock.now()
+            await self._change(version, timeout=spoke + KEEP_ALIVE - clock.now())
+        await response.write_eof()
+        return response
+
+    async def _change(self, version: int, *, timeout: float) -> None:
+        """Wait for a change, the end, or until `timeout` seconds have passed."""
+        waits = [
+            asyncio.ensure_future(self._directory.changed(version)),
+            asyncio.ensure_future(self._ending.wait()),
+        ]
+        try:
+            done, _ = await asyncio.wait(
+                waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+            for wait in done:
+                wait.result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+
+def event(data: Any, *, kind: str = "") -> bytes:
+    """Encode a server-sent event, of the kind `message` if none is given."""
+    name = f"event: {kind}\n" if kind else ""
+    return f"{name}data: {json.dumps(data)}\n\n".encode()
+
+
+def without_countdown(found: Any) -> Any:
+    """Return elections without what differs at every look."""
+    if isinstance(found, Mapping):
+        return {name: value for name, value in found.items() if name != "remainingSeconds"}
+    return [without_countdown(one) for one in found]
+
+
+def no_such(request: web.Request) -> str:
+    """Say that the election of a request does not exist."""
+    wanted = "{namespace}/{name}".format_map(request.match_info)
+    return f"There is no LeaderElection {wanted}, or this operator does not look after it."

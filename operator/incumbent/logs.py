@@ -1,0 +1,152 @@
+"""How log lines look: one line each on standard error, as JSON or as text, ours and libraries'.
+
+Our events are dotted names with fields (`nats.connected`), a library's are the sentence it wrote.
+Three things never appear: credentials, tracebacks (but with the level `debug`, in a field of their
+own; otherwise an error is its type and message), and access logs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+HIDDEN = "***"
+
+_SECRET_NAMES = re.compile(
+    r"(^|[_-])(authorization|credentials|creds|jwt|nkey|passwd|password|secret|seed|token)$",
+    re.IGNORECASE,
+)
+_SECRETS = re.compile(
+    r"(?<=://)[^/\s]+(?=@)"  # the user part of a URL
+    r"|\bS[ACNOUX][A-Z2-7]{56}\b"  # an NKey seed
+    r"|\beyJ[\w-]+\.[\w-]+\.[\w-]+"  # a JWT: of a service account, or of NATS credentials
+    r"|(?<=[Bb]earer )\S+"
+)
+
+
+def configure(form: str, *, level: str) -> None:
+    """Send everything that is logged from now on, through structlog or logging, to standard error.
+
+    Args:
+        form: `json` or `text`.
+        level: `debug`, `info`, `warning` or `error`. Libraries get by with `warning`, if it is not
+            `debug`: kopf alone writes several lines on `info` for each election.
+    """
+    before: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *before,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        # Few lines are written, and a cached logger could not be set up anew.
+        cache_logger_on_first_use=False,
+    )
+    colors = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    renderer: list[Any] = [structlog.dev.ConsoleRenderer(colors=colors)]
+    if form == "json":
+        renderer = [in_order, structlog.processors.JSONRenderer()]
+    numeric = logging.getLevelNamesMapping()[level.upper()]
+    debugging = numeric <= logging.DEBUG
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*before, about_object, one_line],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                exception_in_words,
+                structlog.processors.format_exc_info if debugging else without_traceback,
+                redacted,
+                *renderer,
+            ],
+        )
+    )
+    logging.captureWarnings(capture=True)
+    logging.basicConfig(
+        handlers=[handler],
+        level=numeric if debugging else max(numeric, logging.WARNING),
+        force=True,
+    )
+    logging.getLogger("incumbent").setLevel(numeric)
+
+
+def redact(text: str) -> str:
+    """Return the text without what looks like a credential in it."""
+    return _SECRETS.sub(HIDDEN, text)
+
+
+def redacted(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Remove credentials from all fields, at any depth.
+
+    A number under the name `token` stays: that is a fencing token.
+    """
+    return {name: _redacted(name, value) for name, value in event.items()}
+
+
+def _redacted(name: str, value: Any) -> Any:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case Mapping():
+            return {str(key): _redacted(str(key), child) for key, child in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_redacted(name, child) for child in value]
+        case _ if _SECRET_NAMES.search(name):
+            return HIDDEN
+        case _:
+            return redact(str(value))
+
+
+def exception_in_words(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Put an exception's type and message into the field `error`."""
+    error = event.get("exc_info")
+    if error is True:
+        error = sys.exc_info()
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event.setdefault("error", f"{type(error).__name__}: {error}")
+    return event
+
+
+def without_traceback(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Forget where an exception or a line came from."""
+    event.pop("exc_info", None)
+    event.pop("stack_info", None)
+    return event
+
+
+def about_object(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Take namespace and name of the object that a record of kopf is about."""
+    record: logging.LogRecord = event["_record"]
+    reference = getattr(record, "k8s_ref", None) or {}
+    event.update({part: reference[part] for part in ("namespace", "name") if part in reference})
+    return event
+
+
+def one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Keep the first line of a library's message; the others become the field `detail`."""
+    event["event"], _, detail = event["event"].partition("\n")
+    if detail:
+        event["detail"] = detail
+    return event
+
+
+def in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Put first what every line has, for people who read JSON."""
+    first = {name: event.pop(name) for name in ("timestamp", "level", "logger", "event")}
+    return {**first, **event}
