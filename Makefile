@@ -27,7 +27,7 @@ help: ## Show this text
 	@echo '  make demo                           see a leader fail over, on a control plane of its own'
 	@echo '  make demo CONTEXT=kind-incumbent    the same on a cluster from your kubeconfig'
 	@echo "  make test ARGS='-k handover -x'     only some tests, stop at the first failure"
-	@echo '  make up && eval "$$(make -s env)"    a control plane to play with: kubectl get nodes'
+	@echo '  eval "$$(make -s up)"               a control plane to play with: kubectl get nodes'
 	@echo '  make check PYTHON=python3.12        with another Python (after make clean)'
 	@echo
 	@echo 'The first `make up`, `test` or `demo` builds Kubernetes: about 12 minutes on 2 cores, then never again.'
@@ -87,7 +87,7 @@ clean: ## Remove what was installed and made here; the cache with the built cont
 $(INSTALLED): requirements/development.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo 'error: $(PYTHON) is missing or older than 3.11; name a newer one, for example PYTHON=python3.12.'; exit 1; }
-	@echo 'Installing the tools into $(VENV): half a minute.'
+	@echo 'Installing the tools into $(VENV): half a minute.' >&2
 	@$(PYTHON) -m venv $(VENV) || { \
 		echo 'error: $(PYTHON) cannot make $(VENV); on Debian and Ubuntu install python3-venv.'; exit 1; }
 	@$(PIP) install --require-hashes -r requirements/development.txt

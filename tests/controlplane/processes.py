@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
@@ -48,20 +47,24 @@ def free_port() -> int:
             return port
 
 
-async def http_status(
-    url: str, *, ssl_context: ssl.SSLContext | None = None, token: str = ""
-) -> int:
+async def http_status(url: str, *, verify: bool = True, token: str = "") -> int:
     """Return the status of a GET, 0 when nobody answered within a second."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     timeout = aiohttp.ClientTimeout(total=1)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(url, headers=headers, ssl=ssl_context or True) as response,
+            session.get(url, headers=headers, ssl=verify) as response,
         ):
             return response.status
     except (aiohttp.ClientError, TimeoutError, OSError):
         return 0
+
+
+def bound_to_us(command: list[str]) -> list[str]:
+    """Return a command that starts `command` so that it dies with the thread that starts it."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--", *command] if setpriv else command
 
 
 class Process:
@@ -98,13 +101,10 @@ class Process:
         """Start it, appending to its log; does not wait for anything."""
         if self.running:
             return
-        command = self._arguments
-        if setpriv := shutil.which("setpriv"):
-            command = [setpriv, "--pdeathsig", "KILL", "--", *command]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
-                command,
+                bound_to_us(self._arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,0 +1,132 @@
+"""Fixtures for all tests. Servers start when a test asks for them, so unit tests never do."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import re
+import secrets
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from controlplane import build, shared
+from controlplane.kube import Kube
+from controlplane.natsserver import NatsServer
+from controlplane.nodes import PodControl
+from controlplane.proxy import Proxy
+from controlplane.servers import ControlPlane
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    from controlplane.sites import Site
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Guard every asynchronous test: first set up means last torn down."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
+            item.fixturenames.insert(0, "no_task_is_left")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the control plane before the first test, for a test has a time limit."""
+    wanted = any("shared_folder" in getattr(item, "fixturenames", ()) for item in session.items)
+    if wanted and not session.config.option.collectonly and build.missing():
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        build.programs(reporter.write_line if reporter else lambda _: None)
+
+
+@pytest.fixture
+async def no_task_is_left() -> AsyncIterator[None]:
+    """Fail when a test, or one of its fixtures, leaves an asyncio task behind."""
+    yield
+    for _ in range(5):  # a cancelled task needs a turn or two of the loop to end
+        await asyncio.sleep(0)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, f"tasks left behind: {', '.join(sorted(map(str, left)))}"
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder where all workers of this test run have what they share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def site(shared_folder: Path) -> Iterator[Site]:
+    """A Kubernetes API server with controllers, a node and its agent, and our CRD.
+
+    All tests share it. A test keeps to its own `namespace`; one that has to stop the API server
+    puts a `proxy` before it, or takes a `private_plane`.
+    """
+    with shared.use(shared_folder / "site") as running:
+        yield running.site
+
+
+@pytest.fixture(scope="session")
+def second_site(shared_folder: Path) -> Iterator[Site]:
+    """Another one: another cluster with other UIDs."""
+    with shared.use(shared_folder / "second-site") as running:
+        yield running.site
+
+
+@pytest.fixture
+async def private_plane(shared_folder: Path, tmp_path: Path) -> AsyncIterator[ControlPlane]:
+    """A control plane of the test's own, 5 s away and without nodes, to stop and to kill."""
+    async with ControlPlane(tmp_path / "plane") as plane:
+        yield plane
+
+
+@pytest.fixture
+async def kube(site: Site) -> AsyncIterator[Kube]:
+    """An administrator's connection to `site`."""
+    async with Kube(site) as connection:
+        yield connection
+
+
+@pytest.fixture
+def pods(kube: Kube) -> PodControl:
+    """Switches that make the pods of `site` misbehave."""
+    return PodControl(kube)
+
+
+@pytest.fixture
+async def namespace(kube: Kube, request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """A fresh namespace of `site`; deleted afterwards, without waiting for it."""
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_"))
+    name = f"{words[:40].strip('-')}-{secrets.token_hex(4)}"
+    await kube.namespace(name)
+    yield name
+    await kube.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def nats_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NatsServer]:
+    """A NATS server that many tests share: use a bucket of your own, and leave it running."""
+    async with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+async def private_nats(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """A NATS server of the test's own, to stop, pause, kill and restart as it likes."""
+    async with NatsServer(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[Callable[[int], Awaitable[Proxy]]]:
+    """Return a coroutine function that puts a proxy before a port of 127.0.0.1."""
+    async with AsyncExitStack() as stack:
+
+        async def before(port: int) -> Proxy:
+            return await stack.enter_async_context(Proxy(port))
+
+        yield before
