@@ -49,7 +49,8 @@ async def no_task_is_left() -> AsyncIterator[None]:
     for _ in range(5):  # a cancelled task needs a turn or two of the loop to end
         await asyncio.sleep(0)
     left = asyncio.all_tasks() - {asyncio.current_task()}
-    assert not left, f"tasks left behind: {', '.join(sorted(map(str, left)))}"
+    if left:
+        pytest.fail(f"tasks left behind: {', '.join(sorted(map(str, left)))}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
