@@ -7,10 +7,11 @@ the same contract suites.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from incumbent.errors import BucketError
 from incumbent.model import BucketInfo, Entry, Pod
 
 
@@ -83,6 +84,39 @@ class Bucket(Protocol):
         ...
 
 
+class WatchedBucket(Bucket, Protocol):
+    """A bucket that also tells when something about it changes."""
+
+    problem: BucketError | None
+    """Why it cannot be used now; None while it can."""
+    settings: BucketInfo | None
+    """What the server said last; None before the first answer."""
+
+    def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call `changed` whenever `problem` or `settings` change; returns how to end that."""
+        ...
+
+
+class Observer(Protocol):
+    """Who is told how long things took, in seconds."""
+
+    def bucket_write(self, outcome: Outcome, seconds: float) -> None:
+        """A write of the bucket was answered, or given up."""
+        ...
+
+    def label_write(self, seconds: float) -> None:
+        """A leader label was written, or taken away, confirmed by the API server."""
+        ...
+
+    def handover(self, seconds: float) -> None:
+        """A pod took over from a pod of the same site: from the reason to the new label."""
+        ...
+
+    def failover(self, seconds: float) -> None:
+        """A pod took over a vacant key: from the vacancy to the new label."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PodsReplaced:
     """All pods of the namespace, from a consistent list: what is not in it is gone."""
@@ -143,7 +177,7 @@ class Cluster(Protocol):
         """
         ...
 
-    def watch_pods(self, namespace: str) -> AsyncIterator[PodEvent]:
+    def watch_pods(self, namespace: str) -> AsyncGenerator[PodEvent]:
         """List, then watch, all pods of a namespace, for ever.
 
         Starts with `PodsReplaced`, and again after each loss of the watch that cannot be resumed

@@ -1,0 +1,155 @@
+"""Metrics: the only module that imports `prometheus_client`.
+
+What belongs to an election is read from its campaigner when a scrape comes, so that a stable
+election costs nothing, and the series of a deleted one vanish. Histograms have no label for the
+election: a thousand elections would make ten thousand series of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram, Info, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from incumbent.campaigner import Campaigner
+from incumbent.model import State
+from incumbent.ports import Outcome
+
+_ELECTION = ("namespace", "election")
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LONG_SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Metrics:
+    """All metrics of one operator process; an `incumbent.ports.Observer`."""
+
+    def __init__(
+        self,
+        campaigners: Callable[[], Iterable[Campaigner]],
+        *,
+        connected: Callable[[], bool],
+        version: str,
+    ) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Elections(campaigners))
+        self._writes = self._histogram(
+            "incumbent_bucket_write_seconds", "Time to the answer of a write.", ["outcome"]
+        )
+        for outcome in Outcome:
+            self._writes.labels(outcome.value)
+        self._labels = self._histogram(
+            "incumbent_label_write_seconds", "Time to a confirmed change of a leader label."
+        )
+        self._handovers = self._histogram(
+            "incumbent_handover_seconds",
+            "From the reason for a hand-over within the site to the new leader's label.",
+        )
+        self._failovers = self._histogram(
+            "incumbent_failover_seconds",
+            "From the sight of a vacant key to the new leader's label.",
+            buckets=_LONG_SECONDS,
+        )
+        gauge = Gauge(
+            "incumbent_nats_connected",
+            "Whether NATS answers (1) or not (0).",
+            registry=self._registry,
+        )
+        gauge.set_function(connected)
+        build = Info("incumbent_build", "The version of the operator.", registry=self._registry)
+        build.info({"version": version})
+
+    def _histogram(
+        self,
+        name: str,
+        text: str,
+        labels: Iterable[str] = (),
+        buckets: Iterable[float] = _SECONDS,
+    ) -> Histogram:
+        return Histogram(name, text, labels, registry=self._registry, buckets=tuple(buckets))
+
+    def bucket_write(self, outcome: Outcome, seconds: float) -> None:
+        """See `incumbent.ports.Observer`."""
+        self._writes.labels(outcome.value).observe(seconds)
+
+    def label_write(self, seconds: float) -> None:
+        """See `incumbent.ports.Observer`."""
+        self._labels.observe(seconds)
+
+    def handover(self, seconds: float) -> None:
+        """See `incumbent.ports.Observer`."""
+        self._handovers.observe(seconds)
+
+    def failover(self, seconds: float) -> None:
+        """See `incumbent.ports.Observer`."""
+        self._failovers.observe(seconds)
+
+    def render(self) -> tuple[bytes, str]:
+        """Return what a scrape gets, and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+
+class _Elections(Collector):
+    """The series of each election, made when they are asked for."""
+
+    def __init__(self, campaigners: Callable[[], Iterable[Campaigner]]) -> None:
+        self._campaigners = campaigners
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: asking for the names must not need the elections."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Return all series of all elections."""
+        campaigns = CounterMetricFamily(
+            "incumbent_campaigns",
+            "Attempts to create, renew or transfer the record, by the state before.",
+            labels=(*_ELECTION, "state"),
+        )
+        transitions = _counter("transitions", "Terms that began with this replica as the steward.")
+        corrections = _counter(
+            "label_corrections", "Leader labels taken from pods that did not lead."
+        )
+        leader = _gauge("leader", "1 at the steward of a pod that leads, else 0.")
+        interval = _gauge("campaign_interval_seconds", "Time between renewals.")
+        token = _gauge("token", "The fencing token of the present term, whoever leads.")
+        candidates = _gauge("candidates", "Pods of this site that could lead.")
+        remaining = _gauge(
+            "lease_remaining_seconds", "Time to the steward's deadline; 0 at everybody else."
+        )
+        labelled = _gauge(
+            "labelled_pods", "Pods that carry the leader label: 0 or 1 but for faults."
+        )
+        conditions = GaugeMetricFamily(
+            "incumbent_condition",
+            "1 for the present status of each condition of the resource.",
+            labels=(*_ELECTION, "type", "status"),
+        )
+        for campaigner in self._campaigners():
+            key = (campaigner.key.namespace, campaigner.key.name)
+            reading = campaigner.reading()
+            for state in State:
+                count = campaigner.counts.campaigns[state]
+                campaigns.add_metric((*key, str(state)), count)
+            transitions.add_metric(key, campaigner.counts.transitions)
+            corrections.add_metric(key, campaigner.counts.corrections)
+            leader.add_metric(key, reading.leads)
+            interval.add_metric(key, reading.interval)
+            token.add_metric(key, reading.token)
+            candidates.add_metric(key, reading.candidates)
+            remaining.add_metric(key, reading.remaining)
+            labelled.add_metric(key, reading.labelled)
+            for kind, status in reading.conditions:
+                conditions.add_metric((*key, kind, status), 1)
+        yield from (campaigns, transitions, corrections, leader, interval, token)
+        yield from (candidates, remaining, labelled, conditions)
+
+
+def _counter(name: str, text: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"incumbent_{name}", text, labels=_ELECTION)
+
+
+def _gauge(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"incumbent_{name}", text, labels=_ELECTION)

@@ -1,0 +1,203 @@
+"""The operator process: settings become adapters, adapters become an operator, and it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import structlog
+import uvloop
+
+from incumbent import handlers, http
+from incumbent.access import NatsAccess
+from incumbent.bucket import Nats
+from incumbent.campaigner import Campaigner, Replica, Site
+from incumbent.cluster import ApiServer
+from incumbent.errors import (
+    BucketError,
+    ClusterError,
+    ConfigurationError,
+    Forbidden,
+    IncumbentError,
+)
+from incumbent.metrics import Metrics
+from incumbent.pods import NamespacePods
+from incumbent.resource import Resource
+from incumbent.roster import Roster
+from incumbent.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+LONGEST_PAUSE = 5.0
+"""Seconds between attempts at what has to work before the operator can, at most."""
+SITE_NAME_LENGTH = 8
+
+
+def run(settings: Settings) -> int:
+    """Run the operator until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        ConfigurationError: the settings cannot work, whatever happens later.
+    """
+    uvloop.run(_operate(settings))
+    return 0
+
+
+class Health:
+    """What the process still waits for before it can work; see `/readyz`."""
+
+    def __init__(self) -> None:
+        self.waiting = {"nats": "not connected yet", "kubernetes": "not reached yet"}
+        """What for, and why in words."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything was there at least once."""
+        return not self.waiting
+
+    def wait_for(self, what: str, why: str) -> None:
+        """Take in that something is not there yet."""
+        if self.waiting.get(what) != why:
+            log.info("operator.waiting", what=what, why=why)
+        self.waiting[what] = why
+
+    def found(self, what: str) -> None:
+        """Take in that it is there; it is not asked for again."""
+        self.waiting.pop(what, None)
+
+    def problems(self) -> Mapping[str, str]:
+        """Return what keeps the process from being ready, by component."""
+        return self.waiting
+
+
+async def _operate(settings: Settings) -> None:
+    health = Health()
+    connection = Nats(_nats_access(settings))
+    replica = Replica(settings.replica, secrets.token_hex(4))
+    cluster = await ApiServer.connect(
+        kubeconfig=settings.kubeconfig, context=settings.context, replica=settings.replica
+    )
+    version = importlib.metadata.version("incumbent")
+    site = Site(settings.site or "", "")
+    namespaces: dict[str, NamespacePods] = {}
+
+    def make(body: Mapping[str, Any], resource: Resource) -> Campaigner:
+        namespace = resource.key.namespace
+        pods = namespaces.setdefault(namespace, NamespacePods(cluster, namespace))
+        return Campaigner(
+            body,
+            resource,
+            site=site,
+            replica=replica,
+            bucket=connection.bucket(resource.bucket),
+            cluster=cluster,
+            pods=pods,
+            observer=metrics,
+            changed=roster.touch,
+        )
+
+    roster = Roster(make, default_bucket=settings.bucket, label_prefixes=settings.label_prefixes)
+    metrics = Metrics(
+        roster.campaigners.values, connected=lambda: connection.connected, version=version
+    )
+    server = await http.serve(
+        settings.http_address, health=health, metrics=metrics.render, directory=roster
+    )
+    log.info("operator.started", version=version, replica=str(replica))
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            await connection.start()
+            background = tasks.create_task(_prepare_bucket(settings, connection, health))
+            site = await _until_found(health, "kubernetes", lambda: _find_site(settings, cluster))
+            log.info("site.found", site=site.name)
+            await handlers.watch_elections(
+                roster,
+                log_in=cluster.access,
+                namespaces=settings.namespaces,
+                release_on_exit=settings.release_on_exit,
+                ready=asyncio.Event(),
+            )
+            background.cancel()
+    except* IncumbentError as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        log.info("operator.stopped")
+        await server.aclose()
+        await connection.aclose()
+        await cluster.aclose()
+
+
+async def _prepare_bucket(settings: Settings, connection: Nats, health: Health) -> None:
+    """Wait for NATS, and create the bucket where that is asked for."""
+    while not connection.connected:
+        health.wait_for("nats", connection.problem)
+        await asyncio.sleep(0.1)
+    health.found("nats")
+
+    async def create() -> None:
+        await connection.create_bucket(
+            settings.bucket, ttl=settings.bucket_ttl, replicas=settings.bucket_replicas
+        )
+
+    if settings.create_bucket:
+        await _until_found(health, "bucket", create)
+
+
+async def _find_site(settings: Settings, cluster: ApiServer) -> Site:
+    """Ask the cluster who it is, and whether it knows the kind.
+
+    Raises:
+        ConfigurationError: the name has to be given, for it may not be looked up.
+    """
+    try:
+        uid = await cluster.cluster_uid()
+    except Forbidden as error:
+        if settings.site is None:
+            msg = (
+                "the service account may not read the namespace kube-system, from which the name"
+                " of the site is taken: give it with --site"
+            )
+            raise ConfigurationError(msg) from error
+        uid = ""
+    namespace = settings.namespaces[0] if settings.namespaces else "default"
+    await cluster.get_election(namespace, "incumbent")
+    return Site(settings.site or uid[:SITE_NAME_LENGTH], uid)
+
+
+async def _until_found(health: Health, what: str, find: Callable[[], Awaitable[T]]) -> T:
+    """Try until it works, with growing, jittered pauses, and say on `/readyz` why it does not."""
+    tries = 0
+    while True:
+        try:
+            found = await find()
+        except (ClusterError, BucketError) as error:
+            health.wait_for(what, str(error))
+        else:
+            health.found(what)
+            return found
+        pause = min(LONGEST_PAUSE, 0.1 * 2 ** min(tries, 8))
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+        tries += 1
+
+
+def _nats_access(settings: Settings) -> NatsAccess:
+    return NatsAccess(
+        urls=settings.nats_urls,
+        name=f"incumbent {settings.replica}",
+        creds=settings.nats_creds,
+        nkey=settings.nats_nkey,
+        user=settings.nats_user,
+        password_file=settings.nats_password_file,
+        token_file=settings.nats_token_file,
+        tls_ca=settings.nats_tls_ca,
+        tls_cert=settings.nats_tls_cert,
+        tls_key=settings.nats_tls_key,
+        tls_first=settings.nats_tls_first,
+        domain=settings.nats_domain,
+    )

@@ -1,0 +1,134 @@
+"""A `LeaderElection` as the API server shows it, turned into values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from incumbent.model import ElectionKey
+
+GROUP = "incumbent.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "LeaderElection"
+PLURAL = "leaderelections"
+
+FINALIZER = f"{GROUP}/cleanup"
+EXCLUDE = f"{GROUP}/exclude"
+"""Annotation on a pod that keeps it out of every election, unless its value is `false`."""
+PRIORITY = f"{GROUP}/priority"
+"""Annotation on a pod: an integer, the highest candidate is preferred."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One entry of a selector's `matchExpressions`."""
+
+    key: str
+    operator: str
+    values: frozenset[str] = frozenset()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether the labels meet it, as the API server would decide."""
+        value = labels.get(self.key)
+        match self.operator:
+            case "In":
+                return value is not None and value in self.values
+            case "NotIn":
+                return value is None or value not in self.values
+            case "Exists":
+                return value is not None
+            case "DoesNotExist":
+                return value is None
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A label selector. One that selects nothing in particular matches no pod."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether a pod with these labels is selected."""
+        return bool(self.requirements) and all(r.matches(labels) for r in self.requirements)
+
+    def __str__(self) -> str:
+        """Return it as a query of the API server."""
+        return ",".join(_query(requirement) for requirement in self.requirements)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What one `LeaderElection` asks for, and what its status remembers."""
+
+    key: ElectionKey
+    uid: str
+    generation: int
+    created: str
+    deleting: bool
+    selector: Selector
+    suspend: bool
+    interval: float | None
+    bucket: str
+    """The effective one: remembered in the status, or of the spec, or the operator's."""
+    record_key: str
+    """The key in the bucket."""
+    label_key: str
+    site: str
+    """The site under which it was first served; empty before."""
+
+    @property
+    def token_key(self) -> str:
+        """The annotation that carries the token on the leader."""
+        return f"{GROUP}/{self.label_key.partition('/')[2]}.token"
+
+
+def resource_from(body: Mapping[str, Any], *, default_bucket: str) -> Resource:
+    """Read a `LeaderElection`.
+
+    What names the lock (bucket, key, label key, site) is taken from the status once it is there:
+    other defaults of a later operator must not move a running election.
+    """
+    metadata, spec = body["metadata"], body.get("spec") or {}
+    status = body.get("status") or {}
+    namespace, name = metadata["namespace"], metadata["name"]
+    interval = (spec.get("campaign") or {}).get("intervalSeconds")
+    return Resource(
+        key=ElectionKey(namespace, name),
+        uid=metadata["uid"],
+        generation=metadata.get("generation", 0),
+        created=metadata.get("creationTimestamp", ""),
+        deleting="deletionTimestamp" in metadata,
+        selector=_selector(spec.get("selector") or {}),
+        suspend=bool(spec.get("suspend", False)),
+        interval=None if interval is None else float(interval),
+        bucket=(status.get("bucket") or {}).get("name") or spec.get("bucket") or default_bucket,
+        record_key=status.get("key") or spec.get("key") or f"{namespace}.{name}",
+        label_key=status.get("labelKey")
+        or (spec.get("label") or {}).get("key")
+        or f"{GROUP}/{name}",
+        site=status.get("site", ""),
+    )
+
+
+def _selector(selector: Mapping[str, Any]) -> Selector:
+    labels = selector.get("matchLabels") or {}
+    requirements = [Requirement(k, "In", frozenset({v})) for k, v in labels.items()]
+    for entry in selector.get("matchExpressions") or ():
+        values = frozenset(entry.get("values") or ())
+        requirements.append(Requirement(entry["key"], entry["operator"], values))
+    return Selector(tuple(requirements))
+
+
+def _query(requirement: Requirement) -> str:
+    values = ",".join(sorted(requirement.values))
+    match requirement.operator:
+        case "In":
+            return f"{requirement.key} in ({values})"
+        case "NotIn":
+            return f"{requirement.key} notin ({values})"
+        case "Exists":
+            return requirement.key
+    return f"!{requirement.key}"
