@@ -3,7 +3,6 @@
 import copy
 import json
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -51,7 +50,7 @@ STATUS = {
 
 
 class Kubectl:
-    """Runs kubectl in one namespace of a site, with the definition installed."""
+    """Runs kubectl in one namespace of a site."""
 
     def __init__(self, site, namespace):
         self.command = [site.kubectl, f"--kubeconfig={site.kubeconfig}", f"--namespace={namespace}"]
@@ -84,19 +83,8 @@ class Kubectl:
         )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def definition(site):
-    """Install the definition and wait until its endpoints are served."""
-    kubectl = Kubectl(site, "default")
-    kubectl.run("apply", "--server-side", "--force-conflicts", "-f", str(CRD))
-    kubectl.run("wait", "--for=condition=Established", f"crd/{DEFINITION['metadata']['name']}")
-    deadline = time.monotonic() + 10
-    while kubectl.run("get", "lelec", check=False).returncode and time.monotonic() < deadline:
-        time.sleep(0.1)
-
-
 @pytest.fixture
-def kubectl(site, namespace, definition):
+def kubectl(site, namespace):
     return Kubectl(site, namespace)
 
 
