@@ -764,10 +764,12 @@ class Campaigner:
     ) -> None:
         if self._retire_by < NEVER or self._resting():
             return
-        body = self._body
+        body, situation = self._body, self._situation(pods, able, leader)
         for _ in range(5):
             before = body.get("status") or {}
-            status = status_from(self._situation(pods, able, leader), before, _timestamp())
+            if not situation.seen and not self._may_speak_blind(before, situation):
+                return
+            status = status_from(situation, before, _timestamp())
             if status == before:
                 return
             try:
@@ -788,6 +790,16 @@ class Campaigner:
                 await self._emit(event.kind, event.reason, event.action, event.note)
             return
         self._wake_in(0.5)
+
+    def _may_speak_blind(self, before: Mapping[str, Any], situation: Situation) -> bool:
+        """Whether to write a status before the key and the pods have been seen.
+
+        Not over a status that tells more, nor over what another replica, which sees, has written.
+        """
+        if before.get("observedGeneration", -1) < 0:
+            return True
+        steward = (before.get("steward") or {}).get("replica", self._replica.name)
+        return situation.problem is not None and bool(steward == self._replica.name)
 
     def _situation(self, pods: Mapping[str, Pod], able: list[Pod], leader: Pod | None) -> Situation:
         campaign = self.campaign

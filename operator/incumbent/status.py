@@ -111,6 +111,9 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
         "site": situation.site,
         "bucket": {"name": resource.bucket, **_bucket(situation.bucket)},
     }
+    if not situation.seen:
+        kept = ("holder", "token", "leader", "steward")
+        status |= {name: before[name] for name in kept if name in before}
     if record is not None:
         status["holder"] = record.holder
         if not record.stranger:
