@@ -1,4 +1,4 @@
-"""The bucket on a real NATS server: the only module that imports `nats`.
+"""Buckets on a real NATS server: the only module that imports `nats`.
 
 nats-py's own `KeyValue` is not used: its `create` and `get` do not know the markers that a server
 leaves when a record expires (nats-py 2.16: `create` stays refused until the marker has expired,
@@ -8,80 +8,47 @@ Neither is its reconnect: publishes made in the meantime would be kept and sent 
 callers have given up, and a renewal that comes out of such a buffer holds a key with nobody
 leading. Here a connection that is lost is replaced by a new client, and every watch starts again
 with what the server then has.
+
+=========  =============================================================
+access     where NATS is, how to log in, and why that failed
+jetstream  the JSON of JetStream's API
+stream     a bucket, behind any connection
+=========  =============================================================
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
+import itertools
 import json
 import random
-import ssl
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any, Self
 
 import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from incumbent import wire
-from incumbent.errors import (
-    BucketDenied,
-    BucketError,
-    BucketInvalid,
-    BucketNotFound,
-    BucketUnreachable,
-    ConfigurationError,
-)
-from incumbent.model import BucketInfo, Entry, Nothing
-from incumbent.ports import Answer, Outcome, Sighting
+from incumbent import clock
+from incumbent.access import NatsAccess, said, server_of, words
+from incumbent.errors import BucketDenied, BucketError, BucketUnreachable, ConfigurationError
+from incumbent.stream import LONGEST_PAUSE, NatsBucket, Take, pause
 
-MINIMUM_SERVER = (2, 11)
-"""From 2.11 on a new stream leader answers only after it has caught up with its log, and a record
-that expires can leave a marker (release notes of nats-server 2.11)."""
+__all__ = ["Nats", "NatsAccess", "NatsBucket"]
 
-CONNECT_TIMEOUT = 2.0
-REQUEST_TIMEOUT = 2.0
-PING_EVERY = 2.0
+CONNECT_TIMEOUT = 2
+PING_EVERY = 1
 """Seconds between the pings by which a black-holed connection is noticed."""
-PING_TIMEOUT = 2.0
-HEARTBEAT_EVERY = 3.0
-"""Seconds between the heartbeats of a watch that has nothing to say."""
-HEARTBEAT_TIMEOUT = 2.5 * HEARTBEAT_EVERY
-INFO_EVERY = 10.0
-"""Seconds between looks at the bucket's settings, which may change while elections run."""
-LONGEST_PAUSE = 2.0
-"""Seconds between attempts to connect, at most."""
+MOST_PINGS = 2
+"""Pings without an answer before the connection counts as lost. They are counted, not timed: an
+event loop that was busy for long has to read first what has arrived."""
 
-_WRONG_LAST_SEQUENCE = 10071
-_STREAM_NOT_FOUND = 10059
-_JETSTREAM_NOT_ENABLED = frozenset({10039, 10076})
+_PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class NatsAccess:
-    """Where NATS is and how to log in. Files are read anew for every connection."""
-
-    urls: Sequence[str]
-    name: str = "incumbent"
-    creds: Path | None = None
-    nkey: Path | None = None
-    user: str | None = None
-    password_file: Path | None = None
-    token_file: Path | None = None
-    tls_ca: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    tls_first: bool = False
-    domain: str | None = None
 
 
 class Nats:
@@ -92,15 +59,18 @@ class Nats:
 
     def __init__(self, access: NatsAccess) -> None:
         self.access = access
-        self.problem = "not connected yet"
+        self.domain = access.domain
+        self.problem = "not connected to NATS yet"
         """Why there is no connection, in words for a person; empty while there is one."""
-        self._client: Client | None = None
+        self._client: _Client | None = None
         self._up = asyncio.Event()
-        self._closed = asyncio.Event()
-        self._denied: dict[str, float] = {}
+        self._closed = False
+        self._complained: set[str] = set()
         self._buckets: dict[str, NatsBucket] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._api = f"$JS.{access.domain}.API" if access.domain else "$JS.API"
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._inbox = ""
+        self._tokens = itertools.count(1)
+        self._requests: dict[str, tuple[str, asyncio.Future[bytes | BucketError]]] = {}
 
     @property
     def connected(self) -> bool:
@@ -108,18 +78,38 @@ class Nats:
         return self._up.is_set()
 
     async def start(self) -> None:
-        """Begin to connect, and to keep the connection."""
-        self._tasks.append(asyncio.create_task(self._keep_connected(), name="nats connection"))
+        """Begin to connect, and to keep the connection.
+
+        Raises:
+            RuntimeError: it was started or closed before.
+        """
+        if self._tasks:
+            msg = "this connection to NATS was started before"
+            raise RuntimeError(msg)
+        self.spawn(self._keep_connected(), name="nats connection")
 
     async def aclose(self) -> None:
         """End everything, the watches too. Nothing is released here."""
-        tasks = [*self._tasks, *(b.task for b in self._buckets.values() if b.task is not None)]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._client is not None:
-            await _abandon(self._client)
-        self._client = None
+        self._closed = True
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            # Perhaps more than once: Python 3.11's `wait_for` can lose a cancellation.
+            await asyncio.wait(self._tasks, timeout=1)
+        self._down("the connection to NATS was closed")
+
+    async def __aenter__(self) -> Self:
+        """Start it."""
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it."""
+        await self.aclose()
+
+    async def wait_connected(self) -> None:
+        """Return when there is a connection."""
+        await self._up.wait()
 
     def bucket(self, name: str) -> NatsBucket:
         """Return the bucket of that name, whether it exists or not: one object for each name."""
@@ -133,41 +123,24 @@ class Nats:
         Raises:
             BucketError: the server refuses or does not answer.
         """
-        config = {
-            "name": f"KV_{name}",
-            "subjects": [f"$KV.{name}.>"],
-            "max_msgs_per_subject": 1,
-            "max_age": int(ttl * 1e9),
-            "duplicate_window": int(min(ttl, 120) * 1e9),
-            "subject_delete_marker_ttl": int(max(1.0, ttl) * 1e9),
-            "allow_msg_ttl": True,
-            "allow_rollup_hdrs": True,
-            "deny_delete": True,
-            "allow_direct": True,
-            "discard": "new",
-            "storage": "file",
-            "num_replicas": replicas,
-            "retention": "limits",
-        }
-        try:
-            await self.api(f"STREAM.INFO.KV_{name}")
-        except BucketNotFound:
-            await self.api(f"STREAM.CREATE.KV_{name}", config)
-            log.info("bucket.created", bucket=name, ttl=ttl, replicas=replicas)
+        await self.bucket(name).create(ttl=ttl, replicas=replicas)
 
     # For the buckets
 
-    async def wait_connected(self) -> None:
-        """Return when there is a connection."""
-        await self._up.wait()
+    def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Run something until it ends, or until `aclose`.
 
-    @property
-    def client(self) -> Client:
-        """The client of the present connection."""
-        if self._client is None or not self._up.is_set():
-            msg = f"NATS is not reachable: {self.problem}"
-            raise BucketUnreachable(msg)
-        return self._client
+        Raises:
+            RuntimeError: this was closed.
+        """
+        if self._closed:
+            work.close()
+            msg = "this connection to NATS was closed"
+            raise RuntimeError(msg)
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def request(
         self,
@@ -177,500 +150,218 @@ class Nats:
         timeout: float,
         headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Send a request and return the decoded answer, which may hold an error.
+        """Send a request and return the answer, which is a JSON object.
+
+        nats-py's own `request` waits for its whole timeout when the connection is lost or the
+        server refuses the permission; this one ends at once.
 
         Raises:
             BucketUnreachable: no answer; the request may have been carried out.
             BucketDenied: the server said that we may not publish to this subject.
         """
-        headers = None if headers is None else dict(headers)
+        client, loop = self._connected_client(), asyncio.get_running_loop()
+        token, answer = str(next(self._tokens)), loop.create_future()
+        self._requests[token] = (subject, answer)
+        timer = loop.call_later(timeout, self._give_up, token, timeout)
         try:
-            answer = await self.client.request(subject, payload, timeout=timeout, headers=headers)
-        except nats.errors.NoRespondersError as error:
-            msg = f"nothing answers on {subject}: no such stream, or it has no leader now"
+            reply = f"{self._inbox}.{token}"
+            await client.publish(subject, payload, reply, None if headers is None else {**headers})
+            result: bytes | BucketError = await answer
+        except (nats.errors.Error, OSError) as error:
+            msg = f"a request on {subject} cannot be sent: {said(error)}"
             raise BucketUnreachable(msg) from error
-        except (nats.errors.Error, OSError, TimeoutError) as error:
-            if subject in self._denied:
-                raise BucketDenied(_denial(subject)) from error
-            msg = f"no answer from NATS on {subject} within {timeout:g} s"
-            if not self._up.is_set():
-                msg = f"the connection to NATS was lost: {self.problem}"
-            raise BucketUnreachable(msg) from error
-        self._denied.pop(subject, None)
+        finally:
+            timer.cancel()
+            del self._requests[token]
+        if isinstance(result, BucketError):
+            raise result
         try:
-            decoded = json.loads(answer.data)
+            decoded = json.loads(result)
         except ValueError as error:
             msg = f"an answer on {subject} is not JSON"
             raise BucketUnreachable(msg) from error
         return decoded if isinstance(decoded, dict) else {}
 
-    async def api(
-        self, subject: str, body: Mapping[str, Any] | None = None, *, timeout: float | None = None
-    ) -> dict[str, Any]:
-        """Ask the JetStream API.
+    @contextlib.asynccontextmanager
+    async def subscribe(self, take: Take) -> AsyncIterator[str]:
+        """Subscribe to a new inbox, whose name is the value of the context.
 
         Raises:
-            BucketNotFound: there is no such stream.
-            BucketInvalid: the server refuses what was asked, with its own words.
-            BucketUnreachable, BucketDenied: as `request`.
+            BucketUnreachable: there is no connection.
         """
-        payload = json.dumps(body).encode() if body else b""
-        wait = REQUEST_TIMEOUT if timeout is None else timeout
-        answer = await self.request(f"{self._api}.{subject}", payload, timeout=wait)
-        error = answer.get("error")
-        if error is None:
-            return answer
-        code, words = error.get("err_code"), error.get("description", "unknown error")
-        if code == _STREAM_NOT_FOUND:
-            name = subject.rpartition("KV_")[2]
-            msg = (
-                f"there is no bucket {name}: create it, or start the operator with --create-bucket"
-            )
-            raise BucketNotFound(msg)
-        if error.get("code") in {503, 504} or code in _JETSTREAM_NOT_ENABLED:
-            msg = f"JetStream cannot answer now: {words}"
-            raise BucketUnreachable(msg)
-        msg = f"JetStream refused {subject}: {words}"
-        raise BucketInvalid(msg)
 
-    def kv_subject(self, bucket: str, key: str) -> str:
-        """Return the subject to which a write of the key is published."""
-        prefix = f"{self._api}." if self.access.domain else ""
-        return f"{prefix}$KV.{bucket}.{key}"
+        async def taken(message: Msg) -> None:
+            take(message.subject, message.reply, message.data, message.headers or {})
 
-    def denied(self, subject: str) -> bool:
-        """Whether the server refused the subject since it last answered there."""
-        return subject in self._denied
-
-    # The connection
-
-    async def _keep_connected(self) -> None:
-        failures = 0
-        while True:
-            try:
-                client = await self._connect(failures)
-            except (nats.errors.Error, OSError, TimeoutError, ConfigurationError) as error:
-                self.problem = _words(error, self.access)
-                if failures == 0:
-                    log.warning("nats.unreachable", problem=self.problem)
-                pause = min(LONGEST_PAUSE, 0.1 * 2 ** min(failures, 8))
-                failures += 1
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
-                continue
-            failures = 0
-            self._client, self.problem = client, ""
-            self._denied.clear()
-            self._up.set()
-            version = client.connected_server_version
-            log.info("nats.connected", server=_server(client), version=str(version))
-            try:
-                await self._until_lost(client)
-            finally:
-                self._up.clear()
-                self.problem = self.problem or "the connection was lost"
-                for bucket in self._buckets.values():
-                    bucket.disconnected()
-            log.warning("nats.disconnected", problem=self.problem)
-            await _abandon(client)
-
-    async def _connect(self, attempt: int) -> Client:
-        access, client = self.access, Client()
-        self._closed = asyncio.Event()
-        closed = self._closed
-
-        async def on_closed() -> None:
-            closed.set()
-
-        connecting = True
-
-        async def on_error(error: Exception) -> None:
-            if connecting:
-                raise error  # or nats-py would go round with its own pauses
-            self._note(error)
-
-        options: dict[str, Any] = {}
-        if access.creds:
-            options["user_credentials"] = str(access.creds)
-        if access.nkey:
-            options["nkeys_seed"] = str(access.nkey)
-        if access.user is not None:
-            options["user"] = access.user
-        if access.password_file:
-            options["password"] = access.password_file.read_text().strip()
-        if access.token_file:
-            options["token"] = access.token_file.read_text().strip()
-        context = _tls(access)
-        if context is not None:
-            options["tls"] = context
-            options["tls_handshake_first"] = access.tls_first
-        async with asyncio.timeout(2 * CONNECT_TIMEOUT):
-            await client.connect(
-                servers=[access.urls[attempt % len(access.urls)]],
-                name=access.name,
-                allow_reconnect=False,
-                connect_timeout=int(CONNECT_TIMEOUT),
-                pending_size=0,
-                ping_interval=3600,  # `_until_lost` has its own, which does not wait for a flush
-                error_cb=on_error,
-                closed_cb=on_closed,
-                **options,
-            )
-        connecting = False
-        version = client.connected_server_version
-        if (version.major, version.minor) < MINIMUM_SERVER:
-            await _abandon(client)
-            msg = (
-                f"the NATS server is version {version}; Incumbent needs"
-                f" {MINIMUM_SERVER[0]}.{MINIMUM_SERVER[1]} or newer"
-            )
-            raise ConfigurationError(msg)
-        return client
-
-    async def _until_lost(self, client: Client) -> None:
-        """Return when the connection is closed, or when a ping finds no answer."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PING_EVERY):
-                    await self._closed.wait()
-                    return
-            try:
-                await client.flush(timeout=int(PING_TIMEOUT))
-            except (nats.errors.Error, OSError, TimeoutError):
-                self.problem = f"the server did not answer a ping within {PING_TIMEOUT:g} s"
-                return
-
-    def _note(self, error: Exception) -> None:
-        """Remember which subject the server refused: its error comes apart from the request."""
-        words = str(error)
-        lower = words.lower()
-        if "permissions violation" not in lower:
-            return
-        subject = words.partition('"')[2].partition('"')[0]
-        if subject and subject not in self._denied:
-            log.warning("nats.denied", problem=_denial(subject))
-        self._denied[subject] = time.monotonic()
-
-
-class NatsBucket:
-    """A bucket behind a `Nats` connection; implements `incumbent.ports.Bucket`.
-
-    All watches of a bucket share one consumer, whose state is kept by key, so that a thousand
-    elections cost the server one.
-    """
-
-    def __init__(self, connection: Nats, name: str) -> None:
-        self.name = name
-        self.problem: BucketError | None = None
-        """Why the bucket cannot be used now; None while it can, and before the first look."""
-        self.settings: BucketInfo | None = None
-        """What the server said last."""
-        self.task: asyncio.Task[None] | None = None
-        self._nats = connection
-        self._subject = f"$KV.{name}."
-        self._watchers: dict[str, list[Callable[[Sighting], None]]] = {}
-        self._listeners: list[Callable[[], None]] = []
-        self._entries: dict[str, tuple[Entry, float]] = {}
-        self._news: asyncio.Queue[Msg | None] = asyncio.Queue()
-        self._synced = False
-        self._clock_offset = 0.0
-
-    async def info(self) -> BucketInfo:
-        """Ask the server for the bucket's settings."""
-        sent_at = time.time()
-        answer = await self._nats.api(f"STREAM.INFO.KV_{self.name}")
-        info = _bucket_info(self.name, answer)
-        self._clock_offset = info.server_time - (sent_at + time.time()) / 2
-        return info
-
-    async def write(
-        self, key: str, value: str, *, expected: int, headers: Mapping[str, str], timeout: float
-    ) -> Answer:
-        """Put `value` if the last revision of the key is `expected` (0: no message at all)."""
-        return await self._publish(key, value.encode(), expected, headers, timeout)
-
-    async def remove(
-        self, key: str, *, expected: int, headers: Mapping[str, str], timeout: float
-    ) -> Answer:
-        """Put a delete marker if the last revision of the key is `expected`."""
-        return await self._publish(key, b"", expected, headers, timeout)
-
-    async def read(self, key: str, *, timeout: float) -> Sighting:
-        """Read the latest entry of the key from the stream's leader."""
-        subject = f"$KV.{self.name}.{key}"
-        try:
-            answer = await self._nats.api(
-                f"STREAM.MSG.GET.KV_{self.name}", {"last_by_subj": subject}, timeout=timeout
-            )
-        except BucketInvalid as error:
-            if "no message found" in str(error):
-                return Sighting(Nothing())
-            raise
-        entry, stored_at = _entry_from_message(answer["message"])
-        return Sighting(entry, self._age(stored_at))
-
-    def watch(self, key: str, seen: Callable[[Sighting], None]) -> Callable[[], None]:
-        """Call `seen` for the latest entry of the key and for every later one, in order."""
-        self._watchers.setdefault(key, []).append(seen)
-        if self.task is None:
-            self.task = asyncio.create_task(self._keep(), name=f"watch of bucket {self.name}")
-        elif self._synced:
-            seen(self._last_sighting(key))
-
-        def end() -> None:
-            watchers = self._watchers.get(key, [])
-            if seen in watchers:
-                watchers.remove(seen)
-            if not watchers:
-                self._watchers.pop(key, None)
-
-        return end
-
-    def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Call `changed` whenever `problem` or `settings` change; returns how to end that."""
-        self._listeners.append(changed)
-        return lambda: self._listeners.remove(changed)
-
-    def disconnected(self) -> None:
-        """Take in that the connection is gone, and the watch with it."""
-        self._synced = False
-        self._news.put_nowait(None)
-
-    # Inside
-
-    async def _publish(
-        self, key: str, payload: bytes, expected: int, headers: Mapping[str, str], timeout: float
-    ) -> Answer:
-        subject = self._nats.kv_subject(self.name, key)
-        headers = {**headers, wire.EXPECTED: str(expected)}
-        try:
-            answer = await self._nats.request(subject, payload, timeout=timeout, headers=headers)
-        except BucketError as failure:
-            return Answer(Outcome.UNKNOWN, reason=str(failure))
-        error = answer.get("error", {})
-        if not error and isinstance(answer.get("seq"), int):
-            return Answer(Outcome.STORED, answer["seq"])
-        words = error.get("description", "an answer without a sequence")
-        if error.get("err_code") == _WRONG_LAST_SEQUENCE:
-            return Answer(Outcome.REFUSED, reason=words)
-        # Among them 10164: another message on the subject is in flight, perhaps our own.
-        return Answer(Outcome.UNKNOWN, reason=words)
-
-    async def _keep(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow())
-            tasks.create_task(self._review())
-
-    async def _review(self) -> None:
-        """Look at the settings now and then."""
-        while True:
-            await asyncio.sleep(INFO_EVERY)
-            await self._nats.wait_connected()
-            try:
-                self._take_settings(await self.info())
-            except BucketUnreachable:
-                continue  # whoever writes notices it sooner
-            except BucketError as error:
-                self._set_problem(error)
-
-    async def _follow(self) -> None:
-        """Keep the watch: from one loss of it to the next."""
-        failures = 0
-        while True:
-            await self._nats.wait_connected()
-            try:
-                await self._follow_once()
-            except (BucketError, nats.errors.Error, OSError, TimeoutError) as error:
-                if isinstance(error, BucketError):
-                    self._set_problem(error)
-                pause = min(LONGEST_PAUSE, 0.05 * 2 ** min(failures, 8))
-                failures += 1
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
-            else:
-                failures = 0
-            finally:
-                self._synced = False
-
-    async def _follow_once(self) -> None:
-        """Watch until a gap, silence or the end of the connection."""
-        self._take_settings(await self.info())
-        client = self._nats.client
+        client = self._connected_client()
         inbox = client.new_inbox()
-        news: asyncio.Queue[Msg | None] = asyncio.Queue()
-        self._news = news
-        subscription = await client.subscribe(inbox, cb=news.put)
+        subscription = await client.subscribe(inbox, cb=taken)
         try:
-            consumer = await self._nats.api(
-                f"CONSUMER.CREATE.KV_{self.name}",
-                _consumer(f"KV_{self.name}", self._subject, inbox),
-            )
-            expected, pending = 1, consumer["num_pending"]
-            fresh: dict[str, tuple[Entry, float]] = {}
-            if pending == 0:
-                self._synchronised(fresh)
-            while True:
-                async with asyncio.timeout(HEARTBEAT_TIMEOUT):
-                    message = await news.get()
-                if message is None:
-                    return
-                headers = message.headers or {}
-                if headers.get("Status"):
-                    last = headers.get("Nats-Last-Consumer")
-                    if last is not None and int(last) != expected - 1:
-                        return
-                    continue
-                metadata = message.metadata
-                if metadata.sequence.consumer != expected:
-                    return
-                expected += 1
-                key = message.subject.removeprefix(self._subject)
-                entry = wire.entry_from(message.data, headers, metadata.sequence.stream)
-                stored_at = metadata.timestamp.timestamp()
-                if pending == 0:
-                    self._entries[key] = (entry, stored_at)
-                    self._show(key, Sighting(entry, live=True))
-                    continue
-                fresh[key] = (entry, stored_at)
-                pending = metadata.num_pending
-                if pending == 0:
-                    self._synchronised(fresh)
+            yield inbox
         finally:
             with contextlib.suppress(nats.errors.Error, OSError):
                 await subscription.unsubscribe()
 
-    def _synchronised(self, fresh: dict[str, tuple[Entry, float]]) -> None:
-        """Show every watcher what the key holds now, also that it holds nothing."""
-        self._entries = fresh
-        self._synced = True
-        self._set_problem(None)
-        for key in list(self._watchers):
-            self._show(key, self._last_sighting(key))
+    def _connected_client(self) -> _Client:
+        if self._client is None:
+            raise BucketUnreachable(self.problem)
+        return self._client
 
-    def _last_sighting(self, key: str) -> Sighting:
-        entry, stored_at = self._entries.get(key, (Nothing(), None))
-        return Sighting(entry, 0.0 if stored_at is None else self._age(stored_at))
+    # The connection
 
-    def _show(self, key: str, sighting: Sighting) -> None:
-        for seen in tuple(self._watchers.get(key, ())):
-            seen(sighting)
+    async def _keep_connected(self) -> None:
+        urls = self.access.urls
+        turn, failures = random.randrange(len(urls)), 0  # noqa: S311
+        while True:
+            began, url = clock.now(), urls[turn % len(urls)]
+            client = _Client(self.access, url, denied=self._denied)
+            try:
+                self._down(await self._serve(client, url))
+            finally:
+                await client.abandon()
+            turn += 1
+            failures = 0 if clock.now() - began > LONGEST_PAUSE else failures + 1
+            await pause(failures)
 
-    def _age(self, stored_at: float) -> float:
-        return max(0.0, time.time() + self._clock_offset - stored_at)
+    async def _serve(self, client: _Client, url: str) -> str:
+        """Connect, wait for the end of the connection, and return why it ended."""
+        try:
+            await client.open()
+            self._inbox = client.new_inbox()
+            await client.subscribe(f"{self._inbox}.*", cb=self._answered)
+            await client.flush(timeout=CONNECT_TIMEOUT)
+            if client.lost.done():
+                return words(client.lost.result(), url)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next try may do better
+            return words(error, url)
+        self._client, self.problem = client, ""
+        self._up.set()
+        self._complained.clear()
+        server = server_of(url)
+        log.info("nats.connected", server=server, version=client.version)
+        return f"the connection to NATS at {server} was lost: {said(await client.wait_lost())}"
 
-    def _take_settings(self, info: BucketInfo) -> None:
-        before, self.settings = self.settings, info
-        if before is None or before.created != info.created or before.ttl != info.ttl:
-            self._tell()
+    def _down(self, problem: str) -> None:
+        """Take in that there is no connection; nobody waits for an answer any more."""
+        self._client, self.problem = None, problem
+        self._up.clear()
+        for _, answer in self._requests.values():
+            _resolve(answer, BucketUnreachable(problem))
+        for bucket in self._buckets.values():
+            bucket.disconnected(problem)
+        if problem not in self._complained and not self._closed:
+            self._complained.add(problem)
+            log.warning("nats.unreachable", problem=problem)
 
-    def _set_problem(self, problem: BucketError | None) -> None:
-        before, self.problem = self.problem, problem
-        if (type(before), str(before)) != (type(problem), str(problem)):
-            if problem is not None:
-                log.warning("bucket.problem", bucket=self.name, problem=str(problem))
-            self._tell()
+    async def _answered(self, message: Msg) -> None:
+        _, _, token = message.subject.rpartition(".")
+        subject, answer = self._requests.get(token, ("", None))
+        if answer is None:
+            return
+        if message.headers and message.headers.get("Status") == "503":
+            what = "no such bucket" if "$KV." in subject else "JetStream is off on the server"
+            msg = f"nothing answers on {subject}: {what}, or there is no leader now"
+            _resolve(answer, BucketUnreachable(msg))
+        else:
+            _resolve(answer, message.data)
 
-    def _tell(self) -> None:
-        for changed in tuple(self._listeners):
-            changed()
+    def _give_up(self, token: str, timeout: float) -> None:
+        subject, answer = self._requests[token]
+        msg = f"no answer from NATS on {subject} within {timeout:.3g} s"
+        _resolve(answer, BucketUnreachable(msg))
 
-
-def _consumer(stream: str, subject: str, inbox: str) -> dict[str, Any]:
-    """Return the request for the consumer of a watch: everything once, then as it happens."""
-    return {
-        "stream_name": stream,
-        "config": {
-            "deliver_subject": inbox,
-            "deliver_policy": "last_per_subject",
-            "filter_subject": f"{subject}>",
-            "ack_policy": "none",
-            "replay_policy": "instant",
-            "max_deliver": 1,
-            "mem_storage": True,
-            "num_replicas": 1,
-            "idle_heartbeat": int(HEARTBEAT_EVERY * 1e9),
-            # The server removes it soon after our subscription is gone.
-            "inactive_threshold": int(5e9),
-        },
-    }
-
-
-def _bucket_info(name: str, answer: Mapping[str, Any]) -> BucketInfo:
-    config = answer["config"]
-    return BucketInfo(
-        name=name,
-        ttl=config.get("max_age", 0) / 1e9,
-        history=config.get("max_msgs_per_subject", 1),
-        replicas=config.get("num_replicas", 1),
-        created=answer["created"],
-        markers=bool(config.get("subject_delete_marker_ttl")),
-        mirror=bool(config.get("mirror") or config.get("sources")),
-        clustered=bool((answer.get("cluster") or {}).get("name")),
-        server_time=_timestamp(answer["ts"]) if "ts" in answer else time.time(),
-    )
-
-
-def _entry_from_message(message: Mapping[str, Any]) -> tuple[Entry, float]:
-    """Decode what STREAM.MSG.GET returns: the entry, and when the server stored it."""
-    value = _decode64(message.get("data"))
-    headers = dict(_header_lines(_decode64(message.get("hdrs"))))
-    entry = wire.entry_from(value, headers, message["seq"])
-    return entry, _timestamp(message["time"])
+    def _denied(self, subject: str) -> None:
+        """Take in that we may not publish to a subject; it was turned into lower case."""
+        for asked, answer in self._requests.values():
+            if asked.lower() == subject:
+                msg = f"NATS refuses us the subject {asked}: grant it to the operator's user"
+                _resolve(answer, BucketDenied(msg))
 
 
-def _decode64(text: str | None) -> bytes:
-    return base64.b64decode(text) if text else b""
+class _Client(Client):
+    """nats-py's client, which here neither reconnects nor closes by itself.
+
+    Its own way to close a broken connection leaves tasks behind and does not always tell. Here
+    `wait_lost` tells, and whoever owns the client calls `abandon`.
+    """
+
+    def __init__(self, access: NatsAccess, url: str, *, denied: Callable[[str], None]) -> None:
+        super().__init__()
+        self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self.version = ""
+        self._access = access
+        self._url = url
+        self._denied = denied
+        self._opening = True
+
+    async def open(self) -> None:
+        """Connect and log in; raises whatever went wrong."""
+        async with asyncio.timeout(2 * CONNECT_TIMEOUT):
+            await self.connect(
+                servers=[self._url],
+                name=self._access.name,
+                allow_reconnect=False,
+                connect_timeout=CONNECT_TIMEOUT,
+                pending_size=0,
+                ping_interval=PING_EVERY,
+                max_outstanding_pings=MOST_PINGS,
+                error_cb=self._error,
+                **self._access.login(),
+            )
+        self._opening = False
+        if not self.is_connected:
+            raise nats.errors.UnexpectedEOF
+
+    async def wait_lost(self) -> Exception:
+        """Return when the connection is lost, with the reason."""
+        reading = self._reading_task
+        ends = {self.lost} if reading is None else {self.lost, reading}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        return self.lost.result() if self.lost.done() else nats.errors.ProtocolError()
+
+    async def abandon(self) -> None:
+        """Close without farewell, for the other end may not listen, and leave nothing behind."""
+        self._opening = False
+        tasks = [self._reading_task, self._flusher_task, self._ping_interval_task]
+        tasks += [subscription._wait_for_msgs_task for subscription in self._subs.values()]  # noqa: SLF001
+        self._pending_data_size = 0  # or `close` would wait until it is sent
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+        with contextlib.suppress(nats.errors.Error, OSError, AssertionError):
+            async with asyncio.timeout(1):
+                await self.close()
+        if left := [task for task in tasks if task is not None]:
+            await asyncio.wait(left, timeout=1)
+
+    async def _error(self, error: Exception) -> None:
+        if self._opening:
+            raise error  # or nats-py would go round with its own pauses
+        if not isinstance(error, nats.errors.Error | OSError):
+            log.error("nats.error", exc_info=error)
+
+    # nats-py's own methods, with other manners
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002
+        if initial_connection:
+            self.version = self._access.check(info, self._url)
+        await super()._process_info(info, initial_connection)
+
+    async def _process_err(self, err_msg: str) -> None:
+        permission = _PERMISSION.search(err_msg)
+        if permission is None:
+            await self._process_op_err(nats.errors.Error(f"nats: {err_msg}"))
+        elif permission[1] == "publish":
+            self._denied(permission[2])
+        else:
+            msg = "NATS refuses us to subscribe to _INBOX.>: grant it to the operator's user"
+            await self._process_op_err(ConfigurationError(msg))
+
+    async def _process_op_err(self, e: Exception) -> None:
+        if not self.lost.done():
+            self.lost.set_result(e)
 
 
-def _header_lines(block: bytes) -> Iterator[tuple[str, str]]:
-    for line in block.decode(errors="replace").split("\r\n")[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            yield name.strip(), value.strip()
-
-
-def _timestamp(text: str) -> float:
-    """Return seconds since 1970 of an RFC 3339 time with up to nine decimals."""
-    whole, _, fraction = text.rstrip("Z").partition(".")
-    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
-
-
-def _tls(access: NatsAccess) -> ssl.SSLContext | None:
-    if not (access.tls_ca or access.tls_cert or access.tls_first):
-        return None
-    context = ssl.create_default_context(cafile=access.tls_ca)
-    if access.tls_cert:
-        context.load_cert_chain(access.tls_cert, access.tls_key)
-    return context
-
-
-def _server(client: Client) -> str:
-    url = client.connected_url
-    return f"{url.hostname}:{url.port}" if url is not None else ""
-
-
-def _words(error: Exception, access: NatsAccess) -> str:
-    """Say why a connection failed, without credentials."""
-    servers = ", ".join(url.rpartition("@")[2].rpartition("//")[2] for url in access.urls)
-    if isinstance(error, ConfigurationError):
-        return str(error)
-    if isinstance(error, nats.errors.AuthorizationError):
-        return f"NATS at {servers} refused the credentials"
-    if isinstance(error, TimeoutError):
-        return f"no answer from NATS at {servers} within {CONNECT_TIMEOUT:g} s"
-    words = str(error) or type(error).__name__
-    if "authorization" in words.lower():
-        return f"NATS at {servers} refused the credentials"
-    return f"NATS at {servers} cannot be reached: {words.removeprefix('nats: ')}"
-
-
-def _denial(subject: str) -> str:
-    return f"NATS refuses us the subject {subject}: grant this permission to the operator's user"
-
-
-async def _abandon(client: Client) -> None:
-    """Close a connection, also one whose other end does not answer any more."""
-    with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-        async with asyncio.timeout(1):
-            await client.close()
-    writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001 - there is no other way
-    if writer is not None:
-        writer.transport.abort()
+def _resolve(answer: asyncio.Future[bytes | BucketError], result: bytes | BucketError) -> None:
+    if not answer.done():
+        answer.set_result(result)

@@ -1,0 +1,167 @@
+"""The JSON API of JetStream: what is asked, and what the answers mean.
+
+A bucket is the stream `KV_<bucket>` over the subjects `$KV.<bucket>.<key>` (ADR-8 of NATS).
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from incumbent import wire
+from incumbent.errors import BucketError, BucketInvalid, BucketNotFound, BucketUnreachable
+from incumbent.model import BucketInfo, Entry
+from incumbent.ports import Answer, Outcome
+
+_WRONG_LAST_SEQUENCE = 10071
+_STREAM_NOT_FOUND = 10059
+_NO_MESSAGE = 10037
+_NO_JETSTREAM = frozenset({10039, 10076})
+_DOMAIN_TOKENS = 11
+"""From so many tokens on the subject of an acknowledgement begins with domain and account."""
+
+Json = Mapping[str, Any]
+
+
+class NoMessage(BucketError):
+    """There is no message on the subject."""
+
+
+class Delivery(NamedTuple):
+    """What the reply subject of a delivered message tells."""
+
+    revision: int
+    number: int
+    """Its number among all messages of the consumer, from 1."""
+    stored_at: float
+    """By the server's clock, in seconds since 1970."""
+    pending: int
+    """How many messages there were behind it."""
+
+
+def delivery_from(reply: str) -> Delivery:
+    """Decode `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<tries>.<…the four above>`."""
+    tokens = reply.split(".")
+    first = 7 if len(tokens) >= _DOMAIN_TOKENS else 5
+    revision, number, stored_at, pending = map(int, tokens[first : first + 4])
+    return Delivery(revision, number, stored_at / 1e9, pending)
+
+
+def consumer_request(bucket: str, inbox: str, heartbeat: float) -> Json:
+    """Ask for a consumer that delivers the latest entry of every key, then whatever changes."""
+    return {
+        "stream_name": f"KV_{bucket}",
+        "config": {
+            "deliver_subject": inbox,
+            "deliver_policy": "last_per_subject",
+            "filter_subject": f"$KV.{bucket}.>",
+            "ack_policy": "none",
+            "replay_policy": "instant",
+            "max_deliver": 1,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "idle_heartbeat": int(heartbeat * 1e9),
+            # The server removes it so long after our subscription is gone.
+            "inactive_threshold": int(5e9),
+        },
+    }
+
+
+def stream_request(bucket: str, *, ttl: float, replicas: int) -> Json:
+    """Ask for a bucket with markers and history 1.
+
+    A marker lives at least 1 s, and the window for duplicates may not exceed the age (ADR-43,
+    nats-server's `checkStreamCfg`).
+    """
+    return {
+        "name": f"KV_{bucket}",
+        "subjects": [f"$KV.{bucket}.>"],
+        "max_msgs_per_subject": 1,
+        "max_age": int(ttl * 1e9),
+        "duplicate_window": int(min(ttl, 120) * 1e9),
+        "subject_delete_marker_ttl": int(max(1.0, ttl) * 1e9),
+        "allow_msg_ttl": True,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
+        "discard": "new",
+        "storage": "file",
+        "num_replicas": replicas,
+        "retention": "limits",
+    }
+
+
+def error_from(answer: Json, bucket: str) -> BucketError | None:
+    """Return the error that an answer holds, in words for a person."""
+    error = answer.get("error")
+    if error is None:
+        return None
+    code, said = error.get("err_code"), error.get("description", "unknown error")
+    if code == _STREAM_NOT_FOUND:
+        return BucketNotFound(
+            f"there is no bucket {bucket}: create it, or start the operator with --create-bucket"
+        )
+    if code == _NO_MESSAGE:
+        return NoMessage(said)
+    if code in _NO_JETSTREAM:
+        return BucketUnreachable(
+            f"JetStream is not enabled for this account on the NATS server: {said}"
+        )
+    if error.get("code") in {503, 504}:
+        return BucketUnreachable(f"JetStream cannot answer now: {said}")
+    return BucketInvalid(f"JetStream refuses what was asked of bucket {bucket}: {said}")
+
+
+def answer_from(answer: Json) -> Answer:
+    """Return how a conditional write ended."""
+    error = answer.get("error")
+    if error is None and isinstance(answer.get("seq"), int):
+        return Answer(Outcome.STORED, answer["seq"])
+    error = error or {"description": "an acknowledgement without a sequence"}
+    refused = error.get("err_code") == _WRONG_LAST_SEQUENCE
+    # Among the others 10164: another message on the subject is in flight, perhaps our own.
+    outcome = Outcome.REFUSED if refused else Outcome.UNKNOWN
+    return Answer(outcome, reason=error.get("description", "unknown error"))
+
+
+def info_from(name: str, answer: Json) -> BucketInfo:
+    """Decode what STREAM.INFO returns."""
+    config = answer["config"]
+    return BucketInfo(
+        name=name,
+        ttl=config.get("max_age", 0) / 1e9,
+        history=config.get("max_msgs_per_subject", 1),
+        replicas=config.get("num_replicas", 1),
+        created=answer["created"],
+        markers=bool(config.get("subject_delete_marker_ttl")),
+        mirror=bool(config.get("mirror") or config.get("sources")),
+        clustered=bool((answer.get("cluster") or {}).get("name")),
+        server_time=timestamp(answer["ts"]) if "ts" in answer else time.time(),
+    )
+
+
+def entry_from(message: Json) -> tuple[Entry, float]:
+    """Decode what STREAM.MSG.GET returns: the entry, and when the server stored it."""
+    headers = dict(_header_lines(_decode64(message.get("hdrs"))))
+    entry = wire.entry_from(_decode64(message.get("data")), headers, message["seq"])
+    return entry, timestamp(message["time"])
+
+
+def timestamp(text: str) -> float:
+    """Return seconds since 1970 of an RFC 3339 time with up to nine decimals."""
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
+
+
+def _decode64(text: str | None) -> bytes:
+    return base64.b64decode(text) if text else b""
+
+
+def _header_lines(block: bytes) -> Iterator[tuple[str, str]]:
+    for line in block.decode(errors="replace").split("\r\n")[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            yield name.strip(), value.strip()

@@ -1,0 +1,403 @@
+"""A bucket as the stream that it is, behind any connection that can request and subscribe."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import random
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import structlog
+
+from incumbent import clock, jetstream, wire
+from incumbent.errors import BucketError, BucketNotFound, BucketUnreachable
+from incumbent.model import BucketInfo, Entry, Nothing
+from incumbent.ports import Answer, Outcome, Sighting
+
+REQUEST_TIMEOUT = 2.0
+CREATE_TIMEOUT = 5.0
+HEARTBEAT_EVERY = 1.0
+"""Seconds between the heartbeats of a watch that has nothing to say."""
+MOST_HEARTBEATS = 3
+"""Heartbeats missed in a row before a watch begins anew. They are counted, not timed: an event
+loop that was busy for long has to read first what has arrived."""
+INFO_EVERY = 10.0
+"""Seconds between looks at the bucket's settings, which may change while elections run."""
+LONGEST_PAUSE = 1.0
+"""Seconds between attempts to connect or to watch, at most."""
+
+log = structlog.get_logger(__name__)
+
+Take = Callable[[str, str, bytes, Mapping[str, str]], None]
+"""Takes a message: its subject, reply subject, data and headers. Must not block."""
+
+
+class Connection(Protocol):
+    """What a bucket needs from a connection; every method may raise a `BucketError`."""
+
+    domain: str | None
+    """The JetStream domain, if it is not the server's own."""
+
+    async def wait_connected(self) -> None:
+        """Return when there is a connection."""
+        ...
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Send a request and return the answer, which is a JSON object."""
+        ...
+
+    def subscribe(self, take: Take) -> AbstractAsyncContextManager[str]:
+        """Subscribe to a new inbox, whose name is the value of the context."""
+        ...
+
+    def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Run something until it ends, or until the connection is closed for good."""
+        ...
+
+
+class NatsBucket:
+    """A bucket behind a connection to NATS; implements `incumbent.ports.WatchedBucket`.
+
+    All watches of a bucket share one consumer, whose state is kept by key, so that a thousand
+    elections cost the server one. It runs while somebody watches or listens.
+    """
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self.name = name
+        self.problem: BucketError | None = None
+        """Why the bucket cannot be used now; None while it can, and before the first look."""
+        self.settings: BucketInfo | None = None
+        """What the server said last."""
+        self._connection = connection
+        self._api = f"$JS.{connection.domain}.API" if connection.domain else "$JS.API"
+        # nats-py's KeyValue forgets the domain here, and writes to a stream of the leaf node.
+        self._writes = f"{self._api}.$KV.{name}" if connection.domain else f"$KV.{name}"
+        self._watchers: dict[str, dict[object, Callable[[Sighting], None]]] = {}
+        self._listeners: dict[object, Callable[[], None]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._feed: Feed | None = None
+        self._last_revision = 0
+        self._server_ahead = 0.0
+
+    async def create(self, *, ttl: float, replicas: int) -> None:
+        """Create it with markers and history 1, unless there is a bucket of that name.
+
+        Raises:
+            BucketError: the server refuses or does not answer.
+        """
+        try:
+            await self.info()
+        except BucketNotFound:
+            request = jetstream.stream_request(self.name, ttl=ttl, replicas=replicas)
+            await self._ask("STREAM.CREATE", request, timeout=CREATE_TIMEOUT)
+            log.info("bucket.created", bucket=self.name, ttl=ttl, replicas=replicas)
+
+    async def info(self) -> BucketInfo:
+        """Ask the server for the bucket's settings."""
+        answer = await self._ask("STREAM.INFO")
+        info = jetstream.info_from(self.name, answer)
+        self._last_revision = answer["state"]["last_seq"]
+        # As if the answer had come in no time: an age may be said too small, never too great.
+        self._server_ahead = info.server_time - clock.now()
+        return info
+
+    async def write(
+        self, key: str, value: str, *, expected: int, headers: Mapping[str, str], timeout: float
+    ) -> Answer:
+        """Put `value` if the last revision of the key is `expected` (0: no message at all)."""
+        return await self._publish(key, value.encode(), expected, headers, timeout)
+
+    async def remove(
+        self, key: str, *, expected: int, headers: Mapping[str, str], timeout: float
+    ) -> Answer:
+        """Put a delete marker if the last revision of the key is `expected`."""
+        return await self._publish(key, b"", expected, headers, timeout)
+
+    async def read(self, key: str, *, timeout: float) -> Sighting:
+        """Read the latest entry of the key from the stream's leader."""
+        what = {"last_by_subj": f"$KV.{self.name}.{key}"}
+        try:
+            answer = await self._ask("STREAM.MSG.GET", what, timeout=timeout)
+        except jetstream.NoMessage:
+            return Sighting(Nothing())
+        entry, stored_at = jetstream.entry_from(answer["message"])
+        return Sighting(entry, self._age(stored_at))
+
+    def watch(self, key: str, seen: Callable[[Sighting], None]) -> Callable[[], None]:
+        """Call `seen` for the latest entry of the key and for every later one, in order.
+
+        If the bucket is watched already, the first call comes before this returns.
+        """
+        token = object()
+        self._watchers.setdefault(key, {})[token] = seen
+        self._start()
+        if self._feed is not None:
+            _call(seen, self._latest(self._feed, key))
+
+        def end() -> None:
+            watchers = self._watchers.get(key, {})
+            watchers.pop(token, None)
+            if not watchers:
+                self._watchers.pop(key, None)
+            self._stop_if_idle()
+
+        return end
+
+    def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call `changed` whenever `problem` or `settings` change; returns how to end that.
+
+        When the bucket was made anew this comes before the first sighting of the new one.
+        """
+        token = object()
+        self._listeners[token] = changed
+        self._start()
+
+        def end() -> None:
+            self._listeners.pop(token, None)
+            self._stop_if_idle()
+
+        return end
+
+    def disconnected(self, problem: str) -> None:
+        """Take in that there is no connection, and why."""
+        if self._task is not None:
+            if self._feed is not None:
+                self._feed.end("the connection was lost")
+            self._set_problem(BucketUnreachable(problem))
+
+    # Requests
+
+    async def _ask(
+        self,
+        call: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> dict[str, Any]:
+        subject = f"{self._api}.{call}.KV_{self.name}"
+        payload = json.dumps(body).encode() if body else b""
+        answer = await self._connection.request(subject, payload, timeout=timeout)
+        error = jetstream.error_from(answer, self.name)
+        if error is not None:
+            raise error
+        return answer
+
+    async def _publish(
+        self, key: str, payload: bytes, expected: int, headers: Mapping[str, str], timeout: float
+    ) -> Answer:
+        subject, headers = f"{self._writes}.{key}", {**headers, wire.EXPECTED: str(expected)}
+        try:
+            answer = await self._connection.request(
+                subject, payload, timeout=timeout, headers=headers
+            )
+        except BucketError as failure:
+            return Answer(Outcome.UNKNOWN, reason=str(failure))
+        return jetstream.answer_from(answer)
+
+    # The watch
+
+    def _start(self) -> None:
+        if self._task is None:
+            self._task = self._connection.spawn(self._keep(), name=f"watch of bucket {self.name}")
+
+    def _stop_if_idle(self) -> None:
+        if self._task is not None and not self._watchers and not self._listeners:
+            self._task.cancel()
+            self._task, self._feed, self.problem = None, None, None
+
+    async def _keep(self) -> None:
+        """Keep the watch: from one loss of it to the next."""
+        failures = 0
+        while True:
+            await self._connection.wait_connected()
+            began = clock.now()
+            try:
+                reason = await self._follow()
+                log.info("bucket.watch_over", bucket=self.name, reason=reason)
+            except BucketError as error:
+                if self._set_problem(error):
+                    log.warning("bucket.problem", bucket=self.name, problem=str(error))
+            except Exception:
+                log.exception("bucket.watch_failed", bucket=self.name)
+            failures = 0 if clock.now() - began > LONGEST_PAUSE else failures + 1
+            await pause(failures)
+
+    async def _follow(self) -> str:
+        """Watch until that is over, and return why."""
+        await self._look()
+        feed = Feed(f"$KV.{self.name}.", self._last_revision, self._synchronised, self._show)
+        try:
+            async with self._connection.subscribe(feed.take) as inbox:
+                request = jetstream.consumer_request(self.name, inbox, HEARTBEAT_EVERY)
+                consumer = await self._ask("CONSUMER.CREATE", request)
+                # A look before and one behind: the consumer is of the bucket that both saw.
+                if not await self._look():
+                    return "the bucket was made anew"
+                feed.advance(confirmed=True, complete=consumer["num_pending"] == 0)
+                return await self._guard(feed)
+        finally:
+            if self._feed is feed:
+                self._feed = None
+
+    async def _guard(self, feed: Feed) -> str:
+        """Wait for the end of a watch, and look at the settings now and then."""
+        missed, looked_at = 0, clock.now()
+        while missed < MOST_HEARTBEATS:
+            await asyncio.wait({feed.over}, timeout=HEARTBEAT_EVERY)
+            if feed.over.done():
+                return feed.over.result()
+            missed = 0 if feed.heard else missed + 1
+            feed.heard = False
+            if clock.now() - looked_at >= INFO_EVERY:
+                looked_at = clock.now()
+                with contextlib.suppress(BucketUnreachable):  # whoever writes notices it sooner
+                    if not await self._look():
+                        return "the bucket was made anew"
+        return "no heartbeat came"
+
+    async def _look(self) -> bool:
+        """Look at the settings; false if this is another bucket than before."""
+        before, info = self.settings, await self.info()
+        self.settings = info
+        if before is None or _timeless(before) != _timeless(info):
+            self._tell()
+        return before is not None and before.created == info.created
+
+    def _synchronised(self, feed: Feed) -> None:
+        """Show every watcher what its key holds now, also that it holds nothing."""
+        self._feed = feed
+        log.info("bucket.watched", bucket=self.name, keys=len(feed.entries))
+        self._set_problem(None)
+        for key in tuple(self._watchers):
+            self._show(key, self._latest(feed, key))
+
+    def _latest(self, feed: Feed, key: str) -> Sighting:
+        if key not in feed.entries:
+            return Sighting(Nothing())
+        entry, stored_at = feed.entries[key]
+        return Sighting(entry, self._age(stored_at))
+
+    def _age(self, stored_at: float) -> float:
+        return max(0.0, clock.now() + self._server_ahead - stored_at)
+
+    def _show(self, key: str, sighting: Sighting) -> None:
+        watchers = self._watchers.get(key, {})
+        for token, seen in tuple(watchers.items()):
+            if token in watchers:
+                _call(seen, sighting)
+
+    def _set_problem(self, problem: BucketError | None) -> bool:
+        before, self.problem = self.problem, problem
+        changed = (type(before), str(before)) != (type(problem), str(problem))
+        if changed:
+            self._tell()
+        return changed
+
+    def _tell(self) -> None:
+        for changed in tuple(self._listeners.values()):
+            _call(changed)
+
+
+class Feed:
+    """What one consumer delivers: the latest entry of every key, then each change.
+
+    Args:
+        prefix: of the subjects; what follows is the key.
+        last_revision: what the stream held at least when the consumer was made.
+        synchronised: called once, when all entries are known and confirmed.
+        changed: called with key and sighting for every later entry.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        last_revision: int,
+        synchronised: Callable[[Feed], None],
+        changed: Callable[[str, Sighting], None],
+    ) -> None:
+        self.entries: dict[str, tuple[Entry, float]] = {}
+        """For every key the latest entry, and when it was stored by the server's clock."""
+        self.heard = True
+        """Whether anything came; whoever looks resets it."""
+        self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Done when nothing of this counts any more, with the reason."""
+        self._skip = len(prefix)
+        self._synchronised, self._changed = synchronised, changed
+        self._complete = self._confirmed = self._live = False
+        self._delivered = 0
+        self._last_revision = last_revision
+        self._left_out = 0
+
+    def take(self, subject: str, reply: str, data: bytes, headers: Mapping[str, str]) -> None:
+        """Take in a message of the consumer."""
+        if self.over.done():
+            return
+        self.heard = True
+        if not reply:
+            # A heartbeat comes when there is nothing to deliver, whatever was pending before.
+            if headers.get("Nats-Last-Consumer") != str(self._delivered):
+                self.end("messages were lost before a heartbeat")
+            self.advance(complete=True)
+            return
+        delivery = jetstream.delivery_from(reply)
+        self._delivered += 1
+        if delivery.number != self._delivered:
+            self.end("messages were lost")
+            return
+        key = subject[self._skip :]
+        before = self.entries.get(key)
+        entry = wire.entry_from(data, headers, delivery.revision)
+        self.entries[key] = entry, delivery.stored_at
+        gap = delivery.revision > self._last_revision + 1
+        self._last_revision = max(self._last_revision, delivery.revision)
+        if self._live:
+            if gap:
+                # The stream keeps the latest message of a key only: what was stored in between,
+                # on this key or another, was replaced before it could be delivered.
+                self._left_out = delivery.revision - 1
+            known = before[0].revision if before else 0
+            self._changed(key, Sighting(entry, live=known >= self._left_out))
+        elif delivery.pending == 0:
+            self.advance(complete=True)
+
+    def advance(self, *, complete: bool = False, confirmed: bool = False) -> None:
+        """Begin to show changes when all entries are known, and whose they are."""
+        self._complete |= complete
+        self._confirmed |= confirmed
+        if self._complete and self._confirmed and not (self._live or self.over.done()):
+            self._live = True
+            self._synchronised(self)
+
+    def end(self, reason: str) -> None:
+        """Say that nothing of this counts any more."""
+        if not self.over.done():
+            self.over.set_result(reason)
+
+
+async def pause(failures: int) -> None:
+    """Wait before the next attempt: longer after more failures, and never all at once."""
+    longest = min(LONGEST_PAUSE, 0.05 * 2 ** min(failures, 8))
+    await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311
+
+
+def _call(function: Callable[..., None], *arguments: object) -> None:
+    """Call somebody else's function, whose errors are not ours."""
+    try:
+        function(*arguments)
+    except Exception:
+        log.exception("bucket.watcher_failed")
+
+
+def _timeless(info: BucketInfo) -> BucketInfo:
+    return dataclasses.replace(info, server_time=0)
