@@ -19,7 +19,7 @@ import aiohttp
 from controlplane.kube import STRATEGIC, ApiError, Kube
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Iterator, Mapping
 
     from controlplane.sites import Site
 
@@ -44,7 +44,8 @@ class NodeAgent:
     Args:
         site: where.
         node: the Node's name.
-        pod_subnet: for the pods' addresses; agents of one site need different ones.
+        pod_subnet: for the pods' addresses; agents of one site need different ones, also one
+            after another, for an agent begins at the first address.
         start_seconds: from a pod's binding to Ready.
         stop_seconds: from a pod's graceful deletion to its end.
     """
@@ -182,13 +183,14 @@ class NodeAgent:
             "containerStatuses": containers,
         }
         async with self._few:
-            await _set_status(self._kube, pod, status)
+            with _unless_gone():
+                await _set_status(self._kube, pod, status)
 
     async def _stop(self, pod: Mapping[str, Any], *, after: float) -> None:
         await asyncio.sleep(after)
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
         async with self._few:
-            with contextlib.suppress(ApiError):  # it is gone already, or has another UID
+            with _unless_gone():
                 await self._kube.request("DELETE", _path(pod), body=options)
 
 
@@ -233,6 +235,16 @@ class PodControl:
 
     async def _annotate(self, pod: Mapping[str, Any], values: Mapping[str, str | None]) -> None:
         await self._kube.patch(_path(pod), {"metadata": {"annotations": values}})
+
+
+@contextlib.contextmanager
+def _unless_gone() -> Iterator[None]:
+    """Ignore that a pod is gone already (404), or that its name is another pod's now (409)."""
+    try:
+        yield
+    except ApiError as error:
+        if error.status not in {404, 409}:
+            raise
 
 
 def _path(pod: Mapping[str, Any]) -> str:

@@ -122,17 +122,17 @@ class Site:
             token: for example of a service account.
         """
         url = f"https://{server}" if server else self.url
-        path = Path(self.folder, f"{user}{'-via-' if server else ''}{server}.kubeconfig")
-        name = self.name
+        name = f"{user}-via-{server}" if server else user
+        # A colon in $KUBECONFIG would separate two files.
+        path = Path(self.folder, f"{name.replace(':', '-')}.kubeconfig")
+        cluster = {"server": url, "certificate-authority": self.ca}
         content = {
             "apiVersion": "v1",
             "kind": "Config",
-            "current-context": name,
-            "clusters": [
-                {"name": name, "cluster": {"server": url, "certificate-authority": self.ca}}
-            ],
+            "current-context": self.name,
+            "clusters": [{"name": self.name, "cluster": cluster}],
             "users": [{"name": user, "user": {"token": token or self.tokens[user]}}],
-            "contexts": [{"name": name, "context": {"cluster": name, "user": user}}],
+            "contexts": [{"name": self.name, "context": {"cluster": self.name, "user": user}}],
         }
         path.write_text(yaml.safe_dump(content))
         path.chmod(0o600)

@@ -167,6 +167,7 @@ async def test_kubeconfig_leads_through_a_proxy(site, proxy):
     printed = await kubectl(site, f"--kubeconfig={path}", "get", "namespaces")
 
     assert "kube-system" in printed
+    assert ":" not in str(path)
 
 
 async def test_sites_are_different_clusters(site, second_site):
