@@ -1,0 +1,1 @@
+"""The main job, shown and checked on a real API server: `make demo`."""
