@@ -33,15 +33,10 @@ log = structlog.get_logger(__name__)
 
 
 class Health(Protocol):
-    """What the process knows about its dependencies."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether it has been in contact with all of them. Once true it stays true."""
-        ...
+    """What the process still waits for."""
 
     def problems(self) -> Mapping[str, str]:
-        """Return what is wrong with each dependency now, in words; empty for one that is well."""
+        """Return why it is not ready, by dependency, in words; empty for one that is there."""
         ...
 
 
@@ -70,12 +65,12 @@ async def serve(
     health: Health,
     metrics: Callable[[], tuple[bytes, str]],
     directory: Directory,
-) -> web.AppRunner:
-    """Serve until `cleanup()` of the result; its `addresses` say where.
+) -> Server:
+    """Serve until `aclose()` of the result.
 
     Args:
         address: `host:port`, as for `parse_address`.
-        health: for /readyz.
+        health: for /readyz: ready when there is no problem.
         metrics: returns the body and the content type of /metrics.
         directory: for /v1/elections.
 
@@ -107,12 +102,9 @@ async def serve(
         why = error.strerror if unknown else os.strerror(error.errno or errno.EINVAL)
         msg = f"Cannot listen at {address}: {why}; set another --http-address."
         raise ConfigurationError(msg) from error
-    addresses = [
-        f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        for host, port, *_ in runner.addresses
-    ]
-    log.info("http.listening", addresses=addresses)
-    return runner
+    server = Server(runner)
+    log.info("http.listening", addresses=server.addresses)
+    return server
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -128,6 +120,25 @@ def parse_address(address: str) -> tuple[str, int]:
         return match[1] or match[2] or "", int(match[3])
     msg = f"{address!r} is not an address; write it like :8080, 127.0.0.1:8080 or [::1]:8080."
     raise ConfigurationError(msg)
+
+
+class Server:
+    """A server that listens."""
+
+    def __init__(self, runner: web.AppRunner) -> None:
+        self._runner = runner
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where, each as `host:port`."""
+        return [
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            for host, port, *_ in self._runner.addresses
+        ]
+
+    async def aclose(self) -> None:
+        """End the streams, give other answers a second, and stop."""
+        await self._runner.cleanup()
 
 
 class Views:
@@ -154,17 +165,14 @@ class Views:
 
     async def readyz(self, request: web.Request) -> web.Response:
         """Say whether there was contact with everything, and if not, with what there was none."""
-        ready = self._health.ready
         problems = self._health.problems().items()
+        lines = [f"{name}: {wrong}" for name, wrong in problems if wrong]
+        status = 503 if lines else 200
         if "verbose" in request.query:
             lines = [
                 f"[{'-' if wrong else '+'}]{name}: {wrong or 'ok'}" for name, wrong in problems
             ]
-        elif ready:
-            lines = ["ok"]
-        else:
-            lines = [f"{name}: {wrong}" for name, wrong in problems if wrong]
-        return web.Response(status=200 if ready else 503, text=redact("\n".join(lines)) + "\n")
+        return web.Response(status=status, text=redact("\n".join(lines or ["ok"])) + "\n")
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Return the metrics."""
