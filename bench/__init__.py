@@ -1,0 +1,1 @@
+"""Measurements that anybody can repeat: `make bench`. They print figures and judge nothing."""
