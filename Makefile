@@ -81,7 +81,7 @@ lock: ## Write requirements/*.txt anew, from pyproject.toml
 
 clean: ## Remove what was installed and made here; the cache with the built control plane stays
 	@if [ -x $(BIN)/python ] && [ -d .run ]; then $(RUN) -m controlplane down; fi
-	rm -rf $(VENV) .run build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .run build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements/development.txt pyproject.toml
