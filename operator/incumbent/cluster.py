@@ -1,0 +1,659 @@
+"""The adapter to a Kubernetes API server, and the only module that imports `kubernetes`.
+
+`kubernetes.aio` finds the access (kubeconfig, exec plugins, service account) and sends the
+requests. Its models are left alone: they take a second of CPU for 3,000 pods, of which an election
+looks at a dozen fields each. The JSON becomes a slim `Pod` in the pure functions at the end.
+
+Nothing is retried but the watch: after a failure the caller has to look and decide again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import random
+import socket
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+import structlog
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+
+from incumbent import clock
+from incumbent.errors import (
+    ClusterError,
+    ClusterUnreachable,
+    ConfigurationError,
+    Conflict,
+    Forbidden,
+    NotFound,
+    Refused,
+)
+from incumbent.model import Pod
+from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT = 5.0
+"""Seconds for a request from the first byte sent to the last one read, and for opening a watch."""
+
+CONNECT_TIMEOUT = 2.0
+"""Seconds for a TCP connection: one lost SYN is sent again after 1 s."""
+
+CONCURRENCY = 32
+"""Requests in flight at a time. After a start or a loss every election has some to make, and a TLS
+handshake for each of them would cost more than the wait. Watches are not counted."""
+
+PAGE = 200
+"""Pods in one answer to a list. Decoding holds the event loop: 200 pods of 4 KB for some 30 ms, and
+3,000 at once for half a second, twice the smallest margin of a deadline (both measured)."""
+
+WATCH_SECONDS = (240, 360)
+"""How long the API server is asked to keep a watch open; random, so that watches spread out."""
+
+SILENCE = 75.0
+"""Seconds without a byte after which a watch is taken for dead. The API server sends a bookmark
+after a minute at the latest (`defaultBookmarkFrequency` of its watch cache), and the rest is slack.
+"""
+
+KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""TCP keep-alive of watches: a peer or a path that is gone is noticed after 30 s, before `SILENCE`.
+An answering proxy in front of a dead API server is what `SILENCE` is for."""
+
+HEALTHY = 10.0
+"""Seconds after which a watch that ends counts as having worked."""
+
+PAUSES = (0.1, 10.0)
+"""The first and the longest pause in seconds before a failed watch is opened again."""
+
+REFRESH = 60.0
+"""Seconds after which a token from a kubeconfig is looked at again, as in-cluster ones are. An exec
+plugin runs again only when its token expires within 5 minutes, or names no time of expiry."""
+
+CONTROLLER = "incumbent.dev/operator"
+"""Who reports events."""
+
+NOTE_BYTES = 1024
+INSTANCE_BYTES = 128
+"""Limits of an event's fields in the API server's validation."""
+
+SERVICE_ACCOUNT_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+"""Where a pod finds the name of its namespace."""
+
+CLIENT_ERRORS = range(400, 500)
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+
+
+class Expired(ClusterUnreachable):
+    """The API server no longer knows the resourceVersion to go on from (410): list again."""
+
+
+class UnknownKind(NotFound):
+    """The API server serves nothing at this path: the kind is not installed."""
+
+
+class Overloaded(ClusterUnreachable):
+    """The API server asks to wait for `retry_after` seconds (429 or 5xx with Retry-After)."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach the API server. The fields are named as in `kopf.ConnectionInfo`.
+
+    The token is the one of now. It may expire, so ask `ApiServer.access` at each login.
+    """
+
+    server: str
+    ca_path: str | None = None
+    insecure: bool = False
+    scheme: str | None = None
+    """What stands before the token in the header `Authorization`."""
+    token: str | None = field(default=None, repr=False)
+    certificate_path: str | None = None
+    private_key_path: str | None = None
+    proxy_url: str | None = None
+    default_namespace: str | None = None
+
+
+class ApiServer:
+    """A Kubernetes API server; implements `incumbent.ports.Cluster`.
+
+    Nothing is sent before the first request, and it may be made while the API server is away.
+    `replica` signs the events.
+    """
+
+    def __init__(
+        self, configuration: Configuration, *, replica: str, default_namespace: str | None = None
+    ) -> None:
+        # Watches would use up any limit, and requests have their own.
+        configuration.connection_pool_maxsize = 0
+        # With trust_env, aiohttp looks for a proxy and a .netrc in two threads for each request.
+        configuration.client_session_kwargs = {"trust_env": False}
+        configuration.proxy = configuration.proxy or proxy_for(configuration.host)
+        self._configuration = configuration
+        self._replica = replica
+        self._default_namespace = default_namespace
+        self._api = ApiClient(configuration)
+        self._api.user_agent = "incumbent"
+        self._turns = asyncio.Semaphore(CONCURRENCY)
+
+    @classmethod
+    async def connect(
+        cls, kubeconfig: str | None = None, *, context: str | None = None, replica: str
+    ) -> Self:
+        """Find the access as kubectl does, without asking the API server anything.
+
+        In this order: `kubeconfig`, the variable KUBECONFIG (each may list several files),
+        ~/.kube/config, the service account of the pod. A kubeconfig is read, never written.
+        Tokens are renewed (from their file, by exec plugins), client certificates are not.
+
+        Raises:
+            ConfigurationError: there is no such file or context, it is broken, or there is nothing.
+        """
+        configuration = Configuration()
+        # Given explicitly, for the library reads KUBECONFIG only once: when it is imported.
+        files = kubeconfig_files(kubeconfig)
+        if files:
+            namespace = await load_kubeconfig(configuration, files=files, context=context)
+        elif kubeconfig or context:
+            msg = (
+                f"The kubeconfig {kubeconfig} does not exist: correct the path"
+                if kubeconfig
+                else f"There is no kubeconfig to take the context {context} from: name one"
+            )
+            raise ConfigurationError(msg)
+        else:
+            namespace = load_service_account(configuration)
+        return cls(configuration, replica=replica, default_namespace=namespace)
+
+    async def access(self) -> Access:
+        """Return how to reach the API server, with a token that is valid now."""
+        configuration = self._configuration
+        with translated("The token"):
+            scheme, _, token = (await self._authorization()).partition(" ")
+        return Access(
+            server=configuration.host,
+            ca_path=configuration.ssl_ca_cert,
+            insecure=not configuration.verify_ssl,
+            scheme=scheme or None,
+            token=token or None,
+            certificate_path=configuration.cert_file,
+            private_key_path=configuration.key_file,
+            proxy_url=configuration.proxy,
+            default_namespace=self._default_namespace,
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections. Whoever still waits for an answer gets `ClusterUnreachable`."""
+        await self._api.close()  # type: ignore[no-untyped-call]
+
+    async def cluster_uid(self) -> str:
+        """Return the UID of the namespace `kube-system`, which identifies the cluster."""
+        namespace = await self._ask("GET", "/api/v1/namespaces/kube-system")
+        return str(namespace["metadata"]["uid"])
+
+    async def get_pod(self, namespace: str, name: str) -> Pod | None:
+        """Read a pod, consistently; None if there is none."""
+        pod = await self._find(f"{pods_path(namespace)}/{name}")
+        return pod_from(pod) if pod is not None else None
+
+    async def list_pods(self, namespace: str, label_selector: str, *, since: str = "") -> list[Pod]:
+        """List pods, consistently.
+
+        The API server answers from its watch cache when that has caught up with etcd, for which it
+        waits up to 100 ms after any write to anything else (measured with 1.37). With `since`, the
+        resourceVersion of a pod that was just written, there is no such wait: the list is then at
+        least as new as that write.
+        """
+        pods, _ = await self._list(pods_path(namespace), label_selector, since=since)
+        return pods
+
+    async def patch_pod(
+        self,
+        pod: Pod,
+        *,
+        labels: Mapping[str, str | None],
+        annotations: Mapping[str, str | None],
+        timeout: float,
+    ) -> Pod:
+        """Set labels and annotations (None removes), if UID and resourceVersion are still `pod`'s.
+
+        A patch that changes nothing is accepted and writes nothing: the resourceVersion stays.
+        """
+        metadata = {
+            "uid": pod.uid,
+            "resourceVersion": pod.resource_version,
+            "labels": dict(labels),
+            "annotations": dict(annotations),
+        }
+        return pod_from(
+            await self._ask(
+                "PATCH",
+                f"{pods_path(pod.namespace)}/{pod.name}",
+                body={"metadata": metadata},
+                content_type=MERGE_PATCH,
+                timeout=timeout,
+            )
+        )
+
+    async def watch_pods(self, namespace: str) -> AsyncGenerator[PodEvent]:
+        """List, then watch, all pods of a namespace, for ever.
+
+        Nothing is lost while the consumer is slow: the stream waits, and is resumed from the last
+        event taken. Close it (`contextlib.aclosing`) to close its connection.
+        """
+        path = pods_path(namespace)
+        version = ""
+        failures = 0
+        while True:
+            opened = math.inf
+            problem: ClusterError | None = None
+            try:
+                if not version:
+                    pods, version = await self._list(path)
+                    yield PodsReplaced(tuple(pods))
+                opened = clock.now()
+                async with contextlib.aclosing(self._watch(path, version)) as changes:
+                    async for kind, pod in changes:
+                        version = pod["metadata"]["resourceVersion"]
+                        match kind:
+                            case "ADDED" | "MODIFIED":
+                                yield PodChanged(pod_from(pod))
+                            case "DELETED":
+                                yield PodDeleted(pod_from(pod))
+            except Expired:
+                version = ""
+            except ClusterError as error:
+                problem = error
+            failures = 0 if clock.now() - opened > HEALTHY else failures + 1
+            # The end of its time, and a version too old, are what every watch comes to.
+            if problem is not None or failures > 1:
+                pause = pause_before(failures, problem)
+                log.warning(
+                    "cluster.watch_interrupted",
+                    namespace=namespace,
+                    reason=str(problem or "The API server ended the watch early"),
+                    pause=round(pause, 3),
+                )
+                await asyncio.sleep(pause)
+
+    async def get_election(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Read a `LeaderElection` as JSON, consistently; None if there is none.
+
+        Raises:
+            NotFound: the kind is not installed.
+        """
+        return await self._find(f"{elections_path(namespace)}/{name}")
+
+    async def replace_status(
+        self, namespace: str, name: str, *, resource_version: str, status: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Replace the whole status, if the resourceVersion still is the given one.
+
+        A JSON patch, for a merge patch would keep keys that `status` no longer has, and a PUT
+        would be sent a second time by aiohttp if the connection broke.
+        """
+        answer: dict[str, Any] = await self._ask(
+            "PATCH",
+            f"{elections_path(namespace)}/{name}/status",
+            body=[
+                # Not the operation "test", which would fail with 422 and not with 409.
+                {"op": "add", "path": "/metadata/resourceVersion", "value": resource_version},
+                {"op": "add", "path": "/status", "value": dict(status)},
+            ],
+            content_type=JSON_PATCH,
+        )
+        return answer
+
+    async def emit_event(
+        self, election: Mapping[str, Any], *, kind: str, reason: str, action: str, note: str
+    ) -> None:
+        """Create an `events.k8s.io/v1` event about a `LeaderElection`; kind: Normal or Warning."""
+        event = event_about(
+            election,
+            kind=kind,
+            reason=reason,
+            action=action,
+            note=note,
+            replica=self._replica,
+            time=datetime.now(UTC),
+        )
+        namespace = event["metadata"]["namespace"]
+        await self._ask("POST", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", body=event)
+
+    async def _find(self, path: str) -> dict[str, Any] | None:
+        """Read one object; None if there is none, NotFound if there is no such kind."""
+        try:
+            found: dict[str, Any] = await self._ask("GET", path)
+        except UnknownKind:
+            raise
+        except NotFound:
+            return None
+        return found
+
+    async def _list(
+        self, path: str, label_selector: str = "", *, since: str = ""
+    ) -> tuple[list[Pod], str]:
+        """Return all pods as of one resourceVersion, and that version; all pages are of it."""
+        query = {"limit": str(PAGE), "labelSelector": label_selector}
+        if since:
+            query |= {"resourceVersion": since, "resourceVersionMatch": "NotOlderThan"}
+        pods: list[Pod] = []
+        while True:
+            page = await self._ask("GET", path, query=query)
+            pods += map(pod_from, page["items"])
+            more = page["metadata"].get("continue")
+            if not more:
+                return pods, page["metadata"]["resourceVersion"]
+            query = {"limit": str(PAGE), "labelSelector": label_selector, "continue": more}
+
+    async def _watch(self, path: str, version: str) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+        """Yield type and object of each event after `version`, until the API server ends it."""
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311  # no secret
+        }
+        with translated(f"The watch of {path}"):
+            async with asyncio.timeout(TIMEOUT):
+                response = await self._send("GET", path, query=query, silence=SILENCE)
+            try:
+                keep_alive(response)
+                # A line may have 4 MB: twice the buffer that the library asks aiohttp for. An
+                # object has at most 1.5 MiB in etcd.
+                async for line in response.content:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        problem = event["object"]
+                        raise error_for(problem.get("code", 0), problem, request=f"watch {path}")
+                    yield event["type"], event["object"]
+            finally:
+                response.close()
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        content_type: str = JSON,
+        timeout: float = TIMEOUT,
+    ) -> Any:
+        """Send a request and return the JSON of its answer, all within `timeout` seconds."""
+        with translated(f"{method} {path}"):
+            async with asyncio.timeout(timeout), self._turns:
+                response = await self._send(
+                    method, path, query=query, body=body, content_type=content_type
+                )
+                async with response:
+                    return json.loads(await response.read())
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        content_type: str = JSON,
+        silence: float | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Send a request and return its answer as soon as it begins, if it is a good one."""
+        headers = {"Accept": JSON, "Content-Type": content_type}
+        if authorization := await self._authorization():
+            headers["Authorization"] = authorization
+        request = await self._api.param_serialize(
+            method, path, query_params=[*(query or {}).items()], header_params=headers, body=body
+        )
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence)
+        answer = await self._api.call_api(*request, _request_timeout=limits)
+        response: aiohttp.ClientResponse = answer.response
+        if response.ok:
+            return response
+        async with response:
+            content = await response.read()
+        raise error_for(
+            response.status,
+            status_from(content),
+            request=f"{method} {path}",
+            retry_after=response.headers.get("Retry-After"),
+        )
+
+    async def _authorization(self) -> str:
+        """Return the header for the token of now, empty without one.
+
+        Not left to `ApiClient`, which renews no token before it has one, so that an exec plugin
+        that fails once at the start would never be asked again.
+        """
+        return await self._configuration.get_api_key_with_prefix("BearerToken") or ""
+
+
+async def load_kubeconfig(
+    configuration: Configuration, *, files: str, context: str | None
+) -> str | None:
+    """Take the access from kubeconfigs and keep its token fresh; return the default namespace."""
+    try:
+        loader = await config.load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=files,
+            context=context,
+            client_configuration=configuration,
+            persist_config=False,
+        )
+    except Exception as error:  # for a broken file the library raises whatever comes
+        wanted = f"the context {context}" if context else "its current context"
+        msg = f"The kubeconfig {files} is of no use with {wanted}: {error}; correct it"
+        raise ConfigurationError(msg) from error
+    refreshed = clock.now()
+    turn = asyncio.Lock()
+
+    async def refresh(configuration: Configuration) -> None:
+        nonlocal refreshed
+        async with turn:
+            if clock.now() - refreshed >= REFRESH:
+                await loader.load_and_set(configuration)
+                refreshed = clock.now()
+
+    configuration.refresh_api_key_hook = refresh  # type: ignore[assignment]
+    namespace: str | None = loader.current_context["context"].get("namespace")
+    return namespace
+
+
+def load_service_account(configuration: Configuration) -> str | None:
+    """Take the access from the pod's service account; return the pod's namespace.
+
+    The library reads the token's file again every minute.
+    """
+    try:
+        config.load_incluster_config(  # type: ignore[no-untyped-call]
+            client_configuration=configuration
+        )
+    except config.ConfigException as error:
+        msg = (
+            "No access to Kubernetes is configured: "
+            f"set KUBECONFIG, or run in a pod with a service account ({error})"
+        )
+        raise ConfigurationError(msg) from error
+    namespace = Path(SERVICE_ACCOUNT_NAMESPACE)
+    return namespace.read_text().strip() if namespace.is_file() else None
+
+
+@contextlib.contextmanager
+def translated(request: str) -> Iterator[None]:
+    """Turn whatever breaks on the way to the API server and back into `ClusterUnreachable`."""
+    try:
+        yield
+    except TimeoutError as error:
+        msg = f"The API server did not answer in time: {request}"
+        raise ClusterUnreachable(msg) from error
+    except (aiohttp.ClientError, OSError, config.ConfigException, ValueError) as error:
+        msg = f"The API server gave no answer that counts: {request}: {error}"
+        raise ClusterUnreachable(msg) from error
+
+
+def keep_alive(response: aiohttp.ClientResponse) -> None:
+    """Let the kernel find out when nobody is left at the other end of a connection."""
+    transport = response.connection and response.connection.transport
+    link = transport and transport.get_extra_info("socket")
+    if not link:  # an answer that has ended already
+        return
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):  # not everywhere
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def pause_before(attempt: int, problem: ClusterError | None = None) -> float:
+    """Return the seconds to wait: at least what the server asks for, else growing with jitter."""
+    first, longest = PAUSES
+    # The exponent is bounded, for a float overflows after a thousand attempts.
+    pause = min(longest, first * 2.0 ** min(attempt, 10)) * random.uniform(0.5, 1)  # noqa: S311
+    asked = problem.retry_after if isinstance(problem, Overloaded) else 0.0
+    return max(pause, min(asked, longest))
+
+
+def kubeconfig_files(kubeconfig: str | None) -> str:
+    """Return which of the kubeconfigs that kubectl would read exist, joined as in KUBECONFIG."""
+    named = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    files = (Path(name).expanduser() for name in named.split(os.pathsep) if name)
+    return os.pathsep.join(str(file) for file in files if file.is_file())
+
+
+def proxy_for(server: str) -> str | None:
+    """Return the proxy that the environment names for a URL (HTTPS_PROXY, NO_PROXY)."""
+    url = urllib.parse.urlsplit(server)
+    if urllib.request.proxy_bypass(url.hostname or ""):
+        return None
+    return urllib.request.getproxies().get(url.scheme)
+
+
+def pods_path(namespace: str) -> str:
+    """Return the path of the pods of a namespace."""
+    return f"/api/v1/namespaces/{namespace}/pods"
+
+
+def elections_path(namespace: str) -> str:
+    """Return the path of the elections of a namespace."""
+    return f"/apis/incumbent.dev/v1alpha1/namespaces/{namespace}/leaderelections"
+
+
+def pod_from(pod: Mapping[str, Any]) -> Pod:
+    """Take what an election looks at from a pod's JSON."""
+    metadata, spec, status = pod["metadata"], pod.get("spec", {}), pod.get("status", {})
+    return Pod(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        labels=metadata.get("labels", {}),
+        annotations=metadata.get("annotations", {}),
+        phase=status.get("phase", "Unknown"),
+        ready=any(
+            condition["type"] == "Ready" and condition["status"] == "True"
+            for condition in status.get("conditions", ())
+        ),
+        terminating="deletionTimestamp" in metadata,
+        node=spec.get("nodeName", ""),
+        ip=status.get("podIP", ""),
+        created=metadata.get("creationTimestamp", ""),
+    )
+
+
+def event_about(
+    election: Mapping[str, Any],
+    *,
+    kind: str,
+    reason: str,
+    action: str,
+    note: str,
+    replica: str,
+    time: datetime,
+) -> dict[str, Any]:
+    """Return the JSON of an event; the limits are those of the API server's validation."""
+    metadata = election["metadata"]
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {
+            "name": f"{metadata['name']}.{uuid.uuid4().hex}",
+            "namespace": metadata["namespace"],
+        },
+        "regarding": {
+            "apiVersion": election["apiVersion"],
+            "kind": election["kind"],
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+        },
+        "type": kind,
+        "reason": reason,
+        "action": action,
+        "note": cut(note, NOTE_BYTES),
+        "reportingController": CONTROLLER,
+        "reportingInstance": cut(replica, INSTANCE_BYTES),
+        "eventTime": time.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+    }
+
+
+def cut(text: str, limit: int) -> str:
+    """Return the beginning of a text that has at most `limit` bytes in UTF-8."""
+    return text.encode()[:limit].decode(errors="ignore")
+
+
+def status_from(content: bytes) -> dict[str, Any]:
+    """Return the `Status` that explains a refusal; of anything else, its beginning as message."""
+    with contextlib.suppress(ValueError):
+        status = json.loads(content)
+        if isinstance(status, dict):
+            return status
+    return {"message": content[:200].decode(errors="replace").strip()}
+
+
+def error_for(
+    code: int, status: Mapping[str, Any], *, request: str, retry_after: str | None = None
+) -> ClusterError:
+    """Return the error for an HTTP status code; the text of the answer decides nothing."""
+    message = f"{status.get('message') or 'no reason given'} ({code}, {request})"
+    match code:
+        case 401:
+            return Forbidden(f"The API server does not accept the credentials: {message}")
+        case 403:
+            return Forbidden(f"A right is missing: {message}")
+        case 404 if "details" not in status:
+            # A missing object is explained by a Status with details, a missing kind is not.
+            return UnknownKind(
+                f"The API server serves no such path: {message}; is it the right one, and is the "
+                "CustomResourceDefinition of LeaderElection installed?"
+            )
+        case 404:
+            return NotFound(f"There is no such object: {message}")
+        case 409:
+            return Conflict(f"The object changed in the meantime: {message}")
+        case 410:
+            return Expired(f"The resourceVersion is too old: {message}")
+        case _ if code in CLIENT_ERRORS and code not in {408, 429}:
+            return Refused(f"The API server refuses this for good: {message}")
+        case _ if retry_after and retry_after.isdecimal():
+            return Overloaded(f"The API server asks to wait: {message}", float(retry_after))
+        case _:
+            return ClusterUnreachable(f"The API server failed: {message}")
