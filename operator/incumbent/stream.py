@@ -269,10 +269,13 @@ class NatsBucket:
     async def _look(self) -> bool:
         """Look at the settings; false if this is another bucket than before."""
         before, info = self.settings, await self.info()
+        same = before is not None and before.created == info.created
         self.settings = info
+        if not same:
+            self._feed = None  # or who begins to watch when told would be shown the old one
         if before is None or _timeless(before) != _timeless(info):
             self._tell()
-        return before is not None and before.created == info.created
+        return same
 
     def _synchronised(self, feed: Feed) -> None:
         """Show every watcher what its key holds now, also that it holds nothing."""
