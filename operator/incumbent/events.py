@@ -1,4 +1,7 @@
-"""What a campaign reports, as values. Who listens is the driver's business."""
+"""What a campaign reports, as values. Who listens is the driver's business.
+
+Each `Won` is followed by exactly one `Lost` or `Relieved`, and neither comes without it.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ class Loss(enum.Enum):
     """The server removed the record, or the bucket is gone or new."""
     RELEASED = "released"
     """It gave the record up by itself."""
+    HANDED_OVER = "handed over"
+    """It handed the record to another nominee of its site: a new term."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class Won:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """This member no longer leads; follows each `Won` exactly once."""
+    """This member no longer leads."""
 
     record: Record
     loss: Loss
@@ -40,7 +45,10 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Relieved:
-    """Another replica of this site renewed the record: it is the steward now. Nothing is lost."""
+    """Another replica of this site wrote the record, which need not name the same pod any more.
+
+    It is the steward now; the site has lost nothing.
+    """
 
     record: Record
 

@@ -10,6 +10,7 @@ The chain that makes the algorithm safe, with all times counted on the member's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,10 @@ MAXIMUM_TTL = 3600.0
 MINIMUM_INTERVAL = 1.0
 MINIMUM_SLACK = 1.0
 """Seconds that must be left between the interval and the TTL. The four limits are Choria's."""
+
+MINIMUM_SCOPE = 0.5
+"""Seconds that must be left between the interval and the deadline, for two attempts at a renewal.
+All defaults leave more."""
 
 LONGEST_WRITE = 2.0
 """Seconds after which a write counts as unanswered, at most."""
@@ -35,8 +40,8 @@ FAST_TRIES = 8
 """Attempts at a vacancy before a member returns to one attempt per interval.
 
 The server removes an expired record up to 0.4 s late, and up to 2 s late where the removal is
-replicated (field notes on nats-server's expiry timer; its re-check is every 2 s). Eight tries at
-100 to 500 ms cover 2.4 s.
+replicated (nats-server: the expiry timer fires every 0.25 s at most, and every 2 s while a
+replicated removal is pending). Eight tries cover 1.2 to 2.3 s.
 """
 
 Backoff = Callable[[int], float]
@@ -60,7 +65,7 @@ class Timing:
     @property
     def write_timeout(self) -> float:
         """How long to wait for the answer to a write: two tries fit before the deadline."""
-        return min(LONGEST_WRITE, (self.ttl - self.margin - self.interval) / 2)
+        return min(LONGEST_WRITE, self._scope / 2)
 
     @property
     def relay_after(self) -> float:
@@ -68,8 +73,7 @@ class Timing:
 
         Late enough for the steward's own retries, early enough for one's own before the deadline.
         """
-        slack = self.ttl - self.margin - self.interval
-        return max(self.ttl / 2, self.interval + slack / 3)
+        return max(self.ttl / 2, self.interval + self._scope / 3)
 
     @property
     def stranger_after(self) -> float:
@@ -80,17 +84,29 @@ class Timing:
         """
         return 0.75 * self.ttl + STAND_DOWN
 
-    def vacancy_pause(self, tries: int, jitter: float) -> float:
-        """Return the pause before the next attempt at a vacancy; `jitter` is in [0, 1)."""
+    @property
+    def lease(self) -> float:
+        """How long a stored write counts for its writer, from the moment before it was sent."""
+        return self.ttl - self.margin
+
+    @property
+    def _scope(self) -> float:
+        return self.lease - self.interval
+
+    def pause(self, tries: int, jitter: float) -> float:
+        """Return the time from one attempt to the next.
+
+        Args:
+            tries: attempts at the present vacancy so far; 0 for a member that holds the record.
+            jitter: a random number in [0, 1).
+        """
+        if self.profile is Profile.CHORIA:
+            if self.backoff is not None and tries:
+                return max(MINIMUM_INTERVAL, self.backoff(tries))
+            return self.interval
         if tries >= FAST_TRIES:
             return self.interval * (1 + jitter / 10)
         return retry_pause(tries, jitter)
-
-    def tick(self, tries: int) -> float:
-        """Return the time to the next tick of the Choria profile after so many failed tries."""
-        if self.backoff is not None and tries:
-            return max(MINIMUM_INTERVAL, self.backoff(tries))
-        return self.interval
 
 
 def retry_pause(tries: int, jitter: float) -> float:
@@ -116,40 +132,44 @@ def timing_for(
         backoff: only honoured in the Choria profile, as a candidate.
 
     Raises:
-        ConfigurationError: one of Choria's limits is broken, with a sentence for each.
+        ConfigurationError: a limit is broken; the message is one sentence that says which.
     """
-    if ttl < MINIMUM_TTL:
+    if ttl == 0:
+        msg = "bucket TTL must be at least 1 second, this bucket has none"
+        raise ConfigurationError(msg)
+    if not ttl >= MINIMUM_TTL:
         msg = f"bucket TTL must be at least 1 second, it is {_seconds(ttl)}"
-        if ttl == 0:
-            msg = "bucket TTL must be at least 1 second, this bucket has none"
         raise ConfigurationError(msg)
     if ttl > MAXIMUM_TTL:
         msg = f"bucket TTL must be at most 1 hour, it is {_seconds(ttl)}"
         raise ConfigurationError(msg)
     if interval is None:
         interval = max(MINIMUM_INTERVAL, ttl / 3) if profile is Profile.PROMPT else 0.75 * ttl
-    if interval < MINIMUM_INTERVAL:
+    if not interval >= MINIMUM_INTERVAL:
         msg = (
             f"campaign interval must be at least 1 second, it is {_seconds(interval)}"
             f" with a bucket TTL of {_seconds(ttl)}"
         )
         raise ConfigurationError(msg)
-    margin = max(0.25, 0.1 * ttl)
     if ttl - interval < MINIMUM_SLACK:
         msg = (
             f"campaign interval of {_seconds(interval)} is too close to the bucket TTL of"
             f" {_seconds(ttl)}: at least 1 second must be left between them"
         )
         raise ConfigurationError(msg)
-    if interval >= ttl - margin:
-        msg = (
-            f"campaign interval of {_seconds(interval)} leaves no time to renew before the"
-            f" deadline, {_seconds(ttl - margin)} with a bucket TTL of {_seconds(ttl)}"
-        )
-        raise ConfigurationError(msg)
     if splay is None:
         splay = MAXIMUM_SPLAY if profile is Profile.CHORIA else 0.0
-    return Timing(profile, ttl, interval, margin, splay, backoff)
+    if not 0 <= splay < math.inf:
+        msg = f"campaign splay must be 0 seconds or more, it is {_seconds(splay)}"
+        raise ConfigurationError(msg)
+    timing = Timing(profile, ttl, interval, max(0.25, 0.1 * ttl), splay, backoff)
+    if timing.lease - interval < MINIMUM_SCOPE:
+        msg = (
+            f"campaign interval of {_seconds(interval)} leaves no time to renew before the"
+            f" deadline, {_seconds(timing.lease)} with a bucket TTL of {_seconds(ttl)}"
+        )
+        raise ConfigurationError(msg)
+    return timing
 
 
 def _seconds(value: float) -> str:

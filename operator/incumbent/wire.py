@@ -20,13 +20,17 @@ POD_UID = "Incumbent-Pod-UID"
 PROMOTED = "Incumbent-Promoted"
 """Present when the holder may act; absent while a stranger may still believe that it leads."""
 RELEASE = "Incumbent-Release"
-"""On a delete marker: the holder gave the record up by itself."""
+"""On a delete marker: the holder gave the record up by itself, and nobody who held the key before
+it can act any more. Without it a deletion is an eviction."""
 LEAVING = "Incumbent-Leaving"
 """On the last renewal of a replica that is about to end."""
 
 OPERATION = "KV-Operation"
 MARKER_REASON = "Nats-Marker-Reason"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+
+_DIGITS = 20
+"""Of the largest revision, an unsigned integer of 64 bits."""
 
 
 def entry_from(value: bytes, headers: Mapping[str, str], revision: int) -> Entry:
@@ -40,11 +44,10 @@ def entry_from(value: bytes, headers: Mapping[str, str], revision: int) -> Entry
     replica = headers.get(REPLICA, "")
     if not replica:
         return Record(revision, holder, term=revision)
-    term = headers.get(TERM, "")
     return Record(
         revision,
         holder,
-        term=int(term) if term.isdecimal() else revision,
+        term=_term(headers.get(TERM, ""), revision),
         replica=replica,
         site=headers.get(SITE, ""),
         pod_uid=headers.get(POD_UID, ""),
@@ -72,6 +75,18 @@ def headers_of(record: Record) -> dict[str, str]:
     return headers
 
 
-def release_headers(replica: str) -> dict[str, str]:
-    """Return the headers of the delete marker with which a holder gives up its record."""
-    return {OPERATION: "DEL", REPLICA: replica, RELEASE: "true"}
+def release_headers(replica: str, *, promoted: bool = True) -> dict[str, str]:
+    """Return the headers of the delete marker with which a holder gives up its record.
+
+    A record that was not promoted says that somebody before it may still act. To give it up
+    changes nothing about that, so its marker does not count as a release.
+    """
+    headers = {OPERATION: "DEL", REPLICA: replica}
+    return headers | {RELEASE: "true"} if promoted else headers
+
+
+def _term(value: str, revision: int) -> int:
+    """Return the term of a record: no term begins after its own record, or before all."""
+    plain = value.isascii() and value.isdecimal() and len(value) <= _DIGITS
+    term = int(value) if plain else 0
+    return term if 0 < term <= revision else revision

@@ -1,0 +1,90 @@
+"""What a campaign asks of its driver, and what it has, as values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from incumbent.model import Record
+
+NEVER = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who campaigns: one process, and the site for which it does so."""
+
+    replica: str
+    """A name and a nonce; no two processes share it."""
+    site: str = ""
+    """The site as in the header of a record; empty for a member outside Kubernetes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing is to be done before `until`, unless something is observed."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Read the latest entry from the stream's leader and `observe` it with this step."""
+
+    known: int
+    """The latest revision known when the read is sent; what it shows may be older than that
+    only if the bucket went back."""
+    timeout: float
+    """Seconds; never past the own deadline, when there is something else to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """A renewal is due: `begin_renewal`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """The key is vacant and a nominee waits: `begin_create`."""
+
+
+Step = Wait | Look | Renew | Create
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Write:
+    """One conditional write that was begun."""
+
+    record: Record | None
+    """What is to be stored, with revision 0 (and term 0 if it begins one); None: a release."""
+    expected: int
+    timeout: float
+    """Seconds; never past the own deadline."""
+    sent_at: float
+    headers: Mapping[str, str]
+    """What the message carries apart from the identity."""
+    promotable_at: float = NEVER
+    """Before then the holder of the record may not act."""
+
+    def stored_as(self, revision: int) -> Record | None:
+        """Return the record that this write makes if it is stored with that revision."""
+        if self.record is None:
+            return None
+        return replace(self.record, revision=revision, term=self.record.term or revision)
+
+    def can_be(self, record: Record) -> bool:
+        """Whether a record that was seen can come from this write."""
+        return self.expected < record.revision and self.stored_as(record.revision) == record
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Our own record, and until when it counts."""
+
+    record: Record
+    sent_at: float
+    deadline: float
+    promotable_at: float
+    acts_from: float
+    """From then on the holder may act; NEVER while the record is not promoted."""

@@ -1,0 +1,1686 @@
+"""What the pure machine decides, told as scenes: a clock, a key, and what happens to it."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from incumbent.campaign import NEVER, Campaign, Create, Look, Member, Renew, Wait
+from incumbent.events import Loss, Lost, Relieved, Won
+from incumbent.model import Cause, Marker, Nominee, Nothing, Profile, Record, State
+from incumbent.ports import Answer, Outcome, Sighting
+from incumbent.timing import timing_for
+from incumbent.wire import entry_from
+
+TTL = 30.0
+INTERVAL = TTL / 3
+CHORIA_INTERVAL = 0.75 * TTL
+DEADLINE = 27.0
+"""Seconds from sending a write until it no longer counts."""
+STRANGER_AFTER = 0.75 * TTL + 0.2
+
+POD = Nominee("site/shop/a", "uid-a")
+OTHER_POD = Nominee("site/shop/b", "uid-b")
+
+# What others write. The scene gives each its revision.
+STRANGER = Record(0, "choria.example.net", term=0)
+EMPTY_PUT = Record(0, "", term=0)
+MEMBER = Record(0, "other/shop/x", term=0, replica="other-1", site="other")
+UNPROMOTED = replace(MEMBER, promoted=False)
+SIBLING = Record(0, POD.identity, 0, replica="sibling-1", site="site", pod_uid=POD.pod_uid)
+EVICTED = Marker(0, Cause.EVICTED)
+EXPIRED = Marker(0, Cause.EXPIRED)
+RELEASED = Marker(0, Cause.RELEASED)
+NOTHING = Nothing()
+
+
+class Scene:
+    """One member, the clock, and the key as the server has it."""
+
+    def __init__(
+        self,
+        key=NOTHING,
+        *,
+        site="site",
+        nominee=POD,
+        profile=Profile.PROMPT,
+        jitter=0.0,
+        revision=100,
+        **settings,
+    ):
+        self.now = 1000.0
+        self.revision = revision
+        timing = timing_for(settings.pop("ttl", TTL), profile=profile, **settings)
+        member = Member("me-1", site)
+        self.campaign = Campaign(member, timing, self.now, random=lambda: jitter)
+        self.campaign.nominate(nominee)
+        if key is not None:
+            self.watch(key, live=False)
+
+    # Time
+
+    @property
+    def step(self):
+        """What the machine wants now."""
+        return self.campaign.poll(self.now)
+
+    def after(self, seconds):
+        """Let time pass."""
+        self.now += seconds
+        return self
+
+    def until_due(self):
+        """Let time pass until the machine wants something; return that."""
+        while isinstance(step := self.step, Wait):
+            assert self.now < step.until < NEVER
+            self.now = step.until
+        return step
+
+    # The bucket
+
+    def watch(self, entry, *, age=0.0, live=True):
+        """Let the watch show an entry; without a revision it is a new one."""
+        entry = self._numbered(entry)
+        self.campaign.observe(Sighting(entry, age, live), self.now)
+        return entry
+
+    def look(self, entry, *, age=0.0):
+        """Answer the look that the machine wants."""
+        look = self.until_due()
+        assert isinstance(look, Look)
+        entry = self._numbered(entry)
+        self.campaign.observe(Sighting(entry, age), self.now, look=look)
+        return entry
+
+    def begin(self):
+        """Begin the write that the machine wants."""
+        match self.until_due():
+            case Create():
+                return self.campaign.begin_create(self.now)
+            case Renew():
+                return self.campaign.begin_renewal(self.now)
+            case step:
+                pytest.fail(f"it wants to {step}")
+
+    def store(self, write):
+        """Let a write be stored and answered."""
+        self.revision += 1
+        self.campaign.answered(write, Answer(Outcome.STORED, self.revision), self.now)
+        return self.entry_of(write)
+
+    def store_unanswered(self, write):
+        """Let a write be stored, and its answer be lost; return what the key shows now."""
+        self.revision += 1
+        self.lose(write)
+        return self.entry_of(write)
+
+    def refuse(self, write):
+        """Let a write be refused."""
+        self.campaign.answered(write, Answer(Outcome.REFUSED), self.now)
+
+    def lose(self, write):
+        """Let there be no answer to a write."""
+        self.campaign.answered(write, Answer(Outcome.UNKNOWN), self.now)
+
+    def entry_of(self, write, revision=None):
+        """Return what the key shows after a write."""
+        value = write.record.holder.encode() if write.record else b""
+        return entry_from(value, write.headers, revision or self.revision)
+
+    def _numbered(self, entry):
+        if entry.revision or isinstance(entry, Nothing):
+            self.revision = max(self.revision, entry.revision)
+            return entry
+        self.revision += 1
+        if isinstance(entry, Record) and not entry.term:
+            return replace(entry, revision=self.revision, term=self.revision)
+        return replace(entry, revision=self.revision)
+
+    # Short cuts
+
+    def lead(self):
+        """Come to lead; return our record."""
+        record = self.store(self.begin())
+        while not self.leads:
+            record = self.store(self.begin())
+        self.events()
+        return record
+
+    @property
+    def leads(self):
+        """Whether the holder may act now."""
+        return self.campaign.leads(self.now)
+
+    @property
+    def state(self):
+        """What the member is."""
+        return self.campaign.state(self.now)
+
+    def events(self):
+        """Return what happened since the last call, time included."""
+        self.campaign.poll(self.now)
+        assert self.campaign.has_events == bool(self.campaign._events)
+        return self.campaign.events()
+
+    def lost(self):
+        """Return why leadership was lost since the last call, oldest first."""
+        return [event.loss for event in self.events() if isinstance(event, Lost)]
+
+
+def prompt(key=NOTHING, **settings):
+    return Scene(key, **settings)
+
+
+def choria(key=NOTHING, **settings):
+    return Scene(key, profile=Profile.CHORIA, site="", **{"splay": 0.0, **settings})
+
+
+def library(key=NOTHING, **settings):
+    return Scene(key, site="", nominee=Nominee("me"), **settings)
+
+
+# The start
+
+
+def test_nothing_is_known_and_nothing_is_done_before_the_key_is_seen():
+    """A member without a sight of the key is unknown, and waits."""
+    scene = Scene(key=None)
+
+    assert scene.state is State.UNKNOWN == 0
+    assert scene.step == Wait(NEVER)
+    assert scene.campaign.begin_create(scene.now) is None
+    assert scene.campaign.begin_renewal(scene.now) is None
+    assert scene.campaign.begin_release(scene.now) is None
+
+
+def test_a_member_that_saw_the_key_is_a_candidate():
+    """A vacant key makes a candidate, which creates at once."""
+    scene = prompt()
+
+    assert scene.state is State.CANDIDATE == 1
+    assert scene.step == Create()
+
+
+def test_nobody_is_elected_without_a_nominee():
+    """Without a nominee a vacant key stays vacant."""
+    scene = prompt(nominee=None)
+
+    assert scene.step == Wait(NEVER)
+    assert scene.campaign.begin_create(scene.now) is None
+
+
+@pytest.mark.parametrize(
+    ("profile", "splay", "jitter", "starts_after"),
+    (
+        (Profile.PROMPT, None, 0.5, 0),
+        (Profile.PROMPT, 4.0, 0.5, 2),
+        (Profile.CHORIA, None, 0.0, 0),
+        (Profile.CHORIA, None, 0.5, 2.5),
+        (Profile.CHORIA, None, 0.99, 4.95),
+    ),
+)
+def test_the_first_campaign_comes_at_a_random_moment(profile, splay, jitter, starts_after):
+    """The first attempt comes within the splay, also when the watch shows a vacancy before."""
+    scene = Scene(profile=profile, splay=splay, jitter=jitter)
+
+    assert scene.campaign.begin_create(scene.now + starts_after - 0.01) is None or not starts_after
+    assert scene.after(starts_after).step == Create()
+
+
+# The candidate
+
+
+@pytest.mark.parametrize("marker", (EVICTED, EXPIRED, RELEASED))
+def test_a_create_expects_the_marker_that_was_seen(marker):
+    """A create replaces the marker that was seen and no other."""
+    scene = prompt(marker)
+
+    assert scene.begin().expected == scene.campaign.latest.revision > 0
+
+
+def test_a_create_at_an_empty_key_expects_no_message():
+    """The record of a new term says who wrote it for whom, and names no term yet."""
+    scene = prompt()
+
+    write = scene.begin()
+
+    assert write.expected == 0
+    assert write.timeout == 2
+    assert write.record.holder == POD.identity
+    assert write.headers == {
+        "Incumbent-Replica": "me-1",
+        "Incumbent-Site": "site",
+        "Incumbent-Pod-UID": "uid-a",
+        "Incumbent-Promoted": "true",
+    }
+
+
+def test_a_refused_create_counts_a_try_and_a_stored_one_none():
+    """Tries count the attempts that did not succeed."""
+    scene = prompt()
+
+    scene.refuse(scene.begin())
+    scene.look(NOTHING)
+    assert scene.campaign.tries == 1
+
+    scene.store(scene.begin())
+    assert scene.campaign.tries == 0
+    assert scene.state is State.LEADER == 2
+
+
+def test_a_refusal_that_reveals_an_unseen_marker_is_looked_into():
+    """A marker that the watch did not show yet is read before it is replaced."""
+    scene = prompt()
+
+    scene.refuse(scene.begin())
+    marker = scene.look(EXPIRED)
+
+    assert scene.begin().expected == marker.revision
+
+
+def test_a_refusal_that_reveals_a_record_makes_no_second_attempt():
+    """Who lost the race waits for the next vacancy."""
+    scene = prompt()
+
+    scene.refuse(scene.begin())
+    scene.look(MEMBER)
+
+    assert scene.step == Wait(scene.now + TTL)
+
+
+def test_a_create_whose_answer_was_lost_is_found_by_a_look():
+    """A create without an answer that was stored makes a leader, counted from its sending."""
+    scene = prompt()
+
+    write = scene.begin()
+    scene.after(2)
+    record = scene.store_unanswered(write)
+    assert not scene.leads
+    scene.look(record)
+
+    assert scene.leads
+    assert scene.campaign.lease.deadline == write.sent_at + DEADLINE
+    assert scene.events() == [Won(record)]
+
+
+def test_a_create_without_an_answer_is_tried_again_only_after_a_look():
+    """While it is not known whether a create was stored, none is begun."""
+    scene = prompt()
+
+    scene.lose(scene.begin())
+    assert scene.step == Look(0, 2)
+    assert scene.campaign.begin_create(scene.now) is None
+    assert scene.campaign.unanswered
+
+    scene.look(NOTHING)
+    assert scene.campaign.unanswered
+    assert isinstance(scene.until_due(), Create)
+
+
+def test_an_earlier_create_that_arrives_late_is_adopted():
+    """Of two attempts to create, the one that was stored counts, from its own sending."""
+    scene = prompt()
+
+    first = scene.begin()
+    scene.after(2).lose(first)
+    scene.look(NOTHING)
+    second = scene.begin()
+    scene.refuse(second)
+    record = scene.look(scene.entry_of(first, 200))
+
+    assert scene.campaign.lease.record == record
+    assert scene.campaign.lease.sent_at == first.sent_at
+    assert not scene.campaign.unanswered
+
+
+def test_a_stored_create_may_be_answered_after_the_watch_showed_it():
+    """An acknowledgement that comes after the watch, or twice, changes nothing."""
+    scene = prompt()
+
+    write = scene.begin()
+    scene.watch(scene.entry_of(write, 101))
+    lease = scene.after(1).campaign.lease
+    for _ in range(2):
+        scene.campaign.answered(write, Answer(Outcome.STORED, 101), scene.now)
+
+    assert scene.campaign.lease == lease
+    assert [type(event) for event in scene.events()] == [Won]
+
+
+@pytest.mark.parametrize("outcome", (Outcome.REFUSED, Outcome.UNKNOWN))
+def test_no_look_is_needed_when_the_watch_has_explained_a_failure(outcome):
+    """What the watch shows before the answer is the answer."""
+    scene = prompt()
+
+    write = scene.begin()
+    scene.watch(MEMBER)
+    scene.campaign.answered(write, Answer(outcome), scene.now)
+
+    assert scene.step == Wait(scene.now + TTL)
+    assert not scene.campaign.unanswered
+
+
+def test_news_from_the_watch_makes_a_look_needless():
+    """A look that is due is dropped when the watch shows what it was to find out."""
+    scene = prompt()
+
+    scene.refuse(scene.begin())
+    assert isinstance(scene.step, Look)
+    scene.watch(MEMBER)
+
+    assert scene.step == Wait(scene.now + TTL)
+
+
+# The leader
+
+
+def test_the_holder_of_an_unused_key_acts_at_once():
+    """Nobody is waited for when nobody held the key; the record is won once."""
+    scene = prompt()
+
+    record = scene.store(scene.begin())
+
+    assert scene.leads
+    assert record == Record(101, POD.identity, 101, "me-1", "site", POD.pod_uid)
+    assert scene.events() == [Won(record)]
+    assert scene.events() == []
+
+
+@pytest.mark.parametrize(("member", "interval"), ((prompt, INTERVAL), (choria, CHORIA_INTERVAL)))
+def test_a_leader_renews_every_interval(member, interval):
+    """A renewal is due an interval after the last one was sent, and keeps the term."""
+    scene = member()
+    first = scene.lead()
+    sent_at = scene.campaign.lease.sent_at
+
+    write = scene.begin()
+
+    assert scene.now == pytest.approx(sent_at + interval)
+    assert write.expected == first.revision
+    assert scene.store(write) == replace(first, revision=first.revision + 1)
+    assert scene.events() == []
+
+
+def test_a_renewal_may_come_before_it_is_due():
+    """A driver may renew whenever it needs a fresh write."""
+    scene = prompt()
+    scene.lead()
+
+    scene.store(scene.after(1).campaign.begin_renewal(scene.now))
+
+    assert scene.campaign.lease.deadline == scene.now + DEADLINE
+
+
+def test_a_prompt_leader_retries_inside_the_interval():
+    """After a write without an answer and a look, the next attempt follows at once."""
+    scene = prompt()
+    record = scene.lead()
+
+    write = scene.begin()
+    scene.after(2).lose(write)
+    scene.look(record)
+
+    assert scene.begin().expected == record.revision
+    assert scene.now == write.sent_at + 2
+
+
+def test_a_choria_leader_waits_for_its_next_tick():
+    """In the Choria profile nothing is retried before the next tick."""
+    scene = choria()
+    record = scene.lead()
+
+    write = scene.begin()
+    scene.after(2).lose(write)
+    scene.look(record)
+
+    assert scene.step.until == write.sent_at + scene.campaign.timing.lease - CHORIA_INTERVAL
+
+
+def test_a_refused_renewal_is_no_loss_while_the_record_is_ours():
+    """A server may refuse the rightful holder (nats-server#7281), which then tries again."""
+    scene = prompt()
+    record = scene.lead()
+
+    scene.refuse(scene.begin())
+    scene.look(record)
+    scene.store(scene.begin())
+
+    assert scene.leads
+    assert scene.events() == []
+
+
+@pytest.mark.parametrize("member", (prompt, choria, library))
+@pytest.mark.parametrize("theirs", (STRANGER, EMPTY_PUT, MEMBER))
+def test_a_leader_whose_renewal_is_refused_for_another_record_has_lost(member, theirs):
+    """Somebody else's record ends the leadership once, and is never written over."""
+    scene = member()
+    record = scene.lead()
+
+    scene.refuse(scene.begin())
+    scene.look(theirs)
+
+    assert scene.events() == [Lost(record, Loss.OVERTAKEN)]
+    assert scene.state is State.CANDIDATE
+    assert scene.campaign.begin_renewal(scene.now) is None
+    assert scene.campaign.begin_transfer(OTHER_POD, scene.now) is None
+    assert scene.campaign.begin_release(scene.now) is None
+
+
+def test_a_leader_that_sees_another_record_steps_down_at_once():
+    """The watch is enough to lose; the renewal in flight does not bring it back."""
+    scene = prompt()
+    record = scene.lead()
+
+    write = scene.begin()
+    scene.watch(STRANGER)
+    scene.refuse(write)
+
+    assert scene.events() == [Lost(record, Loss.OVERTAKEN)]
+    assert not scene.leads
+    assert scene.step == Wait(scene.now + TTL)
+
+
+def test_a_renewal_whose_answer_was_lost_is_adopted():
+    """A renewal without an answer that was stored counts, from its sending; nothing is lost."""
+    scene = prompt()
+    scene.lead()
+
+    write = scene.begin()
+    scene.after(2)
+    scene.look(scene.store_unanswered(write))
+
+    assert scene.campaign.lease.deadline == write.sent_at + DEADLINE
+    assert scene.campaign.lease.record.revision == scene.revision
+    assert scene.events() == []
+    assert not scene.campaign.unanswered
+
+
+# The deadline
+
+
+@pytest.mark.parametrize(("member", "renewals"), ((prompt, 1), (choria, 0)))
+def test_leadership_ends_by_the_deadline_counted_from_the_sending(member, renewals):
+    """However late an answer comes, leadership ends a TTL less a margin after the sending."""
+    scene = member()
+    record = scene.lead()
+    for _ in range(renewals):
+        write = scene.begin()
+        scene.after(1.5)
+        record = scene.store(write)
+    deadline = scene.campaign.lease.sent_at + DEADLINE
+
+    assert scene.campaign.leads(deadline - 0.001)
+    assert not scene.campaign.leads(deadline)
+    scene.now = deadline
+    assert scene.state is State.CANDIDATE
+    assert scene.events() == [Lost(record, Loss.DEADLINE)]
+    assert scene.events() == []
+
+
+def test_without_answers_leadership_ends_before_the_server_gives_the_key_away():
+    """A black-holed link: retries and failing looks go on until the deadline, then it is lost."""
+    scene = prompt()
+    scene.lead()
+    start = scene.campaign.lease.sent_at
+    attempts = 0
+
+    while (step := scene.until_due()) and scene.campaign.lease is not None:
+        if isinstance(step, Renew):
+            write = scene.begin()
+            scene.after(write.timeout).lose(write)
+            attempts += 1
+        else:
+            scene.after(step.timeout).campaign.unreadable(scene.now)
+
+    assert attempts == 1, "a write is not repeated before its outcome was looked for"
+    assert scene.now == pytest.approx(start + DEADLINE)
+    assert scene.lost() == [Loss.DEADLINE]
+
+
+def test_looks_that_fail_are_repeated_at_growing_distances():
+    """A read that fails is tried again after a pause that grows to half a second."""
+    scene = library()
+    scene.lose(scene.begin())
+
+    pauses = []
+    for _ in range(12):
+        assert isinstance(scene.step, Look)
+        scene.campaign.unreadable(scene.now)
+        pauses.append(scene.step.until - scene.now)
+        scene.until_due()
+
+    assert pauses == sorted(pauses)
+    assert pauses[0] == pytest.approx(0.1)
+    assert pauses[-1] == pytest.approx(0.5)
+    scene.look(NOTHING)
+    scene.lose(scene.begin())
+    scene.campaign.unreadable(scene.now)
+    assert scene.step.until - scene.now == pytest.approx(0.1)
+
+
+def test_nothing_is_waited_for_past_the_deadline():
+    """Close to the deadline a write and a look get only the time that is left."""
+    scene = prompt()
+    record = scene.lead()
+    scene.after(DEADLINE - 0.5)
+
+    write = scene.begin()
+    assert write.timeout == pytest.approx(0.5)
+    scene.after(0.2).lose(write)
+    assert scene.step.timeout == pytest.approx(0.3)
+
+    scene.look(record)
+    assert scene.step == Renew()
+    scene.store(scene.begin())
+    assert scene.campaign.begin_renewal(scene.now).timeout == 2
+
+
+def test_a_process_that_stood_still_looks_before_it_writes():
+    """After a pause of a minute the first act is to find out, not to write."""
+    scene = prompt()
+    record = scene.lead()
+
+    scene.after(60)
+
+    assert not scene.leads
+    assert scene.campaign.begin_renewal(scene.now) is None
+    assert scene.campaign.begin_transfer(OTHER_POD, scene.now) is None
+    assert scene.step == Look(record.revision, 2)
+    assert scene.events() == [Lost(record, Loss.DEADLINE)]
+
+
+@pytest.mark.parametrize("lead_first", (True, False))
+def test_an_acknowledgement_from_before_a_pause_makes_no_leader(lead_first):
+    """A write that was stored before a pause of a minute does not count after it."""
+    scene = prompt()
+    if lead_first:
+        scene.lead()
+
+    write = scene.begin()
+    scene.after(60).store(write)
+
+    assert not scene.leads
+    assert isinstance(scene.step, Look)
+    assert [type(event) for event in scene.events()] == [Lost] * lead_first
+
+
+def test_an_adopted_record_counts_from_the_earliest_attempt_that_can_have_stored_it():
+    """Of two attempts with the same content, the earlier sending moves the deadline."""
+    scene = prompt()
+    record = scene.lead()
+
+    first = scene.begin()
+    scene.after(2).lose(first)
+    scene.look(record)
+    second = scene.begin()
+    scene.after(2).lose(second)
+    scene.look(scene.entry_of(second, 300))
+
+    assert first.sent_at < second.sent_at
+    assert scene.campaign.lease.deadline == first.sent_at + DEADLINE
+
+
+def test_an_adopted_record_does_not_count_from_an_attempt_of_other_content():
+    """An attempt that would look different on the wire is not what was stored."""
+    scene = prompt()
+    record = scene.lead()
+
+    renewal = scene.begin()
+    scene.after(2).lose(renewal)
+    scene.look(record)
+    transfer = scene.campaign.begin_transfer(OTHER_POD, scene.now)
+    scene.after(2).lose(transfer)
+    scene.look(scene.entry_of(transfer, 300))
+
+    assert scene.campaign.lease.sent_at == transfer.sent_at
+
+
+@pytest.mark.parametrize("seen", ("look", "watch"))
+def test_the_record_that_is_known_already_moves_no_deadline(seen):
+    """To see one's own old record again is no renewal."""
+    scene = prompt()
+    record = scene.lead()
+    deadline = scene.campaign.lease.deadline
+
+    scene.after(2).lose(scene.begin())
+    getattr(scene, seen)(record)
+
+    assert scene.campaign.lease.deadline == deadline
+    assert scene.campaign.unanswered
+
+
+def test_an_older_record_of_ours_moves_no_deadline():
+    """A bucket that went back to an older record of ours ends the lease, open writes or not."""
+    scene = library()
+    old = scene.lead()
+    scene.store(scene.begin())
+    scene.lose(scene.begin())
+
+    scene.look(old)
+
+    assert not scene.leads
+    assert scene.lost() == [Loss.OVERTAKEN]
+
+
+def test_a_write_of_an_ended_lease_brings_no_lease_back():
+    """What was begun before the deadline and stored after it is taken up by a new write only."""
+    scene = prompt()
+    first = scene.lead()
+    scene.after(DEADLINE - 1)
+    late = scene.begin()
+    scene.after(1).lose(late)
+    assert scene.lost() == [Loss.DEADLINE]
+
+    scene.look(first)
+    renewal = scene.begin()
+    scene.refuse(renewal)
+    scene.look(scene.entry_of(late, 200))
+    assert not scene.leads
+    assert scene.events() == []
+
+    record = scene.store(scene.begin())
+    assert scene.leads
+    assert scene.events() == [Won(record)]
+
+
+@pytest.mark.parametrize(
+    ("member", "same_term"), ((prompt, True), (library, False), (choria, False))
+)
+def test_a_member_that_finds_its_own_record_after_its_deadline_takes_it_up(member, same_term):
+    """A site goes on with its term; a member for itself has lost it and begins a new one."""
+    scene = member()
+    before = scene.lead()
+    scene.now = scene.campaign.lease.deadline
+    assert scene.lost() == [Loss.DEADLINE]
+
+    scene.look(before)
+    after = scene.store(scene.begin())
+
+    assert (after.term == before.term) == same_term
+    assert scene.leads
+    assert scene.events() == [Won(after)]
+
+
+@pytest.mark.parametrize("member", (prompt, library))
+def test_a_wait_that_was_inherited_is_not_begun_anew_after_a_deadline(member):
+    """A member that takes up its own record still knows whom it had to wait for."""
+    scene = member(EVICTED)
+    vacant_at = scene.now
+    record = scene.store(scene.begin())
+    scene.now = scene.campaign.lease.deadline
+    scene.look(record)
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(vacant_at + TTL)
+
+
+def test_a_choria_member_whose_record_expired_unseen_becomes_a_candidate_again():
+    """Without markers a refused renewal of one's own old record is looked into."""
+    scene = choria()
+    record = scene.lead()
+    scene.now = scene.campaign.lease.deadline
+    scene.look(record)
+
+    scene.refuse(scene.begin())
+    scene.look(NOTHING)
+
+    assert isinstance(scene.until_due(), Create)
+
+
+def test_a_lower_ttl_shortens_the_lease_at_once():
+    """The server counts by its new TTL from the moment that it is set."""
+    scene = prompt()
+    scene.lead()
+    sent_at = scene.campaign.lease.sent_at
+
+    scene.campaign.timing = timing_for(60)
+    assert scene.campaign.lease.deadline == sent_at + DEADLINE
+    scene.campaign.timing = timing_for(10)
+    assert scene.campaign.lease.deadline == sent_at + 9
+
+    scene.after(9)
+    assert scene.lost() == [Loss.DEADLINE]
+    scene.campaign.timing = timing_for(30)
+    assert scene.campaign.lease is None
+
+
+# Promotion
+
+
+def watch_all(scene, *entries):
+    """Let the watch show entries, each with the seconds that pass before it."""
+    for seconds, entry in entries:
+        scene.after(seconds).watch(entry)
+
+
+@pytest.mark.parametrize(
+    ("before", "waits"),
+    (
+        pytest.param([(0, RELEASED)], 0, id="released by somebody unseen"),
+        pytest.param([(0, MEMBER), (9, RELEASED)], 0, id="released by a member"),
+        pytest.param([(0, MEMBER), (TTL, EXPIRED)], 0, id="expired, of a member"),
+        pytest.param([(0, UNPROMOTED), (TTL, EXPIRED)], 0, id="expired, of one not promoted"),
+        pytest.param([(0, STRANGER), (TTL, EXPIRED)], STRANGER_AFTER, id="expired, of a stranger"),
+        pytest.param([(0, EXPIRED)], STRANGER_AFTER, id="expired, of somebody unseen"),
+        pytest.param([(0, MEMBER), (9, EVICTED)], TTL - 9, id="evicted, a member"),
+        pytest.param([(0, UNPROMOTED), (9, EVICTED)], TTL - 9, id="evicted, one not promoted"),
+        pytest.param([(0, STRANGER), (9, EVICTED)], STRANGER_AFTER, id="evicted, a stranger"),
+        pytest.param(
+            [(0, MEMBER), (1, STRANGER), (1, EVICTED)],
+            TTL - 1,
+            id="evicted, a stranger that had overtaken a member",
+        ),
+        pytest.param([(0, EVICTED)], TTL, id="evicted, somebody unseen"),
+        pytest.param(
+            [(0, MEMBER), (9, RELEASED), (TTL, EXPIRED)], 0, id="a release that itself expired"
+        ),
+        pytest.param([(0, MEMBER), (9, EVICTED), (4, EVICTED)], TTL - 13, id="a key deleted twice"),
+        pytest.param(
+            [(0, MEMBER), (9, RELEASED), (1, STRANGER), (TTL, EXPIRED)],
+            STRANGER_AFTER,
+            id="a stranger after a release",
+        ),
+    ),
+)
+def test_who_takes_over_waits_until_nobody_before_it_can_act(before, waits):
+    """The holder acts when whoever held the key before has certainly stopped, and not earlier."""
+    scene = prompt(NOTHING)
+    watch_all(scene, *before)
+    vacant_at = scene.now
+
+    first = scene.store(scene.begin())
+    assert first.promoted == scene.leads == (waits == 0)
+    while not scene.leads:
+        record = scene.store(scene.begin())
+
+    assert scene.now == pytest.approx(vacant_at + waits)
+    assert scene.events() == [Won(record if waits else first)]
+
+
+def test_a_gap_in_the_watch_makes_the_previous_holder_unknown():
+    """A marker before which something may be missing tells nothing about the last holder."""
+    scene = prompt(MEMBER)
+    scene.after(9).watch(EVICTED, live=False)
+    vacant_at = scene.now
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(vacant_at + TTL)
+
+
+def test_a_marker_after_a_gap_makes_a_new_vacancy():
+    """After a gap, somebody may have held the key between two markers."""
+    scene = prompt(RELEASED)
+    scene.watch(EXPIRED, live=False)
+    vacant_at = scene.now
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(vacant_at + STRANGER_AFTER)
+
+
+def test_a_vacancy_found_by_a_look_leaves_the_watch_a_moment():
+    """A look does not tell who held the key; the watch, which does, gets 100 ms to catch up."""
+    scene = prompt(MEMBER)
+    scene.after(TTL).refuse(scene.begin())
+    marker = scene.look(EXPIRED)
+    assert scene.step == Wait(pytest.approx(scene.now + 0.1))
+
+    scene.watch(marker)
+
+    scene.store(scene.begin())
+    assert scene.leads
+
+
+def test_a_vacancy_known_from_a_look_only_counts_as_the_worst_case():
+    """When the watch stays behind, the previous holder is unknown."""
+    scene = prompt(MEMBER)
+    scene.after(TTL).refuse(scene.begin())
+    scene.look(EXPIRED)
+    vacant_at = scene.now
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(vacant_at + STRANGER_AFTER)
+
+
+@pytest.mark.parametrize(("holder", "waits"), ((MEMBER, 0), (STRANGER, STRANGER_AFTER)))
+@pytest.mark.parametrize("refused", (False, True))
+def test_without_markers_the_last_record_watched_tells_who_held_the_key(holder, waits, refused):
+    """A record that vanished without a marker has expired."""
+    scene = prompt(holder)
+    vacant_at = scene.now + TTL
+    if refused:  # the server was late, and the record is gone when we look
+        scene.refuse(scene.begin())
+        scene.look(NOTHING)
+        vacant_at = scene.now
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(vacant_at + waits, abs=0.2)
+
+
+def test_without_markers_a_new_watch_that_shows_nothing_makes_the_holder_unknown():
+    """Whoever came and went while there was no watch may have been a stranger."""
+    scene = prompt(MEMBER)
+    scene.after(5).watch(NOTHING, live=False)
+    scene.look(NOTHING)
+    vacant_at = scene.now
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(vacant_at + STRANGER_AFTER)
+
+
+def test_a_site_does_not_wait_for_itself():
+    """A site has stripped its own pod before it creates: after its stay-out it acts at once."""
+    scene = prompt(SIBLING)
+    scene.after(9).watch(EVICTED)
+    evicted_at = scene.now
+
+    scene.store(scene.begin())
+
+    assert scene.leads
+    assert scene.now == evicted_at + INTERVAL
+
+
+def test_a_site_inherits_the_wait_of_its_own_record_that_was_not_promoted():
+    """Who had to be waited for before the eviction has to be waited for after it."""
+    scene = prompt(replace(SIBLING, promoted=False))
+    renewed_at = scene.now
+    scene.after(1).watch(EVICTED)
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(renewed_at + TTL)
+
+
+def test_a_choria_member_acts_200_ms_after_its_second_campaign():
+    """Won comes with the next successful campaign, an interval later, and 200 ms after it."""
+    scene = choria()
+    created_at = scene.now
+
+    scene.store(scene.begin())
+    assert scene.state is State.LEADER
+    assert not scene.leads
+    record = scene.store(scene.begin())
+    assert scene.now == created_at + CHORIA_INTERVAL
+    assert scene.events() == []
+
+    assert scene.step == Wait(pytest.approx(scene.now + 0.2))
+    assert scene.after(0.2).events() == [Won(record)]
+    assert scene.leads
+
+
+def test_a_choria_member_waits_longer_if_it_must():
+    """The wait for a cut-off holder is not shortened by Choria's manners."""
+    scene = choria(MEMBER)
+    scene.after(1).watch(EVICTED)
+
+    scene.store(scene.begin())
+    scene.store(scene.begin())
+
+    assert scene.now == 1001 + CHORIA_INTERVAL
+    assert not scene.after(0.2).leads
+    scene.store(scene.begin())
+    assert scene.after(0.2).leads
+
+
+def test_the_write_that_promotes_says_so():
+    """Others see from the record whether its holder may act."""
+    scene = prompt(EVICTED)
+
+    writes = [scene.begin()]
+    while not scene.leads:
+        scene.store(writes[-1])
+        writes.append(scene.begin())
+
+    promoted = ["Incumbent-Promoted" in write.headers for write in writes]
+    assert promoted == [False, False, False, True, True]
+
+
+def test_a_promotion_whose_answer_was_lost_counts_from_when_it_is_found():
+    """The holder acts when the promoting write is seen, not before."""
+    scene = prompt(EVICTED)
+    scene.store(scene.begin())
+    while not (write := scene.begin()).record.promoted:
+        scene.store(write)
+
+    scene.after(2)
+    record = scene.store_unanswered(write)
+    assert not scene.leads
+    scene.look(record)
+
+    assert scene.events() == [Won(record)]
+    assert scene.campaign.lease.acts_from == scene.now
+
+
+# Vacancy
+
+
+def vacancy_tries(scene, seconds):
+    """Count the creates within some seconds when all are refused and the key shows no change."""
+    known, end, times = scene.campaign.latest, scene.now + seconds, []
+    while scene.now < end:
+        match scene.until_due():
+            case Create():
+                times.append(scene.now)
+                scene.refuse(scene.campaign.begin_create(scene.now))
+            case Look():
+                scene.look(known)
+    return times
+
+
+def test_a_record_that_is_not_renewed_is_vacant_a_ttl_after_it_was_seen():
+    """Without markers nothing is shown: the own estimate counts from the age of the record."""
+    scene = prompt(MEMBER)
+    scene.watch(MEMBER, age=4)
+
+    assert scene.step == Wait(pytest.approx(scene.now - 4 + TTL))
+
+
+@pytest.mark.parametrize(("age", "counted"), ((-3, 0), (999, TTL)))
+def test_an_impossible_age_is_not_believed(age, counted):
+    """The age of an entry lies between nothing and the TTL."""
+    scene = prompt(None)
+
+    scene.watch(MEMBER, age=age)
+
+    assert scene.campaign.latest_at == scene.now - counted
+
+
+@pytest.mark.parametrize("jitter", (0.0, 0.99))
+def test_a_vacancy_makes_no_thundering_herd(jitter):
+    """At most 10 quick attempts at growing distances, then one for each interval."""
+    scene = prompt(MEMBER, jitter=jitter)
+
+    times = vacancy_tries(scene.after(TTL), 5 * INTERVAL)
+
+    quick = [time for time in times if time < times[0] + 5]
+    distances = [after - before for before, after in itertools.pairwise(quick)]
+    assert 8 <= len(quick) <= 10
+    assert distances == sorted(distances)
+    assert all(0.05 <= distance <= 0.5 for distance in distances)
+    assert 3 <= len(times) - len(quick) <= 5
+
+
+def test_the_marker_of_a_vacancy_that_was_expected_starts_no_new_count():
+    """Attempts at one vacancy count on when its marker is shown."""
+    scene = prompt(MEMBER)
+    vacancy_tries(scene.after(TTL), 1)
+    tries = scene.campaign.tries
+    assert tries > 2
+
+    scene.watch(EXPIRED)
+    assert scene.step == Create()
+    assert scene.campaign.tries == tries
+
+    scene.watch(MEMBER)
+    assert scene.campaign.tries == 0
+
+
+def test_a_marker_makes_a_prompt_member_campaign_at_once():
+    """The watch shows the vacancy, and the create follows."""
+    scene = prompt(MEMBER)
+
+    scene.after(3).watch(EXPIRED)
+
+    assert scene.step == Create()
+
+
+@pytest.mark.parametrize("entry", (MEMBER, EXPIRED, NOTHING))
+def test_a_choria_candidate_tries_once_a_tick_and_never_looks_at_a_held_key(entry):
+    """A Choria candidate creates at every tick, whatever the watch shows in between."""
+    scene = choria(MEMBER)
+    start = scene.now
+
+    scene.refuse(scene.begin())
+    assert scene.step == Wait(start + CHORIA_INTERVAL)
+    scene.after(1).watch(entry)
+    scene.until_due()
+
+    if entry is NOTHING:  # of a new watch: the record may be there all the same
+        scene.look(MEMBER)
+        scene.until_due()
+    assert scene.now == start + CHORIA_INTERVAL
+    assert scene.step == Create()
+
+
+def test_a_choria_candidate_looks_when_a_refusal_is_not_explained_by_what_it_knows():
+    """A record that should have expired, and a create refused all the same, need a look."""
+    scene = choria(MEMBER)
+    scene.refuse(scene.begin())
+    scene.refuse(scene.begin())
+    assert isinstance(scene.step, Wait)
+
+    scene.refuse(scene.begin())
+    scene.look(EXPIRED)
+
+    assert scene.begin().expected == scene.campaign.latest.revision
+
+
+def test_a_choria_candidate_backs_off_by_tries_until_it_succeeds():
+    """The pause follows the tries, whoever renews meanwhile, and is the interval on success."""
+    scene = choria(MEMBER, backoff=lambda tries: 3.0 + tries)
+    times = []
+    for _ in range(3):
+        write = scene.begin()
+        times.append(scene.now)
+        scene.refuse(write)
+        scene.watch(MEMBER)
+    scene.watch(RELEASED)
+    write = scene.begin()
+    times.append(scene.now)
+
+    scene.store(write)
+
+    assert [after - before for before, after in itertools.pairwise(times)] == [4, 5, 6]
+    assert scene.step == Wait(scene.now + CHORIA_INTERVAL)
+    assert scene.campaign.tries == 0
+
+
+# Eviction, corruption, a bucket that is gone
+
+
+@pytest.mark.parametrize(
+    ("gone", "loss"),
+    ((EVICTED, Loss.EVICTED), (EXPIRED, Loss.EXPIRED), (RELEASED, Loss.RELEASED)),
+)
+@pytest.mark.parametrize("member", (prompt, choria, library))
+def test_a_leader_whose_record_is_gone_steps_down_at_once(member, gone, loss):
+    """However the record went, the leadership went with it, once."""
+    scene = member()
+    record = scene.lead()
+
+    scene.watch(gone)
+
+    assert not scene.leads
+    assert scene.events() == [Lost(record, loss)]
+
+
+@pytest.mark.parametrize(
+    ("member", "interval"),
+    ((prompt, INTERVAL), (library, INTERVAL), (choria, CHORIA_INTERVAL)),
+)
+def test_who_was_evicted_stays_out_for_an_interval(member, interval):
+    """Whoever evicts a leader wants somebody else; the others have an interval's start."""
+    scene = member()
+    record = scene.lead()
+
+    scene.after(1).watch(EVICTED)
+    evicted_at = scene.now
+
+    assert scene.campaign.evicted.identity == record.holder
+    assert scene.campaign.begin_create(scene.now) is None
+    scene.begin()
+    assert scene.now == evicted_at + interval
+
+
+def test_a_standby_keeps_out_of_an_eviction_of_its_site_too():
+    """All replicas of a site whose leader was evicted stay out."""
+    scene = prompt(SIBLING)
+
+    scene.watch(EVICTED)
+
+    assert scene.campaign.evicted == POD
+    assert scene.step == Wait(scene.now + INTERVAL)
+
+
+def test_the_eviction_of_somebody_else_keeps_nobody_out():
+    """Others campaign at once when a leader is evicted."""
+    scene = prompt(MEMBER)
+
+    scene.watch(EVICTED)
+
+    assert scene.campaign.evicted is None
+    assert scene.step == Create()
+
+
+@pytest.mark.parametrize("next_holder", (MEMBER, STRANGER, SIBLING))
+def test_an_eviction_is_over_when_somebody_holds_the_record_again(next_holder):
+    """Whoever comes next, the evicted pod may be nominated again after that."""
+    scene = prompt()
+    scene.lead()
+    scene.watch(EVICTED)
+
+    scene.watch(next_holder)
+
+    assert scene.campaign.evicted is None
+
+
+def test_the_evicted_pod_itself_may_come_back_if_there_is_nobody_else():
+    """Its new term ends the eviction."""
+    scene = prompt()
+    scene.lead()
+    scene.watch(EVICTED)
+
+    scene.store(scene.begin())
+
+    assert scene.campaign.evicted is None
+
+
+@pytest.mark.parametrize("answer", ("stored", "refused", "lost"))
+def test_an_eviction_while_a_renewal_is_in_flight_is_an_eviction(answer):
+    """Whatever becomes of the renewal, what the watch shows after it counts."""
+    scene = prompt()
+    record = scene.lead()
+    write = scene.begin()
+
+    if answer == "stored":
+        scene.watch(scene.entry_of(write, 102))
+        scene.watch(EVICTED)
+        scene.campaign.answered(write, Answer(Outcome.STORED, 102), scene.now)
+        record = replace(record, revision=102)
+    else:
+        scene.watch(EVICTED)
+        (scene.refuse if answer == "refused" else scene.lose)(write)
+
+    assert scene.events() == [Lost(record, Loss.EVICTED)]
+    assert not scene.campaign.unanswered
+    assert scene.step == Wait(scene.now + INTERVAL)
+
+
+def test_an_eviction_found_by_a_look_is_an_eviction():
+    """The refusal of a renewal can be faster than the watch."""
+    scene = prompt()
+    scene.lead()
+
+    scene.refuse(scene.begin())
+    marker = scene.look(EVICTED)
+    scene.watch(marker)
+
+    assert scene.lost() == [Loss.EVICTED]
+    assert scene.campaign.evicted == POD
+
+
+def test_a_stale_watch_takes_nothing_away():
+    """Older entries that the watch shows late, of whatever kind, are history."""
+    scene = prompt(MEMBER)
+    scene.watch(replace(EXPIRED, revision=102))
+    record = scene.lead()
+
+    for entry in (
+        replace(MEMBER, revision=101),
+        replace(EXPIRED, revision=102),
+        replace(EVICTED, revision=102),
+        record,
+    ):
+        scene.watch(entry)
+
+    assert scene.leads
+    assert scene.campaign.record == record
+    assert scene.events() == []
+
+
+def test_a_snapshot_that_leaves_records_out_is_enough_to_lose():
+    """After a reconnect only the latest entry is shown; what it replaced is gone."""
+    scene = prompt()
+    record = scene.lead()
+
+    scene.watch(replace(MEMBER, revision=190, term=188), live=False)
+
+    assert scene.events() == [Lost(record, Loss.OVERTAKEN)]
+
+
+def test_a_new_watch_that_shows_nothing_is_checked_before_it_is_believed():
+    """The first answer of a new watch can come from a server that lags."""
+    scene = prompt()
+    record = scene.lead()
+
+    scene.watch(NOTHING, live=False)
+    assert scene.leads
+    assert scene.campaign.begin_renewal(scene.now) is None
+    scene.look(record)
+
+    assert scene.leads
+    assert scene.events() == []
+
+
+def test_a_record_that_a_look_does_not_find_has_expired():
+    """Nothing at the key, read from the leader of the stream, is a loss."""
+    scene = prompt()
+    record = scene.lead()
+
+    scene.watch(NOTHING, live=False)
+    scene.look(NOTHING)
+
+    assert scene.events() == [Lost(record, Loss.EXPIRED)]
+
+
+def test_a_look_that_was_overtaken_by_the_watch_is_history():
+    """What the watch showed after the read was sent is newer."""
+    scene = prompt()
+
+    scene.refuse(scene.begin())
+    look = scene.step
+    scene.watch(MEMBER)
+    scene.campaign.observe(Sighting(NOTHING), scene.now, look=look)
+
+    assert scene.campaign.record is not None
+
+
+def test_a_bucket_that_went_back_is_believed():
+    """An older revision from the leader of the stream means that the newer one is lost."""
+    scene = prompt()
+    record = scene.lead()
+
+    scene.refuse(scene.begin())
+    scene.look(replace(STRANGER, revision=7, term=7))
+
+    assert scene.events() == [Lost(record, Loss.OVERTAKEN)]
+    assert scene.campaign.record.revision == 7
+
+
+def test_a_bucket_made_anew_ends_the_leadership_and_all_that_was_open():
+    """After the bucket is gone nothing known of it counts, nor do late answers to old writes."""
+    scene = prompt()
+    record = scene.lead()
+    write = scene.begin()
+
+    scene.campaign.forget(scene.now)
+    assert scene.events() == [Lost(record, Loss.EXPIRED)]
+    assert scene.state is State.UNKNOWN
+    assert not scene.campaign.unanswered
+    scene.store(write)
+
+    assert scene.state is State.UNKNOWN
+    assert scene.step == Wait(NEVER)
+
+
+def test_an_open_create_does_not_outlive_its_bucket():
+    """Without a lease, too, open writes are forgotten with the bucket."""
+    scene = prompt()
+    write = scene.begin()
+
+    scene.campaign.forget(scene.now)
+    scene.watch(NOTHING, live=False)
+    scene.store(write)
+
+    assert scene.campaign.lease is None
+    assert scene.step == Create()
+
+
+@pytest.mark.parametrize("held", (MEMBER, STRANGER, EVICTED))
+def test_after_a_bucket_was_made_anew_nobody_acts_for_a_ttl(held):
+    """Whoever held a record of the old bucket may not have heard of its end."""
+    scene = prompt(held)
+    scene.campaign.forget(scene.now)
+    gone_at = scene.now
+    scene.after(1).watch(NOTHING, live=False)
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(gone_at + TTL)
+
+
+def test_a_bucket_that_never_held_a_record_is_not_waited_for():
+    """A first bucket that was made anew before anybody held a record has no past."""
+    scene = prompt()
+    scene.campaign.forget(scene.now)
+    scene.watch(NOTHING, live=False)
+
+    scene.store(scene.begin())
+
+    assert scene.leads
+
+
+# Stewards and standbys
+
+
+def test_a_replica_that_starts_stands_by():
+    """A record of one's own site gives no authority before one's own stored write."""
+    scene = prompt(SIBLING)
+
+    assert scene.campaign.stands_by
+    assert scene.state is State.CANDIDATE
+    assert not scene.leads
+    assert scene.campaign.begin_create(scene.now) is None
+    assert scene.campaign.begin_release(scene.now) is None
+
+
+@pytest.mark.parametrize("nominee", (POD, None))
+def test_a_standby_relays_when_the_steward_is_silent(nominee):
+    """It renews the same holder's record in the same term, and the holder goes on acting."""
+    scene = prompt(SIBLING, nominee=nominee)
+    seen = scene.campaign.record
+    start = scene.now
+
+    write = scene.begin()
+    record = scene.store(write)
+
+    assert scene.now == start + scene.campaign.timing.relay_after
+    assert write.expected == seen.revision
+    assert record == replace(seen, revision=record.revision, replica="me-1")
+    assert scene.leads
+    assert scene.events() == [Won(record)]
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+def test_a_relay_waits_for_nothing_when_the_record_was_promoted(profile):
+    """A steward's replacement is no new leader: the label stays, in both profiles."""
+    scene = Scene(SIBLING, profile=profile, splay=0.0)
+
+    scene.store(scene.begin())
+
+    assert scene.leads
+
+
+@pytest.mark.parametrize(
+    "call", (lambda scene: scene.watch(replace(SIBLING, leaving=True)), lambda s: s.campaign.urge())
+)
+def test_a_standby_takes_over_at_once_from_a_steward_that_leaves_or_does_not_work(call):
+    """A last renewal that says so, or work that stands undone, needs no silence."""
+    scene = prompt(SIBLING)
+    scene.after(1)
+
+    call(scene)
+
+    assert scene.step == Renew()
+    assert not scene.store(scene.begin()).leaving
+
+
+def test_an_urge_is_over_with_the_next_news():
+    """A steward that renews is not replaced for what was undone before."""
+    scene = prompt(SIBLING)
+
+    scene.campaign.urge()
+    scene.watch(SIBLING)
+
+    assert isinstance(scene.step, Wait)
+
+
+def test_only_a_standby_can_be_urged():
+    """To urge a member that has nothing to relay does nothing."""
+    scene = prompt(MEMBER)
+    scene.campaign.urge()
+
+    scene.watch(SIBLING)
+
+    assert isinstance(scene.step, Wait)
+
+
+def test_a_steward_that_leaves_says_so_in_its_last_renewal():
+    """The mark is on that renewal only."""
+    scene = prompt()
+    scene.lead()
+
+    leaving = scene.store(scene.campaign.begin_renewal(scene.now, leaving=True))
+
+    assert leaving.leaving
+    assert not scene.store(scene.begin()).leaving
+
+
+def test_a_steward_that_was_relayed_has_lost_nothing():
+    """Its next write is refused, it sees its site's record, and stands by."""
+    scene = prompt()
+    record = scene.lead()
+    relayed = replace(record, replica="sibling-1", revision=150)
+
+    scene.refuse(scene.begin())
+    scene.look(relayed)
+
+    assert scene.events() == [Relieved(relayed)]
+    assert scene.campaign.stands_by
+    assert not scene.leads
+    assert scene.step == Wait(scene.now + scene.campaign.timing.relay_after)
+
+
+def test_a_steward_that_did_not_act_yet_is_relieved_of_nothing():
+    """Events come in pairs: what was not won is neither lost nor taken over."""
+    scene = prompt(EVICTED)
+    record = scene.store(scene.begin())
+    assert not scene.leads
+
+    scene.watch(replace(record, replica="sibling-1", revision=150))
+
+    assert scene.campaign.lease is None
+    assert scene.events() == []
+
+
+def test_a_relay_of_a_record_that_was_not_promoted_waits_anew():
+    """The record does not tell who has to be waited for, so a whole TTL is waited."""
+    scene = prompt(replace(SIBLING, promoted=False))
+    scene.campaign.urge()
+    start = scene.now
+
+    scene.store(scene.begin())
+    assert not scene.leads
+    scene.lead()
+
+    assert scene.now == pytest.approx(start + TTL)
+
+
+def test_a_steward_that_takes_its_term_back_still_knows_whom_it_waits_for():
+    """A term that a replica created and was relieved of needs no new wait."""
+    scene = prompt(EVICTED)
+    vacant_at = scene.now
+    record = scene.store(scene.begin())
+    scene.after(5).watch(replace(record, replica="sibling-1", revision=150, leaving=True))
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(vacant_at + TTL)
+
+
+def test_a_relay_whose_answer_was_lost_is_adopted():
+    """A relay is a write like others: looked for and adopted."""
+    scene = prompt(SIBLING)
+
+    write = scene.begin()
+    record = scene.look(scene.store_unanswered(write))
+
+    assert scene.leads
+    assert scene.events() == [Won(record)]
+
+
+def test_a_member_without_a_site_relays_nobody():
+    """Two members outside Kubernetes with one identity are strangers to each other."""
+    scene = library(replace(MEMBER, holder="me", site=""))
+
+    assert not scene.campaign.stands_by
+    assert scene.step == Wait(scene.now + TTL)
+    assert scene.campaign.begin_renewal(scene.now) is None
+
+
+# Hand-over
+
+
+def test_a_hand_over_is_a_new_term_that_acts_at_once():
+    """One conditional write ends one term and begins the next."""
+    scene = prompt()
+    before = scene.lead()
+
+    write = scene.campaign.begin_transfer(OTHER_POD, scene.now)
+    assert write.expected == before.revision
+    after = scene.store(write)
+
+    assert after.holder == OTHER_POD.identity
+    assert after.pod_uid == OTHER_POD.pod_uid
+    assert after.term == after.revision > before.term
+    assert scene.leads
+    assert scene.events() == [Lost(before, Loss.HANDED_OVER), Won(after)]
+
+
+def test_a_hand_over_before_the_promotion_inherits_the_wait():
+    """The new holder waits for whom the old one had to wait for."""
+    scene = prompt(EVICTED)
+    vacant_at = scene.now
+    scene.store(scene.begin())
+
+    scene.store(scene.after(1).campaign.begin_transfer(OTHER_POD, scene.now))
+    assert not scene.leads
+    record = scene.lead()
+
+    assert record.holder == OTHER_POD.identity
+    assert scene.now == pytest.approx(vacant_at + TTL)
+
+
+def test_nothing_is_handed_over_without_a_lease():
+    """A standby renews before it hands over."""
+    scene = prompt(SIBLING)
+
+    assert scene.campaign.begin_transfer(OTHER_POD, scene.now) is None
+
+
+def test_nothing_is_written_while_the_outcome_of_a_hand_over_is_looked_for():
+    """After a hand-over without an answer comes a look, and nothing else."""
+    scene = prompt()
+    scene.lead()
+
+    scene.lose(scene.campaign.begin_transfer(OTHER_POD, scene.now))
+
+    assert isinstance(scene.step, Look)
+    assert scene.campaign.unanswered
+    assert scene.campaign.begin_transfer(POD, scene.now) is None
+    assert scene.campaign.begin_renewal(scene.now) is None
+
+
+THIRD_POD = Nominee("site/shop/c", "uid-c")
+
+
+@pytest.mark.parametrize("stored", (OTHER_POD, THIRD_POD))
+def test_a_hand_over_without_an_answer_and_then_to_another_nominee_ends_at_one(stored):
+    """Of two hand-overs, the bucket says which was stored; the other cannot be any more."""
+    scene = prompt()
+    before = scene.lead()
+    first = scene.campaign.begin_transfer(OTHER_POD, scene.now)
+    scene.after(2).lose(first)
+    scene.look(before)
+    second = scene.campaign.begin_transfer(THIRD_POD, scene.now)
+
+    if stored is THIRD_POD:
+        record = scene.store(second)
+    else:
+        scene.refuse(second)
+        record = scene.look(scene.entry_of(first, 200))
+
+    assert record.holder == stored.identity
+    assert not scene.campaign.unanswered
+    assert scene.events() == [Lost(before, Loss.HANDED_OVER), Won(record)]
+
+
+def test_a_hand_over_that_is_overtaken_by_a_renewal_never_happens():
+    """A renewal stored in the meantime makes the hand-over impossible."""
+    scene = prompt()
+    before = scene.lead()
+    scene.lose(scene.campaign.begin_transfer(OTHER_POD, scene.now))
+    scene.look(before)
+
+    scene.store(scene.begin())
+
+    assert not scene.campaign.unanswered
+    assert scene.campaign.lease.record.term == before.term
+
+
+# Release
+
+
+@pytest.mark.parametrize("member", (prompt, choria, library))
+def test_a_release_ends_the_leadership_before_it_is_sent(member):
+    """From the beginning of a release nobody leads for us, and it is announced once."""
+    scene = member()
+    record = scene.lead()
+    scene.campaign.nominate(None)
+
+    write = scene.campaign.begin_release(scene.now)
+    assert not scene.leads
+    assert write.record is None
+    assert write.expected == record.revision
+    assert "Incumbent-Release" in write.headers
+    scene.watch(scene.store(write))
+
+    assert scene.events() == [Lost(record, Loss.RELEASED)]
+    assert scene.campaign.evicted is None
+    assert scene.step == Wait(NEVER)
+    assert scene.campaign.begin_release(scene.now) is None
+
+
+def test_a_release_of_a_record_that_was_not_promoted_is_none_for_the_others():
+    """It leaves a plain delete marker, so that everybody waits on."""
+    scene = prompt(EVICTED)
+    scene.store(scene.begin())
+
+    marker = scene.store(scene.campaign.begin_release(scene.now))
+
+    assert marker.cause is Cause.EVICTED
+    assert scene.events() == []
+    assert scene.campaign.latest == marker
+    released_at = scene.now
+    scene.lead()
+    assert scene.now == pytest.approx(released_at + TTL)
+
+
+@pytest.mark.parametrize("stored", (True, False))
+def test_a_release_without_an_answer_is_looked_for(stored):
+    """A release that was not stored can be begun again; one that was is seen."""
+    scene = library()
+    record = scene.lead()
+    scene.campaign.nominate(None)
+
+    write = scene.campaign.begin_release(scene.now)
+    scene.lose(write)
+    assert scene.campaign.unanswered
+    scene.look(scene.entry_of(write, 200) if stored else record)
+
+    again = scene.campaign.begin_release(scene.now)
+    assert (again is None) == stored
+    assert scene.campaign.unanswered == (not stored)
+    if again:
+        scene.store(again)
+        assert not scene.campaign.unanswered
+    assert scene.lost() == [Loss.RELEASED]
+
+
+def test_a_renewal_that_was_stored_before_the_release_does_not_bring_leadership_back():
+    """What was open when the release began is released, not adopted."""
+    scene = prompt()
+    scene.lead()
+    renewal = scene.begin()
+    scene.campaign.nominate(None)
+
+    release = scene.campaign.begin_release(scene.now)
+    record = scene.store(renewal)
+    scene.refuse(release)
+    scene.look(record)
+
+    assert not scene.leads
+    assert scene.lost() == [Loss.RELEASED]
+    assert scene.campaign.begin_release(scene.now).expected == record.revision
+
+
+def test_a_relay_that_was_open_when_the_release_began_brings_no_leadership():
+    """Without a lease, too, what was open is released, not adopted."""
+    scene = prompt()
+    record = scene.lead()
+    scene.now = scene.campaign.lease.deadline
+    scene.look(record)
+    renewal = scene.begin()
+
+    release = scene.campaign.begin_release(scene.now)
+    scene.refuse(release)
+    scene.look(scene.entry_of(renewal, 200))
+
+    assert scene.campaign.lease is None
+
+
+def test_a_record_of_another_replica_is_renewed_before_it_is_released():
+    """A replica releases only what it wrote itself."""
+    scene = prompt(SIBLING, nominee=None)
+    assert scene.campaign.begin_release(scene.now) is None
+
+    scene.campaign.urge()
+    scene.store(scene.begin())
+
+    assert scene.campaign.begin_release(scene.now) is not None
+
+
+def test_after_its_release_a_member_that_nominates_campaigns_again():
+    """A release is no farewell; who was first to come back acts at once."""
+    scene = library()
+    scene.lead()
+    scene.store(scene.campaign.begin_release(scene.now))
+
+    scene.store(scene.begin())
+
+    assert scene.leads

@@ -1,0 +1,166 @@
+import math
+
+import pytest
+
+from incumbent.errors import ConfigurationError
+from incumbent.model import Profile
+from incumbent.timing import FAST_TRIES, retry_pause, timing_for
+
+PROMPT, CHORIA = Profile.PROMPT, Profile.CHORIA
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    (
+        ({"ttl": 0}, "bucket TTL must be at least 1 second, this bucket has none"),
+        ({"ttl": 0.999}, "bucket TTL must be at least 1 second, it is 0.999 s"),
+        ({"ttl": -1}, "bucket TTL must be at least 1 second, it is -1 s"),
+        ({"ttl": math.nan}, "bucket TTL must be at least 1 second, it is nan s"),
+        ({"ttl": 3600.5}, "bucket TTL must be at most 1 hour, it is 3600.5 s"),
+        ({"ttl": math.inf}, "bucket TTL must be at most 1 hour, it is inf s"),
+        (
+            {"ttl": 30, "interval": 0.9},
+            "campaign interval must be at least 1 second, it is 0.9 s with a bucket TTL of 30 s",
+        ),
+        (
+            {"ttl": 30, "interval": math.nan},
+            "campaign interval must be at least 1 second, it is nan s with a bucket TTL of 30 s",
+        ),
+        (
+            {"ttl": 1.2, "profile": CHORIA},
+            "campaign interval must be at least 1 second, it is 0.9 s with a bucket TTL of 1.2 s",
+        ),
+        (
+            {"ttl": 1},
+            (
+                "campaign interval of 1 s is too close to the bucket TTL of 1 s:"
+                " at least 1 second must be left between them"
+            ),
+        ),
+        (
+            {"ttl": 3.9, "profile": CHORIA},
+            (
+                "campaign interval of 2.925 s is too close to the bucket TTL of 3.9 s:"
+                " at least 1 second must be left between them"
+            ),
+        ),
+        (
+            {"ttl": 30, "interval": 29.5},
+            (
+                "campaign interval of 29.5 s is too close to the bucket TTL of 30 s:"
+                " at least 1 second must be left between them"
+            ),
+        ),
+        (
+            {"ttl": 30, "interval": 26.75},
+            (
+                "campaign interval of 26.75 s leaves no time to renew before the deadline,"
+                " 27 s with a bucket TTL of 30 s"
+            ),
+        ),
+        ({"ttl": 30, "splay": -1}, "campaign splay must be 0 seconds or more, it is -1 s"),
+        ({"ttl": 30, "splay": math.inf}, "campaign splay must be 0 seconds or more, it is inf s"),
+    ),
+)
+def test_a_limit_that_is_broken_is_named_in_one_sentence(settings, sentence):
+    """Every limit has its own sentence, with the values that break it."""
+    with pytest.raises(ConfigurationError) as refused:
+        timing_for(**settings)
+
+    assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "settings",
+    (
+        {"ttl": 2},
+        {"ttl": 4, "profile": CHORIA},
+        {"ttl": 3600},
+        {"ttl": 3600, "profile": CHORIA},
+        {"ttl": 30, "interval": 1},
+        {"ttl": 30, "interval": 26.5},
+        {"ttl": 30, "splay": 0},
+    ),
+)
+def test_the_limits_themselves_are_allowed(settings):
+    """What lies exactly on a limit works, and leaves time for two attempts at a renewal."""
+    timing = timing_for(**settings)
+
+    assert timing.interval + 2 * timing.write_timeout <= timing.lease < timing.ttl
+
+
+@pytest.mark.parametrize(
+    ("ttl", "profile", "interval", "lease", "write_timeout", "relay_after", "stranger_after"),
+    (
+        (2, PROMPT, 1, 1.75, 0.375, 1.25, 1.7),
+        (5, PROMPT, 5 / 3, 4.5, 17 / 12, 47 / 18, 3.95),
+        (30, PROMPT, 10, 27, 2, 47 / 3, 22.7),
+        (3600, PROMPT, 1200, 3240, 2, 1880, 2700.2),
+        (4, CHORIA, 3, 3.6, 0.3, 3.2, 3.2),
+        (30, CHORIA, 22.5, 27, 2, 24, 22.7),
+    ),
+)
+def test_durations_follow_from_the_ttl_and_the_profile(
+    ttl, profile, interval, lease, write_timeout, relay_after, stranger_after
+):
+    """A profile and a TTL give all durations."""
+    timing = timing_for(ttl, profile=profile)
+
+    assert timing.interval == pytest.approx(interval)
+    assert timing.lease == pytest.approx(lease)
+    assert timing.write_timeout == pytest.approx(write_timeout)
+    assert timing.relay_after == pytest.approx(relay_after)
+    assert timing.stranger_after == pytest.approx(stranger_after)
+
+
+def test_a_relay_never_comes_before_half_of_the_ttl():
+    """A short interval does not make standbys impatient."""
+    assert timing_for(30, interval=1).relay_after == 15
+
+
+@pytest.mark.parametrize(("profile", "splay"), ((PROMPT, 0), (CHORIA, 5)))
+def test_only_choria_members_start_at_a_random_moment(profile, splay):
+    """The splay is Choria's 5 seconds or none, and can be set for both."""
+    assert timing_for(30, profile=profile).splay == splay
+    assert timing_for(30, profile=profile, splay=3).splay == 3
+
+
+def test_pauses_at_a_vacancy_grow_and_then_last_an_interval():
+    """Eight quick tries at growing distances, then one for each interval."""
+    timing = timing_for(30)
+
+    quick = [timing.pause(tries, 0) for tries in range(FAST_TRIES)]
+    assert quick == sorted(set(quick))
+    assert quick[0] == pytest.approx(0.1)
+    assert quick[-1] == pytest.approx(0.5, abs=0.01)
+    assert timing.pause(FAST_TRIES, 0) == timing.interval
+    assert timing.interval < timing.pause(FAST_TRIES, 0.99) < 1.1 * timing.interval
+
+
+@pytest.mark.parametrize("tries", (0, 3, 100))
+def test_jitter_shortens_a_pause_by_up_to_a_half(tries):
+    """Members that lose one race do not meet again in the next."""
+    longest = retry_pause(tries, 0)
+
+    assert longest <= 0.5
+    assert longest / 2 < retry_pause(tries, 0.99) < retry_pause(tries, 0.5) < longest
+
+
+@pytest.mark.parametrize(
+    ("backoff", "pauses"),
+    (
+        (None, [22.5, 22.5, 22.5]),
+        (lambda tries: 10.0 * tries, [22.5, 10, 20]),
+        (lambda tries: 0.0, [22.5, 1, 1]),
+    ),
+)
+def test_a_choria_member_ticks_by_its_backoff_while_it_has_no_success(backoff, pauses):
+    """The backoff gives the pause by tries, at least a second; without tries the interval rules."""
+    timing = timing_for(30, profile=CHORIA, backoff=backoff)
+
+    assert [timing.pause(tries, 0.7) for tries in range(3)] == pauses
+
+
+def test_a_prompt_member_has_no_backoff():
+    """The backoff is a manner of the Choria profile."""
+    assert timing_for(30, backoff=lambda tries: 99.0).pause(1, 0) < 1
