@@ -1,0 +1,439 @@
+"""An election for any asyncio program: no Kubernetes, no files, one object."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import random
+import secrets
+import socket
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from incumbent import clock
+from incumbent.access import NatsAccess
+from incumbent.bucket import Nats
+from incumbent.campaign import Campaign, Member
+from incumbent.driver import Driver
+from incumbent.errors import BucketInvalid, ConfigurationError, IncumbentError
+from incumbent.events import Lost, Relieved, Won
+from incumbent.model import BucketInfo, Nominee, Profile, State
+from incumbent.ports import Sighting, WatchedBucket
+from incumbent.timing import Backoff, Timing, timing_for
+
+log = structlog.get_logger(__name__)
+
+KEPT_EVENTS = 256
+"""How many events wait for a slow reader before the oldest are dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class HolderChanged:
+    """Somebody else holds the key now, or nobody (None)."""
+
+    holder: str | None
+
+
+ElectionEvent = Won | Lost | HolderChanged
+Callback = Callable[[], Awaitable[None] | None]
+CampaignCallback = Callable[[State], Awaitable[None] | None]
+
+
+class StoppedError(IncumbentError):
+    """The election was stopped while somebody waited for it."""
+
+
+class Election:
+    """One member's part in an election.
+
+    ::
+
+        async with Election("nats://localhost:4222", "LEADER_ELECTION", "jobs", "worker-1") as e:
+            token = await e.won()
+            while e.is_leader:
+                ...
+
+    Leadership ends by itself at a deadline: `is_leader` compares it with the clock at each call. A
+    process that stands still does not notice, and what it has under way goes on; give `token` to
+    whatever must refuse an old leader.
+
+    Args:
+        nats: a URL or several, a `NatsAccess` with credentials, or a `Nats` that was started and
+            is shared; only the last is not closed at the end. A client of nats-py cannot be used:
+            its reconnect sends writes after their callers have given up.
+        bucket: the name of the key-value bucket; it has to exist. Its TTL is that of the lease.
+        key: the key in the bucket.
+        identity: what the record says; for people, so it should be unique.
+        profile: `Profile.PROMPT`, or `Profile.CHORIA` for exactly the manners of a Choria member.
+        interval: seconds between renewals instead of the profile's.
+        splay: longest random delay of the first campaign, in seconds, instead of the profile's.
+        backoff: for the Choria profile: seconds to the next try, by the number of failed tries.
+        on_won: called when leadership begins.
+        on_lost: called when it has ended. At `stop` the key is released only after it returned,
+            or at the deadline.
+        on_campaign: called with the state as each try is begun.
+
+    The callbacks run one after the other in a task of their own, may be coroutine functions, may be
+    slow, may fail (that is logged), and may ask the election anything.
+    """
+
+    def __init__(
+        self,
+        nats: str | Sequence[str] | NatsAccess | Nats,
+        bucket: str,
+        key: str,
+        identity: str | None = None,
+        *,
+        profile: Profile = Profile.PROMPT,
+        interval: float | None = None,
+        splay: float | None = None,
+        backoff: Backoff | None = None,
+        on_won: Callback | None = None,
+        on_lost: Callback | None = None,
+        on_campaign: CampaignCallback | None = None,
+    ) -> None:
+        self.bucket = bucket
+        self.key = key
+        self.identity = identity or socket.gethostname()
+        self.problem: IncumbentError | None = None
+        """Why it does not campaign, or cannot see the bucket; None while all is well."""
+        self._nats = nats
+        self._timing_for = functools.partial(
+            timing_for, profile=profile, interval=interval, splay=splay, backoff=backoff
+        )
+        self._on_won, self._on_lost, self._on_campaign = on_won, on_lost, on_campaign
+        self._replica = f"{self.identity}/{secrets.token_hex(4)}"
+        self._connection: Nats | None = None
+        self._store: WatchedBucket | None = None
+        self._settings: BucketInfo | None = None
+        self._driver: Driver | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._caller: asyncio.Task[None] | None = None
+        self._end: list[Callable[[], None]] = []
+        self._changed = asyncio.Event()
+        self._readers: list[_Reader] = []
+        self._callbacks: asyncio.Queue[Callable[[], Awaitable[None] | None]] = asyncio.Queue()
+        self._holder: str | None = None
+        self._started = self._stopping = False
+
+    # What is the case
+
+    @property
+    def campaign(self) -> Campaign | None:
+        """The machine; None until the bucket has been read."""
+        return self._driver.campaign if self._driver is not None else None
+
+    @property
+    def state(self) -> State:
+        """Unknown, candidate or leader; leader also before the record may be acted on."""
+        return State.UNKNOWN if self.campaign is None else self.campaign.state(clock.now())
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this member may act as the leader at this very moment."""
+        campaign = self.campaign
+        return not self._stopping and campaign is not None and campaign.leads(clock.now())
+
+    @property
+    def token(self) -> int | None:
+        """The fencing token of our term; None while we do not lead. It grows from term to term."""
+        campaign = self.campaign
+        lease = campaign.lease if campaign is not None else None
+        return lease.record.term if lease is not None and self.is_leader else None
+
+    @property
+    def deadline(self) -> float | None:
+        """When our leadership ends unless it is renewed, in seconds of `incumbent.clock.now`."""
+        lease = self.campaign.lease if self.campaign is not None else None
+        return lease.deadline if lease is not None and self.is_leader else None
+
+    @property
+    def remaining(self) -> float:
+        """Seconds to the deadline; 0 while we do not lead."""
+        deadline = self.deadline
+        return 0.0 if deadline is None else max(0.0, deadline - clock.now())
+
+    @property
+    def leader(self) -> str | None:
+        """The identity that holds the key, as far as known; None: nobody."""
+        record = self.campaign.record if self.campaign is not None else None
+        return record.holder if record is not None else None
+
+    @property
+    def campaigns(self) -> Counter[State]:
+        """How many writes were tried so far, by the state before."""
+        return self._driver.campaigns if self._driver is not None else Counter()
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between renewals; None until the bucket has been read."""
+        return self.campaign.timing.interval if self.campaign is not None else None
+
+    # Beginning and end
+
+    async def start(self) -> None:
+        """Connect, read the bucket's settings, and begin to campaign.
+
+        Waits for as long as NATS or the bucket is away (`problem` says so).
+
+        Raises:
+            RuntimeError: it was started before.
+            ConfigurationError: the TTL breaks a limit, or the interval does not fit it.
+            StoppedError: `stop` was called meanwhile.
+        """
+        if self._started:
+            msg = "this election was started before; make a new one"
+            raise RuntimeError(msg)
+        self._started = True
+        if isinstance(self._nats, Nats):
+            self._connection = self._nats
+        else:
+            access = self._nats
+            if not isinstance(access, NatsAccess):
+                urls = [access] if isinstance(access, str) else list(access)
+                access = NatsAccess(urls, name=f"incumbent {self.identity}")
+            self._connection = Nats(access)
+            await self._connection.start()
+        self._store = self._connection.bucket(self.bucket)
+        self._end.append(self._store.listen(self._configure))
+        self._configure()
+        while self._driver is None:
+            if self._stopping:
+                msg = "the election was stopped before it had read its bucket"
+                raise StoppedError(msg)
+            if isinstance(self.problem, ConfigurationError):
+                problem = self.problem
+                await self.stop()
+                raise problem
+            await self._wait()
+        self._caller = asyncio.create_task(self._call(), name=f"callbacks of {self.key}")
+        self._tasks.append(asyncio.create_task(self._driver.run(), name=f"campaign for {self.key}"))
+
+    async def stop(self) -> None:
+        """End leadership, announce that, release the key, and end everything.
+
+        May be called in any state, and again. Bounded: if NATS does not answer the record lapses.
+        """
+        if self._stopping:
+            return
+        self._stopping = True
+        self._changed.set()
+        await _end(*self._tasks)
+        try:
+            if self._driver is not None:
+                await self._resign(self._driver)
+        finally:
+            for end in self._end:
+                end()
+            await _end(self._caller)
+            for reader in self._readers:
+                reader.close()
+            if self._connection is not None and self._connection is not self._nats:
+                await self._connection.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop."""
+        await self.stop()
+
+    async def won(self) -> int:
+        """Wait until this member leads; return the token.
+
+        Raises:
+            StoppedError: the election was stopped.
+        """
+        while (token := self.token) is None:
+            if self._stopping:
+                msg = "the election was stopped"
+                raise StoppedError(msg)
+            await self._wait()
+        return token
+
+    async def lost(self) -> None:
+        """Wait until this member does not lead; return at once if it does not."""
+        while self.is_leader:
+            await self._wait()
+
+    async def __aiter__(self) -> AsyncIterator[ElectionEvent]:
+        """Yield what happens from now on, until the election is stopped.
+
+        A reader that falls more than 256 events behind loses the oldest.
+        """
+        reader = _Reader()
+        self._readers.append(reader)
+        try:
+            while True:
+                event = await reader.next()
+                if event is None:
+                    return
+                yield event
+        finally:
+            self._readers.remove(reader)
+
+    # Inside
+
+    def _configure(self) -> None:
+        """Bring the campaign in line with the bucket, which may change while it runs."""
+        store = self._store
+        if store is None or self._stopping:
+            return
+        info, before = store.settings, self._settings
+        self.problem = store.problem
+        self._settings = info
+        timing = self._timing(info) if info is not None else None
+        if self._driver is None and timing is not None:
+            self._begin(store, timing)
+        elif self._driver is not None:
+            campaign = self._driver.campaign
+            if timing is not None:
+                campaign.timing = timing
+            if before is not None and info is not None and before.created != info.created:
+                campaign.forget(clock.now())
+            campaign.nominate(Nominee(self.identity) if timing is not None else None)
+            if timing is None and info is not None:
+                self._tasks.append(asyncio.create_task(self._withdraw(self._driver)))
+            self._driver.stir()
+        self._happened()
+
+    def _timing(self, info: BucketInfo) -> Timing | None:
+        if info.mirror:
+            msg = f"bucket {info.name} is a mirror or an aggregate, which cannot hold an election"
+            self.problem = BucketInvalid(msg)
+            return None
+        try:
+            return self._timing_for(info.ttl)
+        except ConfigurationError as error:
+            self.problem = error
+            return None
+
+    def _begin(self, store: WatchedBucket, timing: Timing) -> None:
+        campaign = Campaign(Member(self._replica), timing, clock.now(), random=random.random)
+        campaign.nominate(Nominee(self.identity))
+        self._driver = Driver(
+            campaign, store, self.key, happened=self._happened, trying=self._trying
+        )
+        self._end.append(store.watch(self.key, self._seen))
+
+    def _seen(self, sighting: Sighting) -> None:
+        if self._driver is not None:
+            self._driver.campaign.observe(sighting, clock.now())
+            self._driver.stir()
+            self._happened()
+
+    def _trying(self, state: State) -> None:
+        if self._on_campaign is not None:
+            self._callbacks.put_nowait(functools.partial(self._on_campaign, state))
+
+    def _happened(self) -> None:
+        """Tell everybody what the campaign reports."""
+        campaign = self.campaign
+        for event in campaign.events() if campaign is not None else ():
+            match event:
+                case Won(record):
+                    log.info("election.won", key=self.key, token=record.term)
+                    self._tell(event, self._on_won)
+                case Lost(record, loss):
+                    log.info("election.lost", key=self.key, token=record.term, loss=loss.value)
+                    self._tell(event, self._on_lost)
+                case Relieved():  # only replicas of a site are
+                    continue
+        if self.leader != self._holder:
+            self._holder = self.leader
+            self._tell(HolderChanged(self._holder), None)
+        self._changed.set()
+
+    def _tell(self, event: ElectionEvent, callback: Callback | None) -> None:
+        for reader in self._readers:
+            reader.put(event)
+        if callback is not None:
+            self._callbacks.put_nowait(callback)
+
+    async def _wait(self) -> None:
+        """Wait until something has changed."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def _call(self) -> None:
+        """Call the callbacks, one after the other, for as long as the election runs."""
+        while True:
+            callback = await self._callbacks.get()
+            try:
+                result = callback()
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:  # whatever a callback does, the election goes on
+                log.exception("election.callback_failed", key=self.key)
+            finally:
+                self._callbacks.task_done()
+
+    async def _withdraw(self, driver: Driver) -> None:
+        """Give the record up, for the bucket cannot hold an election any more."""
+        await driver.release()
+
+    async def _resign(self, driver: Driver) -> None:
+        """Announce the loss, let the callbacks end, and only then release the key."""
+        campaign = driver.campaign
+        campaign.nominate(None)
+        lease = campaign.lease
+        async with driver.writing:
+            write = campaign.begin_release(clock.now())
+            self._happened()
+            if write is None:
+                return
+            patience = 0.0 if lease is None else max(0.0, lease.deadline - clock.now())
+            if asyncio.current_task() is self._caller:
+                patience = 0.0  # a callback stops the election: it cannot be waited for
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._callbacks.join()
+            await driver.write(write)
+
+
+async def _end(*tasks: asyncio.Task[None] | None) -> None:
+    """Cancel tasks and wait for them, but not for the one that calls this."""
+    others = [task for task in tasks if task is not None and task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+class _Reader:
+    """The events that one reader has not read yet."""
+
+    def __init__(self) -> None:
+        self._events: deque[ElectionEvent] = deque(maxlen=KEPT_EVENTS)
+        self._news = asyncio.Event()
+        self._closed = False
+
+    def put(self, event: ElectionEvent) -> None:
+        self._events.append(event)
+        self._news.set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._news.set()
+
+    async def next(self) -> ElectionEvent | None:
+        """Return the next event, None after the last."""
+        while not self._events:
+            if self._closed:
+                return None
+            self._news.clear()
+            await self._news.wait()
+        return self._events.popleft()
