@@ -18,7 +18,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -40,8 +39,6 @@ _TESTS = Path(__file__).parents[1]
 _DEFINITIONS = _TESTS.parent / "crds"
 _POLL = 0.05
 _STOP_TIMEOUT = 20
-_started: list[subprocess.Popen[bytes]] = []
-"""Supervisors outlive whoever started them: their objects stay, unfinished, on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,24 +156,28 @@ def _spawn(folder: Path, *, until_unused: bool) -> None:
     command = [sys.executable, "-m", "controlplane", "serve", f"--folder={folder}"]
     if until_unused:
         command.append("--until-unused")
-    with log.open("wb") as output:
-        supervisor = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=os.environ | {"PYTHONPATH": str(_TESTS)},
-            start_new_session=True,
-        )
-    _started.append(supervisor)
+    # Not by subprocess, which would complain that the supervisor outlives us.
+    pid = os.posix_spawn(
+        sys.executable,
+        command,
+        os.environ | {"PYTHONPATH": str(_TESTS)},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    ended = False
     try:
-        while not running(folder) and supervisor.poll() is None:
+        while not (running(folder) or ended):
             time.sleep(_POLL)
+            ended = os.waitpid(pid, os.WNOHANG)[0] == pid
     except BaseException:
-        supervisor.terminate()
-        supervisor.wait()
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
         raise
-    if supervisor.poll() is not None:
+    if ended:
         msg = f"The control plane did not start. {log.read_text(errors='replace').strip()}"
         raise ControlPlaneError(msg)
 
