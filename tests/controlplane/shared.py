@@ -178,7 +178,8 @@ def _spawn(folder: Path, *, until_unused: bool) -> None:
         os.waitpid(pid, 0)
         raise
     if ended:
-        msg = f"The control plane did not start. {log.read_text(errors='replace').strip()}"
+        said = log.read_text(errors="replace").strip().removeprefix("error: ")
+        msg = f"The control plane did not start: {said}"
         raise ControlPlaneError(msg)
 
 
