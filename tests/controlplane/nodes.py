@@ -215,7 +215,7 @@ class PodControl:
         """Cut the pod's node off: nothing changes any more, and a deleted pod hangs."""
         await self._annotate(pod, {STALLED: "true"})
 
-    async def unstall(self, pod: Mapping[str, Any]) -> None:
+    async def resume(self, pod: Mapping[str, Any]) -> None:
         """Go on."""
         await self._annotate(pod, {STALLED: None})
 

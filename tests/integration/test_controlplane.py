@@ -129,7 +129,7 @@ async def test_stalled_pod_hangs_until_its_node_comes_back(kube, namespace, pods
 
     await asyncio.sleep(0.5)
     assert "deletionTimestamp" in (await kube.get(path))["metadata"]
-    await pods.unstall(pod)
+    await pods.resume(pod)
     await kube.until(path, lambda found: found is None)
 
 
