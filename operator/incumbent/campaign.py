@@ -67,6 +67,7 @@ class Campaign:
         self._timing = timing
         self._random = random
         self._ended: Lease | None = None
+        """The one before, for it knows whom its term has to wait for."""
         self._open: list[Write] = []
         self._events: list[Event] = []
         self._announced = False
@@ -196,8 +197,7 @@ class Campaign:
             # A record does not tell who has to be waited for. A TTL is enough for everybody.
             promotable_at = now if held.promoted else now + self.timing.ttl
         # A member that gave up at its deadline and finds its own record still there begins anew.
-        begins = self.lease is None and not self.member.site
-        term = 0 if begins else held.term
+        term = held.term if self.lease or self.member.site else 0
         record = replace(held, revision=0, term=term, replica=self.member.replica, leaving=leaving)
         return self._begin(record, held.revision, now, promotable_at)
 
@@ -223,10 +223,9 @@ class Campaign:
         if held is None or held.replica != self.member.replica:
             return None
         self._step_down(Loss.RELEASED)
-        self._open.clear()
         headers = release_headers(self.member.replica, promoted=held.promoted)
         write = Write(None, held.revision, self._timeout(now), now, headers)
-        self._open.append(write)
+        self._open = [write]  # what was open before may be stored, but brings no lease
         return write
 
     def answered(self, write: Write, answer: Answer, now: float) -> None:
@@ -250,8 +249,7 @@ class Campaign:
         else:
             self._look_at, self._looks = NEVER, 0
         if self._is_old(entry, look):
-            if look is None and isinstance(entry, Nothing) and self.record is not None:
-                # The first answer of a new watch can come from a server that lags.
+            if look is None and self._contradicts(entry):
                 self._look_at = min(self._look_at, now)
         elif isinstance(entry, Record):
             self._found(entry, at, now)
@@ -307,7 +305,7 @@ class Campaign:
     def _renewal_due(self, lease: Lease) -> float:
         due = lease.sent_at + self.timing.interval
         if lease.acts_from == NEVER and self.timing.profile is Profile.PROMPT:
-            due = min(due, max(lease.promotable_at, lease.sent_at))
+            due = min(due, lease.promotable_at)
         return due
 
     def _relay_due(self, record: Record) -> float:
@@ -382,14 +380,19 @@ class Campaign:
     def _is_old(self, entry: Entry, look: Look | None) -> bool:
         """Whether an entry tells nothing new."""
         known = self.latest
-        if known is None:
+        if known is None or entry.revision > known.revision:
             return False
-        if entry.revision == known.revision and type(entry) is type(known):
+        if entry.revision == known.revision and _same(entry, known):
             return True
-        if entry.revision > known.revision:
-            return False
         # A read that was overtaken by the watch, or a watch overtaken by an answer.
         return look is None or known.revision > look.known
+
+    def _contradicts(self, entry: Entry) -> bool:
+        """Whether the watch shows what cannot be, unless its server lags or the bucket is new."""
+        if isinstance(entry, Nothing):
+            return self.record is not None
+        known = self.latest or entry
+        return entry.revision == known.revision and not _same(entry, known)
 
     def _found(self, record: Record, at: float, now: float) -> None:
         """See a record that is news: our own write, our site's, or somebody else's."""
@@ -419,7 +422,7 @@ class Campaign:
             # Give others the chance that whoever evicted us wanted them to have.
             self._out_until = now + self.timing.interval
             self.evicted = Nominee(held.holder, held.pod_uid)
-        self._step_down(_LOSSES[cause])
+        self._step_down(Loss(cause.value))
         self._know(entry, at, now)
 
     def _know(self, entry: Entry, at: float, now: float) -> None:
@@ -441,8 +444,8 @@ class Campaign:
         self._open.clear()
 
 
-_LOSSES = {
-    Cause.EVICTED: Loss.EVICTED,
-    Cause.RELEASED: Loss.RELEASED,
-    Cause.EXPIRED: Loss.EXPIRED,
-}
+def _same(one: Entry, other: Entry) -> bool:
+    """Whether two entries of one revision are one: in a bucket made anew they need not be."""
+    if isinstance(one, Record) and isinstance(other, Record):
+        return (one.replica, one.holder) == (other.replica, other.holder)
+    return type(one) is type(other)

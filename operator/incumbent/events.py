@@ -12,7 +12,7 @@ from incumbent.model import Record
 
 
 class Loss(enum.Enum):
-    """Why a member no longer leads."""
+    """Why a member no longer leads; a `Cause` of a vacancy is one of the same value."""
 
     DEADLINE = "deadline"
     """No renewal was stored in time."""

@@ -1272,6 +1272,25 @@ def test_a_bucket_that_went_back_is_believed():
     assert scene.campaign.record.revision == 7
 
 
+@pytest.mark.parametrize("seen", ("look", "watch"))
+@pytest.mark.parametrize("theirs", (STRANGER, MEMBER, EVICTED))
+def test_another_entry_of_the_known_revision_is_news(seen, theirs):
+    """In a bucket made anew a revision that we know can be somebody else's."""
+    scene = prompt()
+    record = scene.lead()
+    theirs = replace(theirs, revision=record.revision)
+
+    if seen == "watch":
+        scene.watch(theirs)
+    else:
+        scene.refuse(scene.begin())
+    scene.look(theirs)
+
+    assert not scene.leads
+    assert scene.campaign.latest == theirs
+    assert len(scene.lost()) == 1
+
+
 def test_a_bucket_made_anew_ends_the_leadership_and_all_that_was_open():
     """After the bucket is gone nothing known of it counts, nor do late answers to old writes."""
     scene = prompt()
