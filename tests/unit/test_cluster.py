@@ -1,0 +1,956 @@
+"""The adapter: its pure functions, its access, and how it bears a server that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from aiohttp import web
+from kubernetes.aio.config import incluster_config
+
+from incumbent import cluster
+from incumbent.cluster import ApiServer, Expired, Overloaded, UnknownKind
+from incumbent.errors import (
+    ClusterUnreachable,
+    ConfigurationError,
+    Conflict,
+    Forbidden,
+    NotFound,
+    Refused,
+)
+from incumbent.model import Pod
+from incumbent.ports import PodChanged, PodDeleted, PodsReplaced
+
+# Without this, pytest-asyncio makes an event loop that nobody closes, when the first test of a run
+# is no coroutine.
+asyncio.set_event_loop(None)
+
+SECONDS = 10
+"""Longer than anything here takes, so that a test that would hang fails."""
+
+
+def pod_json(name="a", version="1", **metadata):
+    return {
+        "metadata": {
+            "namespace": "shop",
+            "name": name,
+            "uid": f"uid-{name}",
+            "resourceVersion": version,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            **metadata,
+        },
+        "spec": {"nodeName": "node-1"},
+        "status": {
+            "phase": "Running",
+            "podIP": "10.0.0.1",
+            "conditions": [
+                {"type": "PodScheduled", "status": "True"},
+                {"type": "Ready", "status": "True"},
+            ],
+        },
+    }
+
+
+def pod(name="a", version="1", **changes):
+    values = {
+        "namespace": "shop",
+        "name": name,
+        "uid": f"uid-{name}",
+        "resource_version": version,
+        "node": "node-1",
+        "ip": "10.0.0.1",
+        "created": "2026-01-01T00:00:00Z",
+    }
+    return Pod(**{**values, **changes})
+
+
+# Pure functions
+
+
+def test_a_pod_keeps_what_an_election_looks_at():
+    """Labels, annotations, phase, readiness, node, address and age come out of the JSON."""
+    json_pod = pod_json(labels={"app": "x"}, annotations={"incumbent.dev/priority": "1"})
+    assert cluster.pod_from(json_pod) == pod(
+        labels={"app": "x"}, annotations={"incumbent.dev/priority": "1"}
+    )
+
+
+def test_a_pod_without_optional_fields_is_neither_ready_nor_running():
+    """A pod that is not scheduled yet has neither labels nor conditions nor an address."""
+    bare = pod_json()
+    del bare["spec"], bare["status"]
+    assert cluster.pod_from(bare) == pod(phase="Unknown", ready=False, node="", ip="")
+
+
+@pytest.mark.parametrize("conditions", ([], [{"type": "Ready", "status": "False"}]))
+def test_a_pod_is_ready_only_when_it_says_so(conditions):
+    """No condition Ready, and a false one, mean not ready."""
+    json_pod = pod_json()
+    json_pod["status"]["conditions"] = conditions
+    assert not cluster.pod_from(json_pod).ready
+
+
+def test_a_pod_with_a_deletion_timestamp_is_terminating():
+    """The deletion timestamp is the one sign of termination."""
+    assert cluster.pod_from(pod_json(deletionTimestamp="2026-01-01T00:00:00Z")).terminating
+
+
+ELECTION = {
+    "apiVersion": "incumbent.dev/v1alpha1",
+    "kind": "LeaderElection",
+    "metadata": {"name": "billing", "namespace": "shop", "uid": "u", "resourceVersion": "7"},
+}
+
+
+def event(note="A note", replica="r1"):
+    return cluster.event_about(
+        ELECTION,
+        kind="Normal",
+        reason="LeaderElected",
+        action="Elect",
+        note=note,
+        replica=replica,
+        time=dt.datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=dt.UTC),
+    )
+
+
+def test_an_event_says_who_reports_what_about_which_election():
+    """All fields that the API server wants are there, the time with microseconds."""
+    reported = event()
+    name = reported["metadata"].pop("name")
+    assert name.startswith("billing.")
+    assert reported == {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"namespace": "shop"},
+        "regarding": {
+            "apiVersion": "incumbent.dev/v1alpha1",
+            "kind": "LeaderElection",
+            "name": "billing",
+            "namespace": "shop",
+            "uid": "u",
+            "resourceVersion": "7",
+        },
+        "type": "Normal",
+        "reason": "LeaderElected",
+        "action": "Elect",
+        "note": "A note",
+        "reportingController": "incumbent.dev/operator",
+        "reportingInstance": "r1",
+        "eventTime": "2026-01-02T03:04:05.000678Z",
+    }
+
+
+def test_two_events_have_two_names():
+    """The same event a second time is another object."""
+    assert event()["metadata"]["name"] != event()["metadata"]["name"]
+
+
+@pytest.mark.parametrize("letter", ("x", "ä", "界"))
+def test_long_notes_and_replica_names_are_cut_to_bytes(letter):
+    """The API server counts bytes; no letter is cut in two."""
+    reported = event(note=letter * 2000, replica=letter * 200)
+    assert 1021 < len(reported["note"].encode()) <= 1024
+    assert 125 < len(reported["reportingInstance"].encode()) <= 128
+    assert set(reported["note"] + reported["reportingInstance"]) == {letter}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    (
+        (0, ClusterUnreachable),
+        (302, ClusterUnreachable),
+        (400, Refused),
+        (401, Forbidden),
+        (403, Forbidden),
+        (404, NotFound),
+        (408, ClusterUnreachable),
+        (409, Conflict),
+        (410, Expired),
+        (413, Refused),
+        (415, Refused),
+        (422, Refused),
+        (429, ClusterUnreachable),
+        (500, ClusterUnreachable),
+        (503, ClusterUnreachable),
+    ),
+)
+@pytest.mark.parametrize("message", ("pods is forbidden", "not found", "Timeout"))
+def test_the_status_code_decides_which_error_it_is(code, kind, message):
+    """The text of the answer is handed on, and decides nothing."""
+    status = {"message": message, "details": {"name": "a"}}
+    error = cluster.error_for(code, status, request="GET /x")
+    assert type(error) is kind
+    assert message in str(error)
+    assert "GET /x" in str(error)
+
+
+def test_a_path_that_is_not_served_is_an_unknown_kind():
+    """A 404 without details of an object says that the kind is not installed."""
+    status = cluster.status_from(b"404 page not found\n")
+    error = cluster.error_for(404, status, request="GET /x")
+    assert type(error) is UnknownKind
+    assert "CustomResourceDefinition" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "retry_after", "wait"), ((429, "3", 3.0), (503, "1", 1.0), (429, "soon", None))
+)
+def test_a_wish_to_wait_is_kept(code, retry_after, wait):
+    """Retry-After in seconds is kept; a date, or nonsense, is not."""
+    error = cluster.error_for(code, {}, request="GET /x", retry_after=retry_after)
+    assert isinstance(error, ClusterUnreachable)
+    assert getattr(error, "retry_after", None) == wait
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    (
+        (b'{"message": "m"}', {"message": "m"}),
+        (b"<html>", {"message": "<html>"}),
+        (b"[1]", {"message": "[1]"}),
+        (b"\xff", {"message": "\N{REPLACEMENT CHARACTER}"}),
+        (b"", {"message": ""}),
+    ),
+)
+def test_any_answer_explains_itself_as_well_as_it_can(content, status):
+    """What is no `Status` becomes a message."""
+    assert cluster.status_from(content) == status
+
+
+def test_pauses_grow_with_jitter_up_to_a_limit():
+    """The first is short, the longest is 10 s, and a thousand failures do not overflow."""
+    for attempt, longest in ((0, 0.1), (1, 0.2), (3, 0.8), (7, 10), (5000, 10)):
+        pauses = {cluster.pause_before(attempt) for _ in range(50)}
+        assert longest / 2 <= min(pauses) < max(pauses) <= longest
+
+
+def test_a_pause_is_as_long_as_the_server_asks_within_reason():
+    """Retry-After lengthens a pause, up to the longest one."""
+    assert cluster.pause_before(0, Overloaded("", 3)) == 3
+    assert cluster.pause_before(0, Overloaded("", 3600)) == 10
+    assert cluster.pause_before(0, ClusterUnreachable("")) < 1
+
+
+# Access
+
+
+@pytest.fixture(autouse=True)
+def _no_access_from_outside(monkeypatch, tmp_path):
+    """Hide the kubeconfig and the proxies of whoever runs the tests."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for scheme in ("http", "https", "all", "no"):
+        monkeypatch.delenv(f"{scheme}_proxy", raising=False)
+        monkeypatch.delenv(f"{scheme.upper()}_PROXY", raising=False)
+
+
+@pytest.fixture
+def kubeconfig(tmp_path):
+    """Return a function that writes a kubeconfig and returns its path."""
+
+    def write(name="config", *, server="http://one.example", user=None):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "one",
+            "clusters": [
+                {"name": "one", "cluster": {"server": server}},
+                {"name": "two", "cluster": {"server": "http://two.example"}},
+            ],
+            "users": [{"name": "user", "user": user or {"token": "t1"}}],
+            "contexts": [
+                {"name": "one", "context": {"cluster": "one", "user": "user", "namespace": "n1"}},
+                {"name": "two", "context": {"cluster": "two", "user": "user"}},
+            ],
+        }
+        path.write_text(yaml.safe_dump(content))
+        return str(path)
+
+    return write
+
+
+@contextlib.asynccontextmanager
+async def connected(kubeconfig=None, context=None):
+    api_server = await ApiServer.connect(kubeconfig, context=context, replica="r1")
+    try:
+        yield api_server
+    finally:
+        await api_server.aclose()
+
+
+async def access_of(kubeconfig=None, context=None):
+    async with connected(kubeconfig, context) as api_server:
+        return await api_server.access()
+
+
+async def test_a_kubeconfig_gives_server_token_and_namespace(kubeconfig):
+    """The current context is taken."""
+    access = await access_of(kubeconfig())
+    assert access == cluster.Access(
+        server="http://one.example", scheme="Bearer", token="t1", default_namespace="n1"
+    )
+
+
+async def test_the_token_is_not_in_the_representation(kubeconfig):
+    """A log line about the access shows no secret."""
+    assert "t1" not in repr(await access_of(kubeconfig()))
+
+
+async def test_a_context_can_be_chosen(kubeconfig):
+    """A named context wins over the current one."""
+    access = await access_of(kubeconfig(), "two")
+    assert access.server == "http://two.example"
+    assert access.default_namespace is None
+
+
+async def test_kubeconfig_is_read_when_connecting(kubeconfig, monkeypatch):
+    """KUBECONFIG may be set after the import of the library, and may name missing files."""
+    monkeypatch.setenv("KUBECONFIG", f"/nowhere:{kubeconfig()}")
+    assert (await access_of()).server == "http://one.example"
+
+
+async def test_an_explicit_kubeconfig_wins(kubeconfig, monkeypatch):
+    """The flag is stronger than KUBECONFIG."""
+    monkeypatch.setenv("KUBECONFIG", kubeconfig("other", server="http://other.example"))
+    assert (await access_of(kubeconfig())).server == "http://one.example"
+
+
+async def test_the_home_directory_is_looked_at_last(kubeconfig, tmp_path):
+    """Without any hint, ~/.kube/config counts, as for kubectl."""
+    (tmp_path / "home").mkdir()
+    kubeconfig("home/.kube/config")
+    assert (await access_of()).server == "http://one.example"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    (
+        ({}, "No access to Kubernetes is configured"),
+        ({"kubeconfig": "/nowhere/config"}, "/nowhere/config does not exist"),
+        ({"context": "one"}, "no kubeconfig to take the context one from"),
+    ),
+)
+async def test_no_configuration_is_one_sentence(arguments, sentence):
+    """Nothing to connect to is an error of configuration."""
+    with pytest.raises(ConfigurationError, match=sentence):
+        await access_of(**arguments)
+
+
+async def test_an_unknown_context_is_one_sentence(kubeconfig):
+    """A context that the file does not have is named."""
+    with pytest.raises(ConfigurationError, match="the context three"):
+        await access_of(kubeconfig(), "three")
+
+
+@pytest.mark.parametrize("content", ("", "[", "a: b", "contexts: 3", "\0"))
+async def test_a_broken_kubeconfig_is_one_sentence(content, tmp_path):
+    """Whatever the library makes of it, it is an error of configuration."""
+    path = tmp_path / "config"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match="is of no use with its current context"):
+        await access_of(str(path))
+
+
+async def test_basic_authentication_is_handed_on(kubeconfig):
+    """User and password become the scheme Basic and its token."""
+    access = await access_of(kubeconfig(user={"username": "u", "password": "p"}))
+    assert (access.scheme, access.token) == ("Basic", "dTpw")
+
+
+async def test_a_token_file_is_read_again(kubeconfig, tmp_path, monkeypatch):
+    """A token that somebody else renews in its file is used."""
+    monkeypatch.setattr(cluster, "REFRESH", 0)
+    file = tmp_path / "token"
+    file.write_text("t1")
+    async with connected(kubeconfig(user={"tokenFile": str(file)})) as api_server:
+        assert (await api_server.access()).token == "t1"
+        file.write_text("t2")
+        assert (await api_server.access()).token == "t2"
+        file.unlink()
+        with pytest.raises(ClusterUnreachable, match="token"):
+            await api_server.access()
+
+
+def exec_plugin(tmp_path):
+    """Return a user whose exec plugin prints the file `credential`, and that file."""
+    file = tmp_path / "credential"
+    plugin = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": sys.executable,
+        "args": ["-c", f"print(open({str(file)!r}).read())"],
+    }
+
+    def issue(token):
+        status = {"token": token}
+        credential = {"apiVersion": plugin["apiVersion"], "kind": "x", "status": status}
+        file.write_text(json.dumps(credential))
+
+    return {"exec": plugin}, issue
+
+
+async def test_an_exec_plugin_gives_tokens(kubeconfig, tmp_path, monkeypatch):
+    """The plugin is asked at the start, and later again."""
+    monkeypatch.setattr(cluster, "REFRESH", 0)
+    user, issue = exec_plugin(tmp_path)
+    issue("t1")
+    async with connected(kubeconfig(user=user)) as api_server:
+        issue("t2")
+        assert (await api_server.access()).token == "t2"
+
+
+async def test_an_exec_plugin_that_failed_is_asked_again(kubeconfig, tmp_path, monkeypatch):
+    """A plugin that fails at the start does not leave us without a token for ever."""
+    monkeypatch.setattr(cluster, "REFRESH", 0)
+    user, issue = exec_plugin(tmp_path)
+    async with connected(kubeconfig(user=user)) as api_server:
+        issue("t1")
+        assert (await api_server.access()).token == "t1"
+
+
+async def test_a_service_account_is_used_and_its_token_renewed(tmp_path, monkeypatch):
+    """In a pod the mounted token counts, and is read again after a minute."""
+    for name, content in (("token", "t1"), ("ca.crt", "ca"), ("namespace", "shop\n")):
+        (tmp_path / name).write_text(content)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    monkeypatch.setattr(cluster, "SERVICE_ACCOUNT_NAMESPACE", str(tmp_path / "namespace"))
+    # The client is not made: the certificate is none.
+    monkeypatch.setattr(cluster, "ApiClient", lambda _: SimpleNamespace(user_agent=""))
+    api_server = await ApiServer.connect(replica="r1")
+    assert await api_server.access() == cluster.Access(
+        server="https://10.0.0.1:443",
+        ca_path=str(tmp_path / "ca.crt"),
+        scheme="bearer",
+        token="t1",
+        default_namespace="shop",
+    )
+    (tmp_path / "token").write_text("t2")
+    assert (await api_server.access()).token == "t1"
+    later = dt.datetime.now() + dt.timedelta(minutes=2)  # noqa: DTZ005  # as the library
+    clock = SimpleNamespace(now=lambda: later)
+    monkeypatch.setattr(
+        incluster_config,
+        "datetime",
+        SimpleNamespace(datetime=clock, timedelta=dt.timedelta),
+    )
+    assert (await api_server.access()).token == "t2"
+
+
+@pytest.mark.parametrize(
+    ("environment", "proxy"),
+    (
+        ({}, None),
+        ({"http_proxy": "http://proxy:3128"}, "http://proxy:3128"),
+        ({"http_proxy": "http://proxy:3128", "no_proxy": ".example"}, None),
+        ({"https_proxy": "http://proxy:3128"}, None),
+    ),
+)
+async def test_a_proxy_comes_from_the_environment(environment, proxy, kubeconfig, monkeypatch):
+    """The usual variables count, once, when connecting."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (await access_of(kubeconfig())).proxy_url == proxy
+
+
+# Requests
+
+
+@pytest.fixture
+async def serve(kubeconfig):
+    """Return a function that makes an `ApiServer` in front of a function that answers requests."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(answer):
+            runner = web.ServerRunner(
+                web.Server(answer, handler_cancellation=True), shutdown_timeout=0.1
+            )
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            return await stack.enter_async_context(
+                connected(kubeconfig(server=f"http://127.0.0.1:{runner.addresses[0][1]}"))
+            )
+
+        yield start
+
+
+def status_response(code, **headers):
+    status = {"kind": "Status", "code": code, "message": "because", "details": {"name": "a"}}
+    return web.json_response(status, status=code, headers=headers)
+
+
+def patch(api_server, timeout=SECONDS):
+    return api_server.patch_pod(
+        pod(), labels={"l": "leader"}, annotations={"a": None}, timeout=timeout
+    )
+
+
+async def test_a_patch_carries_its_preconditions(serve):
+    """UID and resourceVersion are in the body, so that the API server compares them."""
+    seen = []
+
+    async def answer(request):
+        seen.append((request.method, request.path, request.content_type, await request.json()))
+        assert request.headers["Authorization"] == "Bearer t1"
+        return web.json_response(pod_json(version="2"))
+
+    assert await patch(await serve(answer)) == pod(version="2")
+    body = {
+        "metadata": {
+            "uid": "uid-a",
+            "resourceVersion": "1",
+            "labels": {"l": "leader"},
+            "annotations": {"a": None},
+        }
+    }
+    path = "/api/v1/namespaces/shop/pods/a"
+    assert seen == [("PATCH", path, "application/merge-patch+json", body)]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    ((403, Forbidden), (404, NotFound), (409, Conflict), (500, ClusterUnreachable)),
+)
+async def test_refusals_become_our_errors(code, kind, serve):
+    """The message of the API server is in the sentence."""
+
+    async def answer(_):
+        return status_response(code)
+
+    with pytest.raises(kind, match="because"):
+        await patch(await serve(answer))
+
+
+async def test_too_many_requests_tells_how_long_to_wait(serve):
+    """429 is an unreachable cluster that names a time."""
+
+    async def answer(_):
+        return status_response(429, **{"Retry-After": "7"})
+
+    with pytest.raises(Overloaded) as caught:
+        await patch(await serve(answer))
+    assert caught.value.retry_after == 7
+
+
+async def test_a_hanging_answer_ends_in_time(serve):
+    """After the timeout the outcome is unknown, be it the headers or the body that hang."""
+
+    async def hang_before(_):
+        await asyncio.Event().wait()
+
+    async def hang_within(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"metadata": ')
+        await asyncio.Event().wait()
+
+    for answer in (hang_before, hang_within):
+        with pytest.raises(ClusterUnreachable, match="in time"):
+            await patch(await serve(answer), timeout=0.1)
+
+
+async def test_a_write_whose_connection_broke_is_not_sent_again(serve):
+    """Only the caller may decide that the write is to be repeated."""
+    requests = []
+
+    async def answer(request):
+        requests.append(request.method)
+        if request.method == "GET":
+            return web.json_response(pod_json())
+        request.transport.abort()
+        await asyncio.Event().wait()
+        return None
+
+    api_server = await serve(answer)
+    await api_server.get_pod("shop", "a")  # opens the connection that breaks
+    with pytest.raises(ClusterUnreachable, match="PATCH"):
+        await patch(api_server)
+    with pytest.raises(ClusterUnreachable, match="PATCH"):
+        await api_server.replace_status("shop", "billing", resource_version="1", status={})
+    assert requests == ["GET", "PATCH", "PATCH"]
+
+
+@pytest.mark.parametrize("body", ("<html>", '{"metadata": '))
+async def test_an_answer_that_is_no_json_counts_as_none(body, serve):
+    """A proxy that answers in place of the API server is no answer."""
+
+    async def answer(_):
+        return web.Response(text=body)
+
+    with pytest.raises(ClusterUnreachable):
+        await (await serve(answer)).get_pod("shop", "a")
+
+
+async def test_nobody_listening_is_unreachable(kubeconfig):
+    """A refused connection is an unreachable cluster."""
+    async with connected(kubeconfig(server="http://127.0.0.1:1")) as api_server:
+        with pytest.raises(ClusterUnreachable, match=r"127\.0\.0\.1:1"):
+            await api_server.cluster_uid()
+
+
+async def test_a_missing_object_is_none_and_a_missing_kind_is_an_error(serve):
+    """The absence of one object says nothing about its kind."""
+
+    async def answer(request):
+        if "leaderelections/" in request.path:
+            return web.Response(status=404, text="404 page not found\n")
+        return status_response(404)
+
+    api_server = await serve(answer)
+    assert await api_server.get_pod("shop", "a") is None
+    with pytest.raises(UnknownKind):
+        await api_server.get_election("shop", "billing")
+
+
+@pytest.mark.parametrize("since", ("", "5"))
+async def test_a_list_takes_all_pages_of_one_version(since, serve):
+    """Only the first page names a version; the others are of the same one by their token."""
+    queries = []
+
+    async def answer(request):
+        queries.append(dict(request.query))
+        if "continue" in request.query:
+            return web.json_response(
+                {"metadata": {"resourceVersion": "9"}, "items": [pod_json("b")]}
+            )
+        metadata = {"resourceVersion": "9", "continue": "a+/="}
+        return web.json_response({"metadata": metadata, "items": [pod_json("a")]})
+
+    pods = await (await serve(answer)).list_pods("shop", "l=leader,x!=y", since=since)
+    assert pods == [pod("a"), pod("b")]
+    first = {"limit": "200", "labelSelector": "l=leader,x!=y"}
+    version = {"resourceVersion": "5", "resourceVersionMatch": "NotOlderThan"} if since else {}
+    assert queries == [{**first, **version}, {**first, "continue": "a+/="}]
+
+
+async def test_requests_in_flight_are_limited(serve):
+    """A thousand elections that start at once do not open a thousand connections."""
+    in_flight = most = 0
+    arrived = asyncio.Semaphore(0)
+    go_on = asyncio.Event()
+
+    async def answer(_):
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
+        arrived.release()
+        await go_on.wait()
+        in_flight -= 1
+        return web.json_response(pod_json())
+
+    api_server = await serve(answer)
+    async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as requests:
+        for _ in range(100):
+            requests.create_task(api_server.get_pod("shop", "a"))
+        for _ in range(cluster.CONCURRENCY):
+            await arrived.acquire()
+        go_on.set()
+    assert most == cluster.CONCURRENCY
+
+
+# Watches
+
+
+def changes(*events):
+    """Return the lines of a watch."""
+    return b"".join(json.dumps({"type": t, "object": o}).encode() + b"\n" for t, o in events)
+
+
+def bookmark(version):
+    return ("BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": version}})
+
+
+def error_event(code):
+    return ("ERROR", {"kind": "Status", "code": code, "message": "because"})
+
+
+class Script:
+    """An API server that answers each list and each watch with the next part of a script.
+
+    The last part of each is repeated. A watch is bytes, an HTTP status, or a function that gets the
+    response. `requests` shows what was asked: "list", or the resourceVersion of a watch.
+    """
+
+    def __init__(self, *, lists, watches):
+        self.lists = lists
+        self.watches = watches
+        self.requests = []
+        self.opened = asyncio.Semaphore(0)
+        self.closed = asyncio.Event()
+
+    async def __call__(self, request):
+        """Answer a request."""
+        if "watch" not in request.query:
+            self.requests.append("list")
+            part = next_part(self.lists)
+            if isinstance(part, int):
+                return status_response(part)
+            version, *pods = part
+            return web.json_response({"metadata": {"resourceVersion": version}, "items": pods})
+        assert request.query["allowWatchBookmarks"] == "true"
+        assert 240 <= int(request.query["timeoutSeconds"]) <= 360
+        self.requests.append(request.query["resourceVersion"])
+        part = next_part(self.watches)
+        if isinstance(part, int):
+            return status_response(part)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        if isinstance(part, bytes):
+            await response.write(part)
+            return response
+        self.opened.release()
+        try:
+            await part(response)
+        finally:
+            self.closed.set()
+        return response
+
+
+def next_part(parts):
+    return parts.pop(0) if len(parts) > 1 else parts[0]
+
+
+async def silence(_):
+    await asyncio.Event().wait()
+
+
+async def take(api_server, count):
+    """Return the first events of a watch."""
+    async with (
+        asyncio.timeout(SECONDS),
+        contextlib.aclosing(api_server.watch_pods("shop")) as events,
+    ):
+        return [await anext(events) for _ in range(count)]
+
+
+@pytest.fixture
+def attempts(monkeypatch):
+    """Return the list of failures that a pause followed; the pauses themselves are none."""
+    seen = []
+
+    def pause_before(attempt, problem=None):
+        seen.append(attempt)
+        return 0
+
+    monkeypatch.setattr(cluster, "pause_before", pause_before)
+    return seen
+
+
+async def test_a_watch_lists_first_and_then_tells_changes(serve):
+    """The list replaces everything, bookmarks are not events, deletions carry the last state."""
+    script = Script(
+        lists=[("5", pod_json("a"))],
+        watches=[
+            changes(
+                ("ADDED", pod_json("b", "6")),
+                bookmark("7"),
+                ("MODIFIED", pod_json("b", "8")),
+                ("DELETED", pod_json("b", "9")),
+            ),
+            silence,
+        ],
+    )
+    assert await take(await serve(script), 4) == [
+        PodsReplaced((pod("a"),)),
+        PodChanged(pod("b", "6")),
+        PodChanged(pod("b", "8")),
+        PodDeleted(pod("b", "9")),
+    ]
+
+
+@pytest.mark.usefixtures("attempts")
+async def test_a_watch_goes_on_from_the_last_version_it_saw(serve):
+    """Bookmarks count, too, so that a quiet watch does not become too old."""
+    later = changes(("ADDED", pod_json("b", "9")))
+    script = Script(lists=[("5",)], watches=[changes(bookmark("7")), b"", later, silence])
+    assert await take(await serve(script), 2) == [PodsReplaced(()), PodChanged(pod("b", "9"))]
+    assert script.requests == ["list", "5", "7", "7"]
+
+
+@pytest.mark.parametrize("gone", (410, changes(error_event(410))), ids=["http", "event"])
+async def test_a_watch_that_is_too_old_lists_again_at_once(gone, serve, attempts):
+    """What is not in the new list is gone, and there is no pause."""
+    script = Script(lists=[("5", pod_json("a")), ("8", pod_json("b"))], watches=[gone, silence])
+    assert await take(await serve(script), 2) == [
+        PodsReplaced((pod("a"),)),
+        PodsReplaced((pod("b"),)),
+    ]
+    assert attempts == []
+
+
+async def test_a_watch_that_is_always_too_old_pauses(serve, attempts):
+    """An API server that never accepts the version of its own list is not flooded."""
+    script = Script(lists=[("5",)], watches=[410])
+    await take(await serve(script), 4)
+    assert attempts == [2, 3]
+
+
+@pytest.mark.parametrize("failure", (500, 403, 429, changes(error_event(500)), b"nonsense\n", b""))
+async def test_a_watch_that_fails_pauses_and_goes_on(failure, serve, attempts):
+    """Anything but 410 keeps the version; the pauses grow while it goes on."""
+    later = changes(("ADDED", pod_json("b", "6")))
+    script = Script(lists=[("5",)], watches=[failure, failure, later, silence])
+    assert await take(await serve(script), 2) == [PodsReplaced(()), PodChanged(pod("b", "6"))]
+    assert script.requests == ["list", "5", "5", "5"]
+    # An early end is suspicious only when it repeats itself.
+    assert attempts == ([2] if failure == b"" else [1, 2])
+
+
+async def test_the_pauses_start_anew_after_a_watch_that_worked(serve, attempts, monkeypatch):
+    """A watch that lasted makes the failures before it forgotten."""
+    monkeypatch.setattr(cluster, "HEALTHY", -1)
+    later = changes(("ADDED", pod_json("b", "6")))
+    script = Script(lists=[("5",)], watches=[500, 500, 500, later, silence])
+    await take(await serve(script), 2)
+    assert attempts == [0, 0, 0]
+
+
+async def test_a_list_that_fails_is_tried_again(serve, attempts):
+    """A watch starts when the API server comes, whatever it said before."""
+    script = Script(lists=[500, 403, ("5", pod_json("a"))], watches=[silence])
+    assert await take(await serve(script), 1) == [PodsReplaced((pod("a"),))]
+    assert attempts == [1, 2]
+
+
+async def test_lines_may_arrive_in_pieces_and_may_be_long(serve):
+    """Neither the chunks of HTTP nor the size of a pod matter."""
+    long = pod_json("b", "6", annotations={"long": "x" * 3_000_000})
+
+    async def pieces(response):
+        line = changes(("ADDED", pod_json("c", "7")))
+        for part in (changes(("ADDED", long)), line[:1], line[1:100], line[100:]):
+            await response.write(part)
+            await asyncio.sleep(0)
+        await asyncio.Event().wait()
+
+    script = Script(lists=[("5",)], watches=[pieces])
+    _, first, second = await take(await serve(script), 3)
+    assert first.pod.annotations == {"long": "x" * 3_000_000}
+    assert second == PodChanged(pod("c", "7"))
+
+
+@pytest.mark.usefixtures("attempts")
+async def test_a_connection_cut_within_a_line_loses_nothing(serve):
+    """The half of a line is forgotten, and asked for again."""
+    line = changes(("ADDED", pod_json("b", "6")))
+
+    async def cut(response):
+        await response.write(line + changes(("ADDED", pod_json("c", "7")))[:50])
+        await asyncio.sleep(0.05)
+        response._req.transport.abort()
+
+    rest = changes(("ADDED", pod_json("c", "7")))
+    script = Script(lists=[("5",)], watches=[cut, rest, silence])
+    assert await take(await serve(script), 3) == [
+        PodsReplaced(()),
+        PodChanged(pod("b", "6")),
+        PodChanged(pod("c", "7")),
+    ]
+    assert script.requests == ["list", "5", "6"]
+
+
+async def test_a_silent_watch_is_taken_for_dead(serve, attempts, monkeypatch):
+    """A half-open connection is noticed, for bookmarks would have come."""
+    monkeypatch.setattr(cluster, "SILENCE", 0.1)
+    later = changes(("ADDED", pod_json("b", "6")))
+    script = Script(lists=[("5",)], watches=[silence, later, silence])
+    assert await take(await serve(script), 2) == [PodsReplaced(()), PodChanged(pod("b", "6"))]
+    assert attempts == [1]
+
+
+async def test_a_watch_that_does_not_open_is_given_up(serve, attempts, monkeypatch):
+    """An API server that accepts the connection and says nothing is tried again."""
+    monkeypatch.setattr(cluster, "TIMEOUT", 0.2)
+    hung = asyncio.Event()
+    script = Script(lists=[("5",)], watches=[changes(("ADDED", pod_json("b", "6"))), silence])
+
+    async def answer(request):
+        if "watch" in request.query and not hung.is_set():
+            hung.set()
+            await asyncio.Event().wait()
+        return await script(request)
+
+    assert await take(await serve(answer), 2) == [PodsReplaced(()), PodChanged(pod("b", "6"))]
+    assert attempts == [1]
+
+
+async def test_a_slow_consumer_loses_nothing(serve):
+    """What the consumer has not taken waits, in order, also beyond all buffers."""
+    count = 600
+    filler = {"filler": "x" * 20_000}
+
+    async def flood(response):
+        for version in range(count):
+            await response.write(
+                changes(("MODIFIED", pod_json("a", str(version), annotations=filler)))
+            )
+        await asyncio.Event().wait()
+
+    script = Script(lists=[("5",)], watches=[flood])
+    api_server = await serve(script)
+    seen = []
+    async with contextlib.aclosing(api_server.watch_pods("shop")) as events:
+        await anext(events)
+        while len(seen) < count:
+            change = await anext(events)
+            seen.append(change.pod.resource_version)
+            if len(seen) % 100 == 1:
+                await asyncio.sleep(0.05)
+    assert seen == [str(version) for version in range(count)]
+    assert script.requests == ["list", "5"]
+
+
+async def test_closing_a_watch_closes_its_connection(serve):
+    """The API server does not keep a watch that nobody reads."""
+    script = Script(lists=[("5",)], watches=[silence])
+    api_server = await serve(script)
+    events = api_server.watch_pods("shop")
+    await anext(events)
+    following = asyncio.ensure_future(anext(events))
+    async with asyncio.timeout(SECONDS):
+        await script.opened.acquire()
+        following.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await following
+        await events.aclose()
+        await script.closed.wait()
+
+
+async def test_watches_leave_room_for_requests(serve):
+    """As many namespaces as there may be: their watches do not use up a pool of connections."""
+    script = Script(lists=[("5",)], watches=[silence])
+
+    async def answer(request):
+        return (
+            web.json_response(pod_json()) if request.path.endswith("/a") else await script(request)
+        )
+
+    api_server = await serve(answer)
+
+    async def follow():
+        async for _ in api_server.watch_pods("shop"):
+            pass
+
+    watches = [asyncio.create_task(follow()) for _ in range(110)]
+    try:
+        async with asyncio.timeout(SECONDS):
+            for _ in watches:
+                await script.opened.acquire()
+            assert await api_server.get_pod("shop", "a") == pod()
+    finally:
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
