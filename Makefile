@@ -40,7 +40,7 @@ test: build ## Run all tests; ARGS='…' goes to pytest
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-unit: $(INSTALLED) ## Run the tests that need no server: a few seconds
-	$(BIN)/python -m pytest tests/unit $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) tests/unit $(ARGS)
 
 check: $(INSTALLED) ## Lint, formatting, types, layers, spelling
 	$(BIN)/ruff check
