@@ -57,7 +57,8 @@ class NatsAccess:
         Returns its version, and makes TLS a requirement where the server leaves the choice.
 
         Raises:
-            ConfigurationError: it is too old, or offers no TLS although that was asked for.
+            ConfigurationError: it is too old, offers no TLS although that was asked for, or asks
+                for a certificate that we have not.
         """
         version = str(info.get("version", "unknown"))
         numbers = re.match(r"(\d+)\.(\d+)", version)
@@ -73,6 +74,9 @@ class NatsAccess:
                     f"NATS at {server_of(url)} offers no TLS: enable it there, or ask for none here"
                 )
                 raise ConfigurationError(msg)
+        if info.get("tls_verify") and not self.tls_cert:
+            msg = f"NATS at {server_of(url)} asks for a client certificate: give one and its key"
+            raise ConfigurationError(msg)
         return version
 
     def login(self) -> dict[str, Any]:
@@ -143,7 +147,7 @@ def said(error: Exception) -> str:
     if isinstance(error, OSError):
         # asyncio's own text tells of sockets, and for a name with two addresses it is a list.
         number = error.errno or int((_ERRNO.findall(text) or [0])[0])
-        return os.strerror(number).lower() if number else text
+        return os.strerror(number).lower() if number else text.lower()
     if isinstance(error, ConfigurationError):
         return text
     library, _, reason = text.partition(": ")

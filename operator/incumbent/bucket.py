@@ -94,8 +94,8 @@ class Nats:
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
-            # Perhaps more than once: Python 3.11's `wait_for` can lose a cancellation.
-            await asyncio.wait(self._tasks, timeout=1)
+            # Perhaps more than once: in Python 3.11 `wait_for` can lose a cancellation.
+            await asyncio.wait(self._tasks, timeout=0.1)
         self._down("the connection to NATS was closed")
 
     async def __aenter__(self) -> Self:
@@ -324,15 +324,18 @@ class _Client(Client):
         self._opening = False
         tasks = [self._reading_task, self._flusher_task, self._ping_interval_task]
         tasks += [subscription._wait_for_msgs_task for subscription in self._subs.values()]  # noqa: SLF001
-        self._pending_data_size = 0  # or `close` would wait until it is sent
+        running = [task for task in tasks if task is not None]
+        for task in running:
+            task.cancel()
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None:
             writer.transport.abort()
+        self._pending_data_size = 0  # or `close` would wait until it is sent
         with contextlib.suppress(nats.errors.Error, OSError, AssertionError):
             async with asyncio.timeout(1):
                 await self.close()
-        if left := [task for task in tasks if task is not None]:
-            await asyncio.wait(left, timeout=1)
+        if running:
+            await asyncio.wait(running, timeout=1)
 
     async def _error(self, error: Exception) -> None:
         if self._opening:

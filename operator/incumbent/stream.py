@@ -15,7 +15,7 @@ import structlog
 
 from incumbent import clock, jetstream, wire
 from incumbent.errors import BucketError, BucketNotFound, BucketUnreachable
-from incumbent.model import BucketInfo, Entry, Nothing
+from incumbent.model import BucketInfo, Entry, Nothing, Peer
 from incumbent.ports import Answer, Outcome, Sighting
 
 REQUEST_TIMEOUT = 2.0
@@ -25,6 +25,8 @@ HEARTBEAT_EVERY = 1.0
 MOST_HEARTBEATS = 3
 """Heartbeats missed in a row before a watch begins anew. They are counted, not timed: an event
 loop that was busy for long has to read first what has arrived."""
+QUIET = 0.1
+"""Seconds without a message after which a server that says so has delivered all."""
 INFO_EVERY = 10.0
 """Seconds between looks at the bucket's settings, which may change while elections run."""
 LONGEST_PAUSE = 1.0
@@ -32,6 +34,7 @@ LONGEST_PAUSE = 1.0
 
 log = structlog.get_logger(__name__)
 
+Follow = Callable[[str, Sighting], None]
 Take = Callable[[str, str, bytes, Mapping[str, str]], None]
 """Takes a message: its subject, reply subject, data and headers. Must not block."""
 
@@ -84,6 +87,7 @@ class NatsBucket:
         # nats-py's KeyValue forgets the domain here, and writes to a stream of the leaf node.
         self._writes = f"{self._api}.$KV.{name}" if connection.domain else f"$KV.{name}"
         self._watchers: dict[str, dict[object, Callable[[Sighting], None]]] = {}
+        self._followers: dict[object, Follow] = {}
         self._listeners: dict[object, Callable[[], None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._feed: Feed | None = None
@@ -111,6 +115,10 @@ class NatsBucket:
         # As if the answer had come in no time: an age may be said too small, never too great.
         self._server_ahead = info.server_time - clock.now()
         return info
+
+    async def peers(self) -> list[Peer]:
+        """Ask the server which servers hold the bucket, and how they fare."""
+        return jetstream.peers_from(await self._ask("STREAM.INFO"))
 
     async def write(
         self, key: str, value: str, *, expected: int, headers: Mapping[str, str], timeout: float
@@ -150,6 +158,24 @@ class NatsBucket:
             watchers.pop(token, None)
             if not watchers:
                 self._watchers.pop(key, None)
+            self._stop_if_idle()
+
+        return end
+
+    def follow(self, seen: Follow) -> Callable[[], None]:
+        """Call `seen` with key and sighting for every key, then for every change, in order.
+
+        After what is there now has been shown, at first and after each loss of the watch, `seen`
+        is called once with an empty key.
+        """
+        token = object()
+        self._followers[token] = seen
+        self._start()
+        if self._feed is not None:
+            self._show_all(self._feed, seen)
+
+        def end() -> None:
+            self._followers.pop(token, None)
             self._stop_if_idle()
 
         return end
@@ -212,7 +238,8 @@ class NatsBucket:
             self._task = self._connection.spawn(self._keep(), name=f"watch of bucket {self.name}")
 
     def _stop_if_idle(self) -> None:
-        if self._task is not None and not self._watchers and not self._listeners:
+        used = self._watchers or self._followers or self._listeners
+        if self._task is not None and not used:
             self._task.cancel()
             self._task, self._feed, self.problem = None, None, None
 
@@ -236,15 +263,20 @@ class NatsBucket:
     async def _follow(self) -> str:
         """Watch until that is over, and return why."""
         await self._look()
-        feed = Feed(f"$KV.{self.name}.", self._last_revision, self._synchronised, self._show)
+        feed = Feed(f"$KV.{self.name}.", self._last_revision, self._show)
         try:
             async with self._connection.subscribe(feed.take) as inbox:
                 request = jetstream.consumer_request(self.name, inbox, HEARTBEAT_EVERY)
                 consumer = await self._ask("CONSUMER.CREATE", request)
-                # A look before and one behind: the consumer is of the bucket that both saw.
-                if not await self._look():
-                    return "the bucket was made anew"
-                feed.advance(confirmed=True, complete=consumer["num_pending"] == 0)
+                # A look before and one behind: the consumer is of the bucket that both saw. And
+                # a second one for what was replaced while the first part was delivered.
+                for _ in range(2):
+                    if not await self._look():
+                        return "the bucket was made anew"
+                    if consumer["num_pending"]:
+                        await feed.reach(self._last_revision)
+                if not feed.over.done():
+                    self._synchronised(feed)
                 return await self._guard(feed)
         finally:
             if self._feed is feed:
@@ -280,10 +312,18 @@ class NatsBucket:
     def _synchronised(self, feed: Feed) -> None:
         """Show every watcher what its key holds now, also that it holds nothing."""
         self._feed = feed
+        feed.live = True
         log.info("bucket.watched", bucket=self.name, keys=len(feed.entries))
         self._set_problem(None)
         for key in tuple(self._watchers):
-            self._show(key, self._latest(feed, key))
+            self._show_watchers(key, self._latest(feed, key))
+        for seen in tuple(self._followers.values()):
+            self._show_all(feed, seen)
+
+    def _show_all(self, feed: Feed, seen: Follow) -> None:
+        for key in feed.entries:
+            _call(seen, key, self._latest(feed, key))
+        _call(seen, "", Sighting(Nothing()))
 
     def _latest(self, feed: Feed, key: str) -> Sighting:
         if key not in feed.entries:
@@ -295,6 +335,11 @@ class NatsBucket:
         return max(0.0, clock.now() + self._server_ahead - stored_at)
 
     def _show(self, key: str, sighting: Sighting) -> None:
+        self._show_watchers(key, sighting)
+        for seen in tuple(self._followers.values()):
+            _call(seen, key, sighting)
+
+    def _show_watchers(self, key: str, sighting: Sighting) -> None:
         watchers = self._watchers.get(key, {})
         for token, seen in tuple(watchers.items()):
             if token in watchers:
@@ -318,28 +363,26 @@ class Feed:
     Args:
         prefix: of the subjects; what follows is the key.
         last_revision: what the stream held at least when the consumer was made.
-        synchronised: called once, when all entries are known and confirmed.
-        changed: called with key and sighting for every later entry.
+        changed: called with key and sighting for every entry, once this is `live`.
     """
 
     def __init__(
-        self,
-        prefix: str,
-        last_revision: int,
-        synchronised: Callable[[Feed], None],
-        changed: Callable[[str, Sighting], None],
+        self, prefix: str, last_revision: int, changed: Callable[[str, Sighting], None]
     ) -> None:
         self.entries: dict[str, tuple[Entry, float]] = {}
         """For every key the latest entry, and when it was stored by the server's clock."""
+        self.live = False
         self.heard = True
         """Whether anything came; whoever looks resets it."""
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done when nothing of this counts any more, with the reason."""
         self._skip = len(prefix)
-        self._synchronised, self._changed = synchronised, changed
-        self._complete = self._confirmed = self._live = False
-        self._delivered = 0
-        self._last_revision = last_revision
+        self._changed = changed
+        self._delivered = self._revision = 0
+        self._pending = 1
+        self._goal = 0
+        self._reached = asyncio.Event()
+        self._unbroken_to = last_revision
         self._left_out = 0
 
     def take(self, subject: str, reply: str, data: bytes, headers: Mapping[str, str]) -> None:
@@ -351,7 +394,8 @@ class Feed:
             # A heartbeat comes when there is nothing to deliver, whatever was pending before.
             if headers.get("Nats-Last-Consumer") != str(self._delivered):
                 self.end("messages were lost before a heartbeat")
-            self.advance(complete=True)
+            self._pending = 0
+            self._reached.set()
             return
         delivery = jetstream.delivery_from(reply)
         self._delivered += 1
@@ -362,30 +406,43 @@ class Feed:
         before = self.entries.get(key)
         entry = wire.entry_from(data, headers, delivery.revision)
         self.entries[key] = entry, delivery.stored_at
-        gap = delivery.revision > self._last_revision + 1
-        self._last_revision = max(self._last_revision, delivery.revision)
-        if self._live:
-            if gap:
+        if self.live:
+            if delivery.revision > self._unbroken_to + 1:
                 # The stream keeps the latest message of a key only: what was stored in between,
                 # on this key or another, was replaced before it could be delivered.
                 self._left_out = delivery.revision - 1
             known = before[0].revision if before else 0
             self._changed(key, Sighting(entry, live=known >= self._left_out))
-        elif delivery.pending == 0:
-            self.advance(complete=True)
+        self._unbroken_to = max(self._unbroken_to, delivery.revision)
+        self._revision, self._pending = delivery.revision, delivery.pending
+        if self._revision >= self._goal:
+            self._reached.set()
 
-    def advance(self, *, complete: bool = False, confirmed: bool = False) -> None:
-        """Begin to show changes when all entries are known, and whose they are."""
-        self._complete |= complete
-        self._confirmed |= confirmed
-        if self._complete and self._confirmed and not (self._live or self.over.done()):
-            self._live = True
-            self._synchronised(self)
+    async def reach(self, revision: int) -> None:
+        """Return when all up to a revision was delivered or replaced, or when this is over.
+
+        That nothing is pending is no proof: while keys are renewed the server counts too few
+        (nats-server 2.15.1, by up to one in twenty). It counts if there is silence, too, which
+        it takes when the latest messages of the stream are gone themselves.
+        """
+        quiet = 0
+        while self._revision < revision and not self.over.done():
+            delivered, self._goal = self._delivered, revision
+            self._reached.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(QUIET):
+                    await self._reached.wait()
+            quiet = quiet + 1 if delivered == self._delivered else 0
+            if quiet and self._pending == 0:
+                return
+            if quiet * QUIET > MOST_HEARTBEATS * HEARTBEAT_EVERY:
+                self.end("messages stopped to come")
 
     def end(self, reason: str) -> None:
         """Say that nothing of this counts any more."""
         if not self.over.done():
             self.over.set_result(reason)
+        self._reached.set()
 
 
 async def pause(failures: int) -> None:

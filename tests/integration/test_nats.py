@@ -1,0 +1,978 @@
+"""The connection to NATS and its buckets, with everything that servers and networks do to them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import json
+import logging
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nats
+import nkeys
+import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+from controlplane.natsserver import NatsServer
+from controlplane.processes import free_port
+from controlplane.proxy import Proxy, Towards
+from incumbent import bucket as bucket_module
+from incumbent import stream
+from incumbent.bucket import Nats, NatsAccess, NatsBucket
+from incumbent.errors import (
+    BucketDenied,
+    BucketInvalid,
+    BucketNotFound,
+    BucketUnreachable,
+)
+from incumbent.model import Entry, Nothing, Record
+from incumbent.ports import Answer, Outcome, Sighting
+
+NAME = "ELECTIONS"
+NAMES = (f"ELECTIONS_{number}" for number in itertools.count())
+KEY = "shop.billing"
+PATIENCE = 10.0
+SECRET = "s3cr3t-of-the-test"
+
+StartProxy = Callable[[int], Awaitable[Proxy]]
+
+
+@pytest.fixture
+def logs() -> Iterator[list[EventDict]]:
+    """What is logged."""
+    with capture_logs() as entries:
+        yield entries
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notice in half a second what otherwise takes three."""
+    monkeypatch.setattr(bucket_module, "PING_EVERY", 0.2)
+    monkeypatch.setattr(stream, "HEARTBEAT_EVERY", 0.2)
+
+
+async def until(holds: Callable[[], object], *, within: float = PATIENCE) -> None:
+    """Wait for something that nobody tells."""
+    deadline = time.monotonic() + within
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about"
+        await asyncio.sleep(0.01)
+
+
+async def write(bucket: NatsBucket, expected: int = 0, *, key: str = KEY) -> Answer:
+    return await bucket.write(key, "a/b/c", expected=expected, headers={}, timeout=2)
+
+
+@asynccontextmanager
+async def connected(*urls: str, **access: Any) -> AsyncIterator[Nats]:
+    """A connection that is up."""
+    async with Nats(NatsAccess(list(urls), **access)) as connection:
+        async with asyncio.timeout(PATIENCE):
+            await connection.wait_connected()
+        yield connection
+
+
+@asynccontextmanager
+async def watched(connection: Nats, name: str = "") -> AsyncIterator[Watched]:
+    """A new bucket with a watch that is up."""
+    name = name or next(NAMES)
+    await connection.wait_connected()
+    await connection.create_bucket(name, ttl=60, replicas=1)
+    watch = Watched(connection.bucket(name))
+    ends = [watch.bucket.watch(KEY, watch.seen.append), watch.bucket.listen(watch.take_note)]
+    await until(lambda: watch.seen)
+    yield watch
+    for end in ends:
+        end()
+
+
+@dataclass
+class Watched:
+    """A bucket, and what its watch has shown."""
+
+    bucket: NatsBucket
+    seen: list[Sighting] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def take_note(self) -> None:
+        """Write down what the problem is now."""
+        self.problems.append(str(self.bucket.problem or ""))
+
+    @property
+    def entries(self) -> list[Entry]:
+        """What was shown."""
+        return [sighting.entry for sighting in self.seen]
+
+
+# The connection
+
+
+async def test_it_waits_for_a_server_and_says_for_which(
+    tmp_path: Path, logs: list[EventDict]
+) -> None:
+    """Before a server runs there is a sentence; once it runs there is a connection."""
+    server = NatsServer(tmp_path)
+    async with Nats(NatsAccess([server.url])) as connection:
+        assert connection.problem == "not connected to NATS yet"
+        problem = f"NATS at 127.0.0.1:{server.port} cannot be reached: connection refused"
+        await until(lambda: connection.problem == problem)
+        assert not connection.connected
+        with pytest.raises(BucketUnreachable, match="connection refused"):
+            await connection.bucket(NAME).info()
+        await asyncio.sleep(0.3)
+        async with server:
+            await until(lambda: connection.connected)
+            assert connection.problem == ""
+
+    told = [(entry["event"], entry.get("problem", "")) for entry in logs]
+    assert told == [("nats.unreachable", problem), ("nats.connected", "")]
+
+
+@pytest.mark.parametrize("first", (0, 1))
+async def test_the_urls_are_tried_in_turn(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """A server that is away costs one attempt, wherever its URL stands."""
+    urls = [f"nats://127.0.0.1:{free_port()}", nats_server.url]
+    monkeypatch.setattr(bucket_module.random, "randrange", lambda _: first)
+    async with connected(*urls) as connection:
+        assert connection.connected
+
+
+async def test_after_a_loss_the_next_url_is_tried(
+    nats_server: NatsServer, proxy: StartProxy
+) -> None:
+    """A server that went away is not the first to be asked again."""
+    one, other = await proxy(nats_server.port), await proxy(nats_server.port)
+    async with connected(one.address, other.address) as connection:
+        for _ in range(2):
+            used, free = (one, other) if one.connections else (other, one)
+            used.cut()
+            await until(lambda used=used: not used.connections)
+            await until(lambda: connection.connected)
+            assert (used.connections, free.connections) == (0, 1)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("direction", (Towards.SERVER, Towards.CLIENT))
+async def test_a_black_hole_is_noticed(
+    nats_server: NatsServer, proxy: StartProxy, direction: Towards
+) -> None:
+    """Pings without an answer end the connection, and every request on it."""
+    link = await proxy(nats_server.port)
+    async with connected(link.address) as connection, watched(connection) as watch:
+        link.black_hole(direction)
+        started = time.monotonic()
+        answer = await watch.bucket.write(KEY, "a", expected=0, headers={}, timeout=9)
+
+        assert answer.outcome is Outcome.UNKNOWN
+        assert time.monotonic() - started < 5
+        assert not connection.connected
+        lost = f"the connection to NATS at {link.address} was lost: it does not answer pings"
+        assert answer.reason == str(watch.bucket.problem) == connection.problem == lost
+        await until(lambda: connection.problem == f"NATS at {link.address} does not answer")
+        await link.resume()
+        await until(lambda: watch.bucket.problem is None)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_busy_loop_costs_neither_connection_nor_watch(
+    nats_server: NatsServer, logs: list[EventDict]
+) -> None:
+    """What arrived while the process was busy or stopped counts as heard."""
+    async with connected(nats_server.url) as connection, watched(connection) as watch:
+        await asyncio.sleep(0.5)
+        time.sleep(2)  # noqa: ASYNC251 - that is the point
+        await asyncio.sleep(0.5)
+
+        assert connection.connected
+        assert len(watch.seen) == 1
+    assert [entry["event"] for entry in logs].count("nats.connected") == 1
+
+
+async def test_a_server_that_stands_still_for_a_moment_is_not_left(
+    private_nats: NatsServer,
+) -> None:
+    """A ping may take longer than the distance between pings."""
+    async with connected(private_nats.url) as connection, watched(connection) as watch:
+        private_nats.process.pause()
+        writing = asyncio.create_task(write(watch.bucket))
+        await asyncio.sleep(1.2)
+        private_nats.process.resume()
+
+        assert (await writing).outcome is Outcome.STORED
+        assert connection.connected
+
+
+async def test_requests_end_when_the_connection_is_lost(
+    nats_server: NatsServer, proxy: StartProxy
+) -> None:
+    """Nobody waits for an answer that cannot come."""
+    link = await proxy(nats_server.port)
+    async with connected(link.address) as connection, watched(connection) as watch:
+        link.hold()
+        writing = asyncio.create_task(write(watch.bucket))
+        reading = asyncio.create_task(watch.bucket.read(KEY, timeout=9))
+        await asyncio.sleep(0.1)
+        assert not writing.done()
+        link.cut()
+
+        async with asyncio.timeout(1):
+            answer = await writing
+            with pytest.raises(BucketUnreachable, match="the connection to NATS at"):
+                await reading
+        assert answer.outcome is Outcome.UNKNOWN
+
+
+async def test_nothing_that_was_given_up_is_sent_after_a_reconnect(
+    private_nats: NatsServer,
+) -> None:
+    """A write during an outage is over when its answer says so."""
+    async with connected(private_nats.url) as connection, watched(connection) as watch:
+        private_nats.kill()
+        await until(lambda: not connection.connected)
+        assert (await write(watch.bucket)).outcome is Outcome.UNKNOWN
+        await private_nats.start()
+        await until(lambda: watch.bucket.problem is None)
+
+        assert await watch.bucket.read(KEY, timeout=2) == Sighting(Nothing())
+
+
+async def test_it_can_be_started_only_once(nats_server: NatsServer) -> None:
+    """A second start is a mistake, and so is one after the end."""
+    async with connected(nats_server.url) as connection:
+        with pytest.raises(RuntimeError, match="was started before"):
+            await connection.start()
+    with pytest.raises(RuntimeError, match="was closed"):
+        await connection.start()
+    with pytest.raises(RuntimeError, match="was closed"):
+        connection.bucket(NAME).watch(KEY, lambda _: None)
+
+
+async def test_the_end_leaves_nothing_behind(private_nats: NatsServer) -> None:
+    """No connection, no consumer, no request that waits; to end it twice does no harm."""
+    async with connected(private_nats.url) as connection, watched(connection) as watch:
+        assert (await private_nats.monitor("connz"))["num_connections"] == 1
+        private_nats.process.pause()
+        writing = asyncio.create_task(write(watch.bucket))
+        await asyncio.sleep(0.1)
+        await connection.aclose()
+        await connection.aclose()
+
+        assert (await writing).reason == "the connection to NATS was closed"
+        assert not connection.connected
+        private_nats.process.resume()
+        await asyncio.sleep(0.1)
+        assert (await private_nats.monitor("connz"))["num_connections"] == 0
+
+
+@pytest.mark.parametrize("after", (0.0, 0.001, 0.01, 0.3))
+async def test_the_end_may_come_while_it_connects(proxy: StartProxy, after: float) -> None:
+    """Also when the other end accepts and says nothing."""
+    async with scripted() as server:
+        connection = Nats(NatsAccess([server.url]))
+        await connection.start()
+        await asyncio.sleep(after)
+        started = time.monotonic()
+        await connection.aclose()
+
+        assert time.monotonic() - started < 1
+        await until(lambda: not server.open)
+
+
+async def test_a_server_that_drops_every_connection_is_not_hammered() -> None:
+    """The pauses grow although each attempt gets as far as a connection."""
+    async with scripted(version="2.12.0", drop=True) as server:
+        async with Nats(NatsAccess([server.url])) as connection:
+            await asyncio.sleep(1.5)
+            assert "cannot be reached" in connection.problem or "was lost" in connection.problem
+        assert 3 <= server.accepted <= 12
+
+
+# What a server says about itself
+
+
+@dataclass
+class Scripted:
+    """A server that says what a test wants."""
+
+    url: str = ""
+    accepted: int = 0
+    open: int = 0
+    heard: bytes = b""
+
+
+@asynccontextmanager
+async def scripted(
+    *, version: str = "", drop: bool = False, **info: Any
+) -> AsyncIterator[Scripted]:
+    """Say hello if a version is given, answer pings, and write down what is said."""
+    server = Scripted()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.accepted += 1
+        server.open += 1
+        try:
+            if version:
+                hello = {"server_id": "S", "version": version, "headers": True, **info}
+                writer.write(f"INFO {json.dumps(hello)}\r\n".encode())
+            while line := await reader.readline():
+                server.heard += line
+                if line.startswith(b"PING"):
+                    if drop:
+                        break
+                    writer.write(b"PONG\r\n")
+        except ConnectionError:
+            pass
+        finally:
+            server.open -= 1
+            writer.transport.abort()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server.url = f"nats://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    try:
+        yield server
+    finally:
+        listening.close()
+        await until(lambda: not server.open)
+
+
+@pytest.mark.parametrize("version", ("2.10.29", "1.4.1", "2.9.0-beta.1", "unknown"))
+async def test_an_old_server_is_refused_in_one_sentence(version: str) -> None:
+    """Nothing is told to it, no login either."""
+    async with scripted(version=version) as server:
+        url = server.url.replace("//", f"//user:{SECRET}@")
+        async with Nats(NatsAccess([url])) as connection:
+            name = server.url.removeprefix("nats://")
+            sentence = f"NATS at {name} has version {version}: upgrade it to 2.11 or newer"
+            await until(lambda: connection.problem == sentence)
+            assert not connection.connected
+        assert server.heard == b""
+
+
+@pytest.mark.parametrize("version", ("2.11.0", "2.15.1", "2.12.0-RC.2", "3.0.0", "2.100.0"))
+async def test_a_new_server_is_accepted(version: str) -> None:
+    """From 2.11 on, preliminary versions included."""
+    async with scripted(version=version) as server, connected(server.url):
+        assert b"CONNECT" in server.heard
+
+
+async def test_a_server_without_tls_is_told_no_secret(tmp_path: Path) -> None:
+    """Who asked for TLS does not get less, and sends no login in the clear."""
+    password = tmp_path / "password"
+    password.write_text(SECRET)
+    async with scripted(version="2.12.0") as server:
+        url = server.url.replace("nats://", "tls://")
+        async with Nats(NatsAccess([url], user="op", password_file=password)) as connection:
+            await until(lambda: "offers no TLS" in connection.problem)
+        assert server.heard == b""
+
+
+@pytest.mark.parametrize(
+    "greeting", (b"HTTP/1.1 400 Bad Request\r\n\r\n", b"INFO {\r\n", b"INFO []\r\n", b"\r\n", b"")
+)
+async def test_a_strange_greeting_is_survived(greeting: bytes) -> None:
+    """The connection is closed, and tried again."""
+    accepted = 0
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        writer.write(greeting)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        async with Nats(NatsAccess([f"nats://127.0.0.1:{port}"])) as connection:
+            await until(lambda: accepted >= 2)
+            assert f"NATS at 127.0.0.1:{port} cannot be reached: " in connection.problem
+
+
+# Logins
+
+
+@dataclass
+class Login:
+    """A server's configuration, and what a client needs for it."""
+
+    config: str
+    access: dict[str, Any]
+    refused: dict[str, Any]
+    secrets: list[str]
+
+
+def _file(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def _password(folder: Path) -> Login:
+    return Login(
+        f'authorization {{ user: op, password: "{SECRET}" }}',
+        {"user": "op", "password_file": _file(folder, "password", f"{SECRET}\n")},
+        {"user": "op", "password_file": _file(folder, "wrong", "wrong-password")},
+        [SECRET, "wrong-password"],
+    )
+
+
+def _token(folder: Path) -> Login:
+    return Login(
+        f'authorization {{ token: "{SECRET}" }}',
+        {"token_file": _file(folder, "token", f"{SECRET}\n")},
+        {"token_file": _file(folder, "wrong", "wrong-token")},
+        [SECRET, "wrong-token"],
+    )
+
+
+def _key(number: int, prefix: int) -> nkeys.KeyPair:
+    seed = nkeys.encode_seed(bytes([number]) * 32, prefix)
+    return nkeys.from_seed(bytearray(seed))
+
+
+def _nkey(folder: Path) -> Login:
+    right, wrong = (_key(number, nkeys.PREFIX_BYTE_USER) for number in (1, 2))
+    return Login(
+        f"authorization {{ users: [ {{ nkey: {right.public_key.decode()} }} ] }}",
+        {"nkey": _file(folder, "user.nk", f"# of the operator\n{right.seed.decode()}\n")},
+        {"nkey": _file(folder, "wrong.nk", wrong.seed.decode())},
+        [right.seed.decode(), wrong.seed.decode()],
+    )
+
+
+def _jwt(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, **claims: Any) -> str:
+    """Sign claims as `nsc` does."""
+    body = {
+        "jti": "J",
+        "iat": 1,
+        "iss": issuer.public_key.decode(),
+        "sub": subject.public_key.decode(),
+        "name": claims["type"],
+        "nats": {"version": 2, **claims},
+    }
+    parts = [{"typ": "JWT", "alg": "ed25519-nkey"}, body]
+    encoded = [_base64(json.dumps(part).encode()) for part in parts]
+    text = ".".join(encoded)
+    return f"{text}.{_base64(issuer.sign(text.encode()))}"
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _creds(folder: Path) -> Login:
+    operator = _key(1, nkeys.PREFIX_BYTE_OPERATOR)
+    system, account = (_key(number, nkeys.PREFIX_BYTE_ACCOUNT) for number in (2, 3))
+    user, stranger = (_key(number, nkeys.PREFIX_BYTE_USER) for number in (4, 5))
+    every = ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
+    every += ("mem_storage", "disk_storage", "streams", "consumer")
+    limits = {"wildcards": True, **dict.fromkeys(every, -1)}
+    unlimited = dict.fromkeys(("subs", "data", "payload"), -1)
+    accounts = [
+        f"{key.public_key.decode()}: {_jwt(operator, key, type='account', limits=allowed)}"
+        for key, allowed in ((system, unlimited | {"conn": -1}), (account, limits))
+    ]
+
+    def file(name: str, issuer: nkeys.KeyPair) -> Path:
+        token = _jwt(issuer, user, type="user", **unlimited)
+        text = (
+            f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
+            f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n"
+            "------END USER NKEY SEED------\n"
+        )
+        return _file(folder, name, text)
+
+    return Login(
+        f"operator: {_jwt(operator, operator, type='operator')}\n"
+        f"system_account: {system.public_key.decode()}\n"
+        f"resolver: MEMORY\nresolver_preload: {{ {', '.join(accounts)} }}",
+        {"creds": file("op.creds", account)},
+        {"creds": file("wrong.creds", stranger)},
+        [user.seed.decode(), _jwt(account, user, type="user", **unlimited)],
+    )
+
+
+def _certificates(folder: Path) -> Path:
+    """Make a certificate authority, a server's certificate and a client's."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    for name, signer in (("ca", []), ("server", ["-CA", "ca.pem", "-CAkey", "ca.key"])):
+        subprocess.run(
+            [*make, "-nodes", "-days", "2", "-keyout", f"{name}.key", "-out", f"{name}.pem",
+             "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", *signer],
+            cwd=folder, check=True, capture_output=True,
+        )  # fmt: skip
+    return folder
+
+
+def _tls(folder: Path, **more: Any) -> Login:
+    files = _certificates(folder)
+    first = "handshake_first: true," if more.get("tls_first") else ""
+    return Login(
+        f'tls {{ {first} cert_file: "{files}/server.pem", key_file: "{files}/server.key" }}',
+        {"tls_ca": files / "ca.pem", **more},
+        more,
+        [],
+    )
+
+
+def _client_certificate(folder: Path) -> Login:
+    files = _certificates(folder)
+    ours = {"tls_cert": files / "server.pem", "tls_key": files / "server.key"}
+    return Login(
+        f'tls {{ cert_file: "{files}/server.pem", key_file: "{files}/server.key",'
+        f' ca_file: "{files}/ca.pem", verify: true }}',
+        {"tls_ca": files / "ca.pem", **ours},
+        {"tls_ca": files / "ca.pem"},
+        [],
+    )
+
+
+def _tls_if_asked(folder: Path) -> Login:
+    login = _tls(folder)
+    login.config += "\nallow_non_tls: true"
+    return login
+
+
+LOGINS = {
+    "password": _password,
+    "token": _token,
+    "nkey": _nkey,
+    "creds": _creds,
+    "TLS": _tls,
+    "TLS first": lambda folder: _tls(folder, tls_first=True),
+    "TLS if asked": _tls_if_asked,
+    "client certificate": _client_certificate,
+}
+
+
+@pytest.mark.parametrize("kind", LOGINS)
+async def test_every_kind_of_login_works(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture, logs: list[EventDict]
+) -> None:
+    """The right one gets a working bucket; a wrong one a sentence without secrets."""
+    caplog.set_level(logging.DEBUG)
+    login = LOGINS[kind](tmp_path)
+    async with NatsServer(tmp_path, config=login.config) as server:
+        async with connected(server.url, **login.access) as connection:
+            await connection.create_bucket(NAME, ttl=5, replicas=1)
+            assert (await write(connection.bucket(NAME))).outcome is Outcome.STORED
+        if login.refused:
+            async with Nats(NatsAccess([server.url], **login.refused)) as connection:
+                await until(lambda: "NATS at" in connection.problem)
+                assert not connection.connected
+                problem = connection.problem
+
+            expected = "certificate" if "tls" in login.config else "refuses the login"
+            assert expected in problem
+    said = f"{logs} {caplog.text} {NatsAccess([server.url], **login.access)}"
+    assert not [secret for secret in login.secrets if secret in said]
+
+
+async def test_a_login_in_the_url_is_not_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, logs: list[EventDict]
+) -> None:
+    """A password of a URL is in no problem, log line or representation."""
+    caplog.set_level(logging.DEBUG)
+    config = f'authorization {{ user: op, password: "{SECRET}" }}'
+    async with NatsServer(tmp_path, config=config) as server:
+        url = server.url.replace("//", f"//op:{SECRET}@")
+        async with connected(url) as connection:
+            server.kill()
+            await until(lambda: "refused" in connection.problem)
+            said = f"{logs} {caplog.text} {connection.access} {connection.problem}"
+    assert f"127.0.0.1:{server.port}" in said
+    assert SECRET not in said
+
+
+async def test_files_are_read_anew_for_every_connection(tmp_path: Path) -> None:
+    """A password that was changed is taken up without a restart."""
+    file = _file(tmp_path, "password", "old")
+    port = free_port()
+
+    def server(password: str) -> NatsServer:
+        config = f'authorization {{ user: op, password: "{password}" }}'
+        return NatsServer(tmp_path, config=config, port=port)
+
+    async with server("old") as old, connected(old.url, user="op", password_file=file) as link:
+        old.kill()
+        async with server("new"):
+            await until(lambda: "refuses the login" in link.problem)
+            file.write_text("new")
+            await until(lambda: link.connected)
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "sentence"),
+    (
+        ("creds", None, "/login cannot be read: no such file or directory"),
+        ("creds", "", "/login is not a credentials file"),
+        ("creds", "-----BEGIN USER NKEY SEED-----\nSU\n", "/login is not a credentials file"),
+        ("nkey", None, "/login cannot be read: no such file or directory"),
+        ("nkey", "", "/login holds no nkey seed of a user"),
+        ("nkey", "SUA", "NATS at 127.0.0.1:1 cannot be reached: invalid seed"),
+        ("password_file", None, "/login cannot be read: no such file or directory"),
+        ("token_file", None, "/login cannot be read: no such file or directory"),
+        ("tls_ca", None, "/login cannot be read: no such file or directory"),
+        ("tls_ca", "no certificate", "the files for TLS cannot be used: "),
+        ("tls_cert", None, "/login cannot be read: no such file or directory"),
+        ("tls_cert", "no certificate", "the files for TLS cannot be used: "),
+    ),
+)
+async def test_a_file_that_is_of_no_use_is_named(
+    tmp_path: Path, option: str, content: str | None, sentence: str
+) -> None:
+    """It may be mounted later, so the operator goes on trying."""
+    file = tmp_path / "login"
+    if content is not None:
+        file.write_text(content)
+    access = NatsAccess(["nats://127.0.0.1:1"], **{option: file})
+    async with Nats(access) as connection:
+        await until(lambda: sentence in connection.problem)
+        assert "\n" not in connection.problem
+
+
+# What an account may do, and a server
+
+
+def _permissions(*, publish: str = '">"', subscribe: str = '">"') -> str:
+    return (
+        "authorization { users: [ { user: op, password: op, permissions: {"
+        f" publish: {{ allow: [{publish}] }}, subscribe: {{ allow: [{subscribe}] }} }} }},"
+        " { user: admin, password: admin } ] }"
+    )
+
+
+NEEDED = (
+    f"$JS.API.STREAM.INFO.KV_{NAME}",
+    f"$JS.API.CONSUMER.CREATE.KV_{NAME}",
+    f"$JS.API.STREAM.MSG.GET.KV_{NAME}",
+    f"$KV.{NAME}.shop.>",
+)
+
+
+def _quoted(subjects: Iterable[str]) -> str:
+    return ", ".join(f'"{subject}"' for subject in subjects)
+
+
+@asynccontextmanager
+async def restricted(folder: Path, config: str) -> AsyncIterator[Nats]:
+    """A connection with few rights to a server that has the bucket."""
+    async with NatsServer(folder, config=config) as server:
+        async with connected(server.url.replace("//", "//admin:admin@")) as admin:
+            await admin.create_bucket(NAME, ttl=60, replicas=1)
+        async with Nats(NatsAccess([server.url.replace("//", "//op:op@")])) as connection:
+            yield connection
+
+
+async def test_four_subjects_are_all_that_it_needs(tmp_path: Path) -> None:
+    """With these rights and no other the bucket can be watched, read and written."""
+    config = _permissions(publish=_quoted(NEEDED), subscribe='"_INBOX.>"')
+    async with restricted(tmp_path, config) as connection, watched(connection, NAME) as watch:
+        answer = await write(watch.bucket)
+
+        assert answer.outcome is Outcome.STORED
+        assert (await watch.bucket.read(KEY, timeout=2)).entry.revision == answer.revision
+        await until(lambda: len(watch.seen) == 2)
+
+
+@pytest.mark.parametrize("missing", NEEDED[:2])
+async def test_a_watch_without_a_right_names_the_subject(tmp_path: Path, missing: str) -> None:
+    """The sentence tells what to grant, as the server spells it, and comes at once."""
+    allowed = _quoted(subject for subject in NEEDED if subject != missing)
+    async with restricted(tmp_path, _permissions(publish=allowed)) as connection:
+        bucket = connection.bucket(NAME)
+        end = bucket.watch(KEY, lambda _: None)
+        await until(lambda: bucket.problem is not None, within=1.5)
+
+        assert isinstance(bucket.problem, BucketDenied)
+        sentence = f"NATS refuses us the subject {missing}: grant it to the operator's user"
+        assert str(bucket.problem) == sentence
+        assert connection.connected
+        end()
+
+
+async def test_a_write_without_the_right_is_not_known_to_be_stored(tmp_path: Path) -> None:
+    """Its outcome is unknown, for the fault is the permission's; the reason names the subject."""
+    async with restricted(tmp_path, _permissions(publish=_quoted(NEEDED[:3]))) as connection:
+        await until(lambda: connection.connected)
+        started = time.monotonic()
+        bucket = connection.bucket(NAME)
+        answer = await bucket.write(KEY, "a", expected=0, headers={}, timeout=9)
+
+        assert time.monotonic() - started < 2
+        assert answer.outcome is Outcome.UNKNOWN
+        assert f"NATS refuses us the subject $KV.{NAME}.{KEY}: grant it" in answer.reason
+        with pytest.raises(BucketDenied, match="INFO"):
+            await connection.create_bucket("OTHER", ttl=5, replicas=1)
+
+
+async def test_a_client_that_may_hear_no_answer_is_told_so(tmp_path: Path) -> None:
+    """Without the right to subscribe to an inbox there is no use in a connection."""
+    config = _permissions(subscribe='"_OTHER.>"')
+    async with restricted(tmp_path, config) as connection:
+        sentence = "NATS refuses us to subscribe to _INBOX.>: grant it to the operator's user"
+        await until(lambda: connection.problem == sentence)
+        assert not connection.connected
+
+
+async def test_a_server_without_jetstream_is_told_from_a_missing_bucket(tmp_path: Path) -> None:
+    """Nobody answers then, and the sentence says what that may mean."""
+    server = NatsServer(tmp_path, config="jetstream: disabled")
+    async with server, connected(server.url) as connection:
+        with pytest.raises(BucketUnreachable, match="JetStream is off on the server"):
+            await connection.bucket(NAME).info()
+
+
+async def test_an_account_without_jetstream_is_told_so(tmp_path: Path) -> None:
+    """The server knows JetStream, and the account may not use it."""
+    config = "accounts { A { users: [ { user: op, password: op } ] } }"
+    server = NatsServer(tmp_path, config=config)
+    async with server, connected(server.url.replace("//", "//op:op@")) as connection:
+        with pytest.raises(BucketUnreachable, match="JetStream is not enabled"):
+            await connection.bucket(NAME).info()
+
+
+async def test_a_bucket_that_is_missing_is_told_at_once(nats_server: NatsServer) -> None:
+    """Look and read raise; a write is answered, and a watch has a problem until it exists."""
+    async with connected(nats_server.url) as connection:
+        bucket = connection.bucket("MISSING")
+        sentence = "there is no bucket MISSING: create it, or start the operator"
+        with pytest.raises(BucketNotFound, match=sentence):
+            await bucket.info()
+        with pytest.raises(BucketNotFound, match=sentence):
+            await bucket.read(KEY, timeout=2)
+        answer = await bucket.write(KEY, "a", expected=0, headers={}, timeout=9)
+        assert answer.outcome is Outcome.UNKNOWN
+        assert "no such bucket" in answer.reason
+
+        seen: list[Sighting] = []
+        end = bucket.watch(KEY, seen.append)
+        await until(lambda: isinstance(bucket.problem, BucketNotFound))
+        await connection.create_bucket("MISSING", ttl=60, replicas=1)
+        await until(lambda: seen)
+        assert seen == [Sighting(Nothing())]
+        assert bucket.problem is None
+        end()
+
+
+async def test_a_bucket_is_created_once(nats_server: NatsServer) -> None:
+    """The one that exists stays as it is; what the server cannot do is told in its words."""
+    async with connected(nats_server.url) as connection:
+        await connection.create_bucket("ONCE", ttl=30, replicas=1)
+        await connection.create_bucket("ONCE", ttl=5, replicas=1)
+        info = await connection.bucket("ONCE").info()
+
+        assert (info.ttl, info.history, info.replicas, info.markers) == (30, 1, 1, True)
+        assert not info.clustered
+        assert abs(info.server_time - time.time()) < 5
+        with pytest.raises(BucketInvalid, match="asked of bucket THREE: replicas > 1"):
+            await connection.create_bucket("THREE", ttl=5, replicas=3)
+
+
+async def test_a_domain_is_asked_and_written_to(tmp_path: Path) -> None:
+    """Through a leaf node the bucket of the hub is used, not one of the same name beside it."""
+    leaves = free_port()
+    hub = NatsServer(
+        tmp_path / "hub", name="hub", domain="hub",
+        config=f"leafnodes {{ listen: 127.0.0.1:{leaves} }}",
+    )  # fmt: skip
+    leaf = NatsServer(
+        tmp_path / "leaf", name="leaf", domain="leaf",
+        config=f'leafnodes {{ remotes: [ {{ url: "nats://127.0.0.1:{leaves}" }} ] }}',
+    )  # fmt: skip
+    async with hub, leaf, connected(hub.url) as near, connected(leaf.url, domain="hub") as far:
+        for connection in (near, far):
+            await eventually_answers(connection)
+        async with connected(leaf.url) as beside:
+            await beside.create_bucket(NAME, ttl=60, replicas=1)
+            async with watched(far, NAME) as watch:
+                answer = await write(watch.bucket)
+                await until(lambda: len(watch.seen) == 2)
+
+                assert watch.entries[1].revision == answer.revision
+                assert (await near.bucket(NAME).read(KEY, timeout=2)).entry == watch.entries[1]
+                nothing = await beside.bucket(NAME).read(KEY, timeout=2)
+                assert nothing.entry == Nothing()
+
+
+async def eventually_answers(connection: Nats) -> None:
+    """Wait until the leaf node is connected, which its port does not tell."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                await connection.bucket("NONE").info()
+            except BucketNotFound:
+                return
+            except BucketUnreachable:
+                await asyncio.sleep(0.05)
+
+
+# Watches
+
+
+async def test_a_restart_with_the_store_changes_nothing(private_nats: NatsServer) -> None:
+    """The watch begins anew, and shows the record again."""
+    async with connected(private_nats.url) as connection, watched(connection) as watch:
+        answer = await write(watch.bucket)
+        await until(lambda: len(watch.seen) == 2)
+        await private_nats.restart()
+        await until(lambda: len(watch.seen) == 3)
+
+        assert watch.entries[1] == watch.entries[2]
+        assert watch.seen[1].live
+        assert not watch.seen[2].live
+        assert (await write(watch.bucket, answer.revision)).revision == answer.revision + 1
+        assert any("was lost: the server closed it" in problem for problem in watch.problems)
+        assert watch.problems[-1] == ""
+
+
+async def test_a_restart_without_the_store_is_a_missing_bucket(private_nats: NatsServer) -> None:
+    """Nothing is shown until there is a bucket again, which is another one."""
+    async with connected(private_nats.url) as connection, watched(connection) as watch:
+        bucket = watch.bucket
+        await write(bucket)
+        await until(lambda: len(watch.seen) == 2)
+        created = bucket.settings and bucket.settings.created
+        await private_nats.restart(keep_store=False)
+        await until(lambda: isinstance(bucket.problem, BucketNotFound))
+        assert len(watch.seen) == 2
+
+        await connection.create_bucket(bucket.name, ttl=60, replicas=1)
+        await until(lambda: bucket.problem is None)
+        assert watch.entries[2:] == [Nothing()]
+        assert bucket.settings
+        assert bucket.settings.created != created
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_bucket_that_is_deleted_is_noticed(nats_server: NatsServer) -> None:
+    """The heartbeats end, and the look that follows finds no bucket."""
+    async with connected(nats_server.url) as connection, watched(connection) as watch:
+        async with stranger(nats_server) as client:
+            await client.jetstream().delete_stream(f"KV_{watch.bucket.name}")
+        await until(lambda: isinstance(watch.bucket.problem, BucketNotFound))
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_consumer_that_is_lost_is_replaced(nats_server: NatsServer) -> None:
+    """What happened in between is shown then."""
+    async with connected(nats_server.url) as connection, watched(connection) as watch:
+        async with stranger(nats_server) as client:
+            streams, name = client.jetstream(), f"KV_{watch.bucket.name}"
+            for consumer in await streams.consumers_info(name):
+                await streams.delete_consumer(name, consumer.name)
+        answer = await write(watch.bucket)
+        await until(lambda: len(watch.seen) == 2)
+
+        assert watch.entries[1].revision == answer.revision
+        assert not watch.seen[1].live
+
+
+async def test_changed_settings_are_told(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may change while elections run; a look now and then finds that."""
+    monkeypatch.setattr(stream, "HEARTBEAT_EVERY", 0.1)
+    monkeypatch.setattr(stream, "INFO_EVERY", 0.1)
+    async with connected(nats_server.url) as connection, watched(connection) as watch:
+        told = len(watch.problems)
+        async with stranger(nats_server) as client:
+            streams = client.jetstream()
+            config = (await streams.stream_info(f"KV_{watch.bucket.name}")).config
+            await streams.update_stream(config, max_age=30, duplicate_window=30)
+        await until(lambda: watch.bucket.settings and watch.bucket.settings.ttl == 30)
+
+        assert len(watch.problems) == told + 1
+        assert len(watch.seen) == 1
+
+
+async def test_who_watches_last_ends_the_consumer(private_nats: NatsServer) -> None:
+    """A bucket that nobody watches costs the server nothing, and can be watched again."""
+    async with connected(private_nats.url) as connection:
+        async with watched(connection) as watch:
+            await write(watch.bucket)
+            await until(lambda: len(watch.seen) == 2)
+        await until(lambda: not watch.bucket._task)
+
+        async def subscriptions() -> int:
+            return (await private_nats.monitor("connz?subs=1"))["connections"][0]["subscriptions"]
+
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                if await subscriptions() == 1:
+                    break
+                await asyncio.sleep(0.01)
+        async with watched(connection, watch.bucket.name) as again:
+            assert again.bucket is watch.bucket
+            assert again.entries == [watch.entries[1]]
+
+
+async def test_a_watcher_that_fails_harms_nobody_else(
+    nats_server: NatsServer, logs: list[EventDict]
+) -> None:
+    """Its error is logged, and the others are told."""
+
+    def fail(_: Sighting) -> None:
+        msg = "on purpose"
+        raise ValueError(msg)
+
+    async with connected(nats_server.url) as connection, watched(connection) as watch:
+        end = watch.bucket.watch(KEY, fail)
+        await write(watch.bucket)
+        await until(lambda: len(watch.seen) == 2)
+        end()
+    assert [entry["event"] for entry in logs].count("bucket.watcher_failed") == 2
+
+
+async def test_many_keys_are_shown_before_the_first_change(nats_server: NatsServer) -> None:
+    """A snapshot of some size is complete, whatever is written meanwhile."""
+    keys = [f"shop.billing-{number}" for number in range(1000)]
+    async with connected(nats_server.url) as connection:
+        await connection.create_bucket("MANY", ttl=60, replicas=1)
+        bucket = connection.bucket("MANY")
+        answers = await asyncio.gather(*(write(bucket, key=key) for key in keys))
+        shown: dict[str, list[Sighting]] = {key: [] for key in keys}
+        ends = [bucket.watch(key, shown[key].append) for key in keys]
+        renewals = [
+            write(bucket, answer.revision, key=key)
+            for key, answer in zip(keys, answers, strict=True)
+        ]
+        renewed = await asyncio.gather(*renewals)
+        await until(
+            lambda: all(
+                shown[key] and shown[key][-1].entry.revision == answer.revision
+                for key, answer in zip(keys, renewed, strict=True)
+            )
+        )
+        assert all(len(sightings) <= 2 for sightings in shown.values())
+        assert all(
+            isinstance(sighting.entry, Record)
+            for sightings in shown.values()
+            for sighting in sightings
+        )
+        for end in ends:
+            end()
+
+
+@asynccontextmanager
+async def stranger(server: NatsServer) -> AsyncIterator[nats.NATS]:
+    """Another client of the server."""
+    client = await nats.connect(server.url)
+    try:
+        yield client
+    finally:
+        await client.close()
