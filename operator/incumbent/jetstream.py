@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from incumbent import wire
 from incumbent.errors import BucketError, BucketInvalid, BucketNotFound, BucketUnreachable
-from incumbent.model import BucketInfo, Entry
+from incumbent.model import BucketInfo, Entry, Peer
 from incumbent.ports import Answer, Outcome
 
 _WRONG_LAST_SEQUENCE = 10071
@@ -141,6 +141,23 @@ def info_from(name: str, answer: Json) -> BucketInfo:
         clustered=bool((answer.get("cluster") or {}).get("name")),
         server_time=timestamp(answer["ts"]) if "ts" in answer else time.time(),
     )
+
+
+def peers_from(answer: Json) -> list[Peer]:
+    """Decode which servers hold the stream, the leader first; none where there is no cluster."""
+    cluster = answer.get("cluster") or {}
+    peers = [
+        Peer(
+            peer["name"],
+            current=peer.get("current", False),
+            offline=peer.get("offline", False),
+            lag=peer.get("lag", 0),
+        )
+        for peer in cluster.get("replicas") or ()
+    ]
+    if cluster.get("leader"):
+        peers.insert(0, Peer(cluster["leader"], leader=True))
+    return peers
 
 
 def entry_from(message: Json) -> tuple[Entry, float]:

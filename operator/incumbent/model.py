@@ -113,6 +113,18 @@ class BucketInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """A NATS server that holds a copy of a bucket."""
+
+    name: str
+    leader: bool = False
+    current: bool = True
+    offline: bool = False
+    lag: int = 0
+    """Operations that it is behind the leader."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pod:
     """The part of a pod that an election looks at."""
 

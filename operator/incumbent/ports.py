@@ -156,8 +156,11 @@ class Cluster(Protocol):
         """Read a pod, consistently; None if there is none."""
         ...
 
-    async def list_pods(self, namespace: str, label_selector: str) -> list[Pod]:
-        """List pods, consistently (a quorum read, never from a watch cache that may lag)."""
+    async def list_pods(self, namespace: str, label_selector: str, *, since: str = "") -> list[Pod]:
+        """List pods, consistently; with `since`, at least as new as this resourceVersion.
+
+        The latter does not wait for the API server's cache to catch up with everything else.
+        """
         ...
 
     async def patch_pod(
