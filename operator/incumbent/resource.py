@@ -46,7 +46,7 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """A label selector. One that selects nothing in particular matches no pod."""
+    """A label selector. An empty one matches no pod, though the API server's matches every pod."""
 
     requirements: tuple[Requirement, ...] = ()
 
@@ -81,8 +81,11 @@ class Resource:
 
     @property
     def token_key(self) -> str:
-        """The annotation that carries the token on the leader."""
-        return f"{GROUP}/{self.label_key.partition('/')[2]}.token"
+        """The annotation that carries the token on the leader.
+
+        Named after the election, so that no two elections of a namespace ever share it.
+        """
+        return f"{GROUP}/{self.key.name}.token"
 
 
 def resource_from(body: Mapping[str, Any], *, default_bucket: str) -> Resource:

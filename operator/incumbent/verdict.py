@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from incumbent.model import Nominee, Pod, Record
 from incumbent.resource import EXCLUDE, PRIORITY, Resource, Selector
 
-LEADER = "leader"
-CANDIDATE = "candidate"
+LEADER: Final = "leader"
+CANDIDATE: Final = "candidate"
+
+TEMPLATE_HASHES = ("pod-template-hash", "controller-revision-hash")
+"""Labels that tell pods of one template from those of another, as Deployments, and StatefulSets
+and DaemonSets, set them."""
 
 
 def why_not(pod: Pod, selector: Selector) -> str:
@@ -33,11 +38,20 @@ def why_not(pod: Pod, selector: Selector) -> str:
 def candidates(pods: Iterable[Pod], selector: Selector) -> list[Pod]:
     """Return the pods that may lead, the best first.
 
-    That is the highest priority, then the oldest pod; the name decides between equals, so that
-    every replica comes to the same order.
+    That is the highest priority, then the newest pod template, so that a rolling update costs one
+    hand-over and not one for each pod, then the oldest pod. The name decides between equals, so
+    that every replica comes to the same order.
+
+    A template is as new as its newest candidate: while pods are replaced, that is the one they are
+    replaced with, also when it is an earlier one. An old pod that is replaced in the middle of a
+    rolling update can deceive this; that costs one more hand-over.
     """
-    able = [pod for pod in pods if not why_not(pod, selector)]
-    return sorted(able, key=lambda pod: (-priority(pod), pod.created, pod.name))
+    able = sorted(
+        (pod for pod in pods if not why_not(pod, selector)), key=lambda pod: (pod.created, pod.name)
+    )
+    newest = {_template(pod): pod.created for pod in able}
+    # The order among equals stays, for sorting is stable, also in reverse.
+    return sorted(able, key=lambda pod: (priority(pod), newest[_template(pod)]), reverse=True)
 
 
 def priority(pod: Pod) -> int:
@@ -46,6 +60,10 @@ def priority(pod: Pod) -> int:
         return int(pod.annotations.get(PRIORITY, "0"))
     except ValueError:
         return 0
+
+
+def _template(pod: Pod) -> str:
+    return next((pod.labels[label] for label in TEMPLATE_HASHES if label in pod.labels), "")
 
 
 def choose(able: list[Pod], evicted: Nominee | None = None) -> Pod | None:
@@ -76,7 +94,7 @@ class Marking:
     """What the label of a pod that does not lead should be; None: no label."""
 
     pod: Pod
-    value: str | None
+    value: Literal["candidate"] | None
 
 
 def markings(pods: Iterable[Pod], resource: Resource, *, leader_uid: str) -> list[Marking]:
@@ -91,7 +109,7 @@ def markings(pods: Iterable[Pod], resource: Resource, *, leader_uid: str) -> lis
         if label == LEADER or pod.uid == leader_uid:
             continue
         unwanted = resource.deleting or why_not(pod, resource.selector)
-        wanted = None if unwanted else CANDIDATE
+        wanted: Literal["candidate"] | None = None if unwanted else CANDIDATE
         if label != wanted or resource.token_key in pod.annotations:
             changes.append(Marking(pod, wanted))
     return changes

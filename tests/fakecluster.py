@@ -1,0 +1,373 @@
+"""An API server in memory, with the faults of a real one; implements `incumbent.ports.Cluster`."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import re
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from incumbent.errors import ClusterError, ClusterUnreachable, Conflict, Forbidden, NotFound
+from incumbent.model import Pod
+from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced
+from incumbent.resource import API_VERSION, KIND
+from incumbent.status import Event
+
+NAMESPACE = "shop"
+CLUSTER_UID = "7f3a91c2-0000-4000-8000-000000000000"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One call of the cluster, recorded before anything happened to it."""
+
+    name: str
+    """The method."""
+    target: str = ""
+    """The name of what it is about, or the label selector of a list."""
+    version: str = ""
+    """The resourceVersion that a write expects."""
+    labels: Mapping[str, str | None] = field(default_factory=dict)
+    annotations: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def make_pod(name: str, **values: Any) -> Pod:
+    """Return a candidate of the election `billing`, unless `values` say otherwise."""
+    defaults: dict[str, Any] = {
+        "namespace": NAMESPACE,
+        "name": name,
+        "uid": f"uid-{name}",
+        "resource_version": "",
+        "labels": {"app": "billing"},
+        "node": "node-1",
+        "ip": "10.0.0.1",
+        "created": "2026-01-01T00:00:00Z",
+    }
+    return Pod(**{**defaults, **values})
+
+
+def make_election(
+    name: str = "billing",
+    *,
+    spec: Mapping[str, Any] | None = None,
+    status: Mapping[str, Any] | None = None,
+    **metadata: Any,
+) -> dict[str, Any]:
+    """Return a `LeaderElection` as JSON."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {
+            "namespace": NAMESPACE,
+            "name": name,
+            "uid": f"uid-{name}",
+            "resourceVersion": "1",
+            "generation": 1,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            **metadata,
+        },
+        "spec": {"selector": {"matchLabels": {"app": "billing"}}, **(spec or {})},
+        "status": {"observedGeneration": -1} if status is None else dict(status),
+    }
+
+
+class LateWrites:
+    """Patches on their way, whose callers get no answer any more."""
+
+    def __init__(self) -> None:
+        self.pending: list[Callable[[], None]] = []
+        self.refused: list[ClusterError] = []
+        """What the callers would have been told of those that were refused when they arrived."""
+
+    def carry_out(self) -> None:
+        """Let all of them arrive, in the order in which they were sent."""
+        while self.pending:
+            try:
+                self.pending.pop(0)()
+            except ClusterError as error:
+                self.refused.append(error)
+
+
+class FakeCluster:
+    """An API server in memory.
+
+    A write gives an object a resourceVersion of its own; one that changes nothing leaves it alone.
+    Every call takes a turn of the loop on its way. The faults are context managers, which can be
+    combined and last as long as their block; time-outs are waited for by the clock of the loop, so
+    looptime can speed them up.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Operation] = []
+        self.history: list[Pod] = []
+        """Every state of a pod that was ever stored, in order."""
+        self.events: list[Event] = []
+        self.pods: dict[tuple[str, str], Pod] = {}
+        self.elections: dict[tuple[str, str], dict[str, Any]] = {}
+        self._version = 0
+        self._watchers: dict[object, tuple[str, asyncio.Queue[PodEvent]]] = {}
+        self._held: list[tuple[str, PodEvent]] | None = None
+        self._late: LateWrites | None = None
+        self._unreachable = self._drop_answers = False
+        self._refusals: dict[str, ClusterError] = {}
+        self._interludes: dict[str, list[Callable[[], object]]] = {}
+
+    @property
+    def operations(self) -> list[str]:
+        """What was called, for example `["get_pod", "patch_pod"]`."""
+        return [call.name for call in self.calls]
+
+    @property
+    def patches(self) -> list[Operation]:
+        """The patches among the calls."""
+        return [call for call in self.calls if call.name == "patch_pod"]
+
+    def pod(self, name: str, namespace: str = NAMESPACE) -> Pod:
+        """Return a pod as it is now."""
+        return self.pods[namespace, name]
+
+    # The port
+
+    async def cluster_uid(self) -> str:
+        """Return the UID of the cluster."""
+        await self._arrive(Operation("cluster_uid"))
+        return CLUSTER_UID
+
+    async def get_pod(self, namespace: str, name: str) -> Pod | None:
+        """Return a pod, None if there is none."""
+        await self._arrive(Operation("get_pod", name))
+        return self.pods.get((namespace, name))
+
+    async def list_pods(self, namespace: str, label_selector: str, *, since: str = "") -> list[Pod]:
+        """Return the pods of a namespace that a label selector matches."""
+        await self._arrive(Operation("list_pods", label_selector))
+        pods = self._pods_of(namespace)
+        return [pod for pod in pods if selects(label_selector, pod.labels)]
+
+    async def patch_pod(
+        self,
+        pod: Pod,
+        *,
+        labels: Mapping[str, str | None],
+        annotations: Mapping[str, str | None],
+        timeout: float,
+    ) -> Pod:
+        """Set labels and annotations; refused if it is another pod or resourceVersion."""
+        operation = Operation("patch_pod", pod.name, pod.resource_version, labels, annotations)
+        await self._arrive(operation)
+
+        def carry_out() -> Pod:
+            current = self.pods.get((pod.namespace, pod.name))
+            if current is None:
+                msg = f"There is no pod {pod.name}"
+                raise NotFound(msg)
+            # Without a resourceVersion a patch is unconditional, as on a real API server.
+            if pod.uid != current.uid or pod.resource_version not in {"", current.resource_version}:
+                msg = f"Pod {pod.name} changed in the meantime"
+                raise Conflict(msg)
+            return self._store(
+                replace(
+                    current,
+                    labels=_merged(current.labels, labels),
+                    annotations=_merged(current.annotations, annotations),
+                )
+            )
+
+        if self._late is not None:
+            self._late.pending.append(carry_out)
+            await self._no_answer(timeout)
+        patched = carry_out()
+        if self._drop_answers:
+            await self._no_answer(timeout)
+        return patched
+
+    async def watch_pods(self, namespace: str) -> AsyncGenerator[PodEvent]:
+        """Show all pods of a namespace, and then every change."""
+        self.calls.append(Operation("watch_pods", namespace))
+        token, queue = object(), asyncio.Queue[PodEvent]()
+        self._watchers[token] = namespace, queue
+        if not self._unreachable:
+            queue.put_nowait(PodsReplaced(self._pods_of(namespace)))
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            del self._watchers[token]
+
+    async def get_election(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Return a `LeaderElection`, None if there is none."""
+        await self._arrive(Operation("get_election", name))
+        return copy.deepcopy(self.elections.get((namespace, name)))
+
+    async def replace_status(
+        self, namespace: str, name: str, *, resource_version: str, status: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Replace the status of a `LeaderElection`."""
+        await self._arrive(Operation("replace_status", name, resource_version))
+        election = self.elections.get((namespace, name))
+        if election is None:
+            msg = f"There is no election {name}"
+            raise NotFound(msg)
+        if election["metadata"]["resourceVersion"] != resource_version:
+            msg = f"Election {name} changed in the meantime"
+            raise Conflict(msg)
+        if election["status"] != status:
+            election["status"] = copy.deepcopy(dict(status))
+            election["metadata"]["resourceVersion"] = self._next_version()
+        return copy.deepcopy(election)
+
+    async def emit_event(
+        self, election: Mapping[str, Any], *, kind: str, reason: str, action: str, note: str
+    ) -> None:
+        """Take in an event."""
+        await self._arrive(Operation("emit_event", election["metadata"]["name"]))
+        self.events.append(Event(kind, reason, action, note))
+
+    # What others do
+
+    def add(self, pod: Pod) -> Pod:
+        """Create a pod, or replace one; returns it with its resourceVersion."""
+        return self._store(pod)
+
+    def change(self, name: str, *, namespace: str = NAMESPACE, **values: Any) -> Pod:
+        """Change fields of a pod; without any it is touched, and gets a new resourceVersion."""
+        pod = replace(self.pods[namespace, name], resource_version="", **values)
+        return self._store(pod)
+
+    def delete(self, name: str, *, namespace: str = NAMESPACE) -> Pod:
+        """Delete a pod at once."""
+        pod = replace(self.pods.pop((namespace, name)), resource_version=self._next_version())
+        self._show(namespace, PodDeleted(pod))
+        return pod
+
+    def put_election(self, election: Mapping[str, Any]) -> dict[str, Any]:
+        """Create a `LeaderElection`, or replace one; returns it with its resourceVersion."""
+        stored = copy.deepcopy(dict(election))
+        stored["metadata"]["resourceVersion"] = self._next_version()
+        self.elections[stored["metadata"]["namespace"], stored["metadata"]["name"]] = stored
+        return copy.deepcopy(stored)
+
+    def before_next(self, name: str, action: Callable[[], object]) -> None:
+        """Do this when the next call of a method arrives, just before it is carried out."""
+        self._interludes.setdefault(name, []).append(action)
+
+    # Faults
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        """Carry nothing out and show nothing; afterwards watchers are shown what there is then."""
+        self._unreachable = True
+        try:
+            yield
+        finally:
+            self._unreachable = False
+            for namespace, queue in self._watchers.values():
+                queue.put_nowait(PodsReplaced(self._pods_of(namespace)))
+
+    @contextmanager
+    def dropping_answers(self) -> Iterator[None]:
+        """Carry patches out, but let their callers wait in vain."""
+        self._drop_answers = True
+        try:
+            yield
+        finally:
+            self._drop_answers = False
+
+    @contextmanager
+    def delaying_writes(self) -> Iterator[LateWrites]:
+        """Hold patches back until their callers have given up: to the end, or `carry_out`."""
+        self._late = late = LateWrites()
+        try:
+            yield late
+        finally:
+            self._late = None
+            late.carry_out()
+
+    @contextmanager
+    def delaying_watches(self) -> Iterator[None]:
+        """Hold back what watches show until the end."""
+        self._held = []
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            for namespace, event in held:
+                self._show(namespace, event)
+
+    @contextmanager
+    def refusing(self, *names: str, error: ClusterError | None = None) -> Iterator[None]:
+        """Answer these methods with an error, by default for want of a right."""
+        wrong = error or Forbidden("A right is missing")
+        self._refusals |= dict.fromkeys(names, wrong)
+        try:
+            yield
+        finally:
+            for name in names:
+                del self._refusals[name]
+
+    # Inside
+
+    async def _arrive(self, operation: Operation) -> None:
+        self.calls.append(operation)
+        await asyncio.sleep(0)
+        interludes = self._interludes.get(operation.name)
+        if interludes:
+            interludes.pop(0)()
+        if self._unreachable:
+            msg = "The API server cannot be reached"
+            raise ClusterUnreachable(msg)
+        if operation.name in self._refusals:
+            raise self._refusals[operation.name]
+
+    async def _no_answer(self, timeout: float) -> None:
+        await asyncio.sleep(timeout)
+        msg = "The API server did not answer in time"
+        raise ClusterUnreachable(msg)
+
+    def _next_version(self) -> str:
+        self._version += 1
+        return str(self._version)
+
+    def _pods_of(self, namespace: str) -> tuple[Pod, ...]:
+        return tuple(pod for pod in self.pods.values() if pod.namespace == namespace)
+
+    def _store(self, pod: Pod) -> Pod:
+        if self.pods.get((pod.namespace, pod.name)) == pod:
+            return pod
+        stored = replace(pod, resource_version=self._next_version())
+        self.pods[pod.namespace, pod.name] = stored
+        self.history.append(stored)
+        self._show(pod.namespace, PodChanged(stored))
+        return stored
+
+    def _show(self, namespace: str, event: PodEvent) -> None:
+        if self._held is not None:
+            self._held.append((namespace, event))
+        elif not self._unreachable:
+            for watched, queue in self._watchers.values():
+                if watched == namespace:
+                    queue.put_nowait(event)
+
+
+def selects(label_selector: str, labels: Mapping[str, str]) -> bool:
+    """Whether a label selector in the API server's syntax matches; an empty one always does."""
+    parts = re.split(r",(?![^(]*\))", label_selector) if label_selector else []
+    return all(_meets(part, labels) for part in parts)
+
+
+def _meets(requirement: str, labels: Mapping[str, str]) -> bool:
+    if match := re.fullmatch(r"(\S+) (in|notin) \((.*)\)", requirement):
+        return (labels.get(match[1]) in match[3].split(",")) is (match[2] == "in")
+    if match := re.fullmatch(r"([^=!]+)==?(.*)", requirement):
+        return labels.get(match[1]) == match[2]
+    if match := re.fullmatch(r"(!?)([\w./-]+)", requirement):
+        return (match[2] in labels) is not bool(match[1])
+    msg = f"not a label selector of this fake: {requirement}"
+    raise AssertionError(msg)
+
+
+def _merged(old: Mapping[str, str], new: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in {**old, **new}.items() if value is not None}
