@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from incumbent.errors import ConfigurationError
+from incumbent.settings import Settings
 
 MINIMUM_SERVER = (2, 11)
 """From 2.11 on a new stream leader answers only after it has caught up with its log, and a record
@@ -113,6 +114,24 @@ class NatsAccess:
             msg = f"the files for TLS cannot be used: {said(error)}"
             raise ConfigurationError(msg) from error
         return context
+
+
+def access_from(settings: Settings, *, name: str) -> NatsAccess:
+    """Return what the settings say about NATS; the servers will know us by the name."""
+    return NatsAccess(
+        urls=settings.nats_urls,
+        name=name,
+        creds=settings.nats_creds,
+        nkey=settings.nats_nkey,
+        user=settings.nats_user,
+        password_file=settings.nats_password_file,
+        token_file=settings.nats_token_file,
+        tls_ca=settings.nats_tls_ca,
+        tls_cert=settings.nats_tls_cert,
+        tls_key=settings.nats_tls_key,
+        tls_first=settings.nats_tls_first,
+        domain=settings.nats_domain,
+    )
 
 
 def server_of(url: str) -> str:

@@ -270,6 +270,10 @@ class Election:
         while self.is_leader:
             await self._wait()
 
+    async def changed(self) -> None:
+        """Wait until anything has changed, also the deadline."""
+        await self._wait()
+
     async def __aiter__(self) -> AsyncIterator[ElectionEvent]:
         """Yield what happens from now on, until the election is stopped.
 

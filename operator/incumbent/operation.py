@@ -13,7 +13,7 @@ import structlog
 import uvloop
 
 from incumbent import handlers, http
-from incumbent.access import NatsAccess
+from incumbent.access import access_from
 from incumbent.bucket import Nats
 from incumbent.campaigner import Campaigner, Replica, Site
 from incumbent.cluster import ApiServer
@@ -78,7 +78,7 @@ class Health:
 
 async def _operate(settings: Settings) -> None:
     health = Health()
-    connection = Nats(_nats_access(settings))
+    connection = Nats(access_from(settings, name=f"incumbent {settings.replica}"))
     replica = Replica(settings.replica, secrets.token_hex(4))
     cluster = await ApiServer.connect(
         kubeconfig=settings.kubeconfig, context=settings.context, replica=settings.replica
@@ -184,20 +184,3 @@ async def _until_found(health: Health, what: str, find: Callable[[], Awaitable[T
         pause = min(LONGEST_PAUSE, 0.1 * 2 ** min(tries, 8))
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
         tries += 1
-
-
-def _nats_access(settings: Settings) -> NatsAccess:
-    return NatsAccess(
-        urls=settings.nats_urls,
-        name=f"incumbent {settings.replica}",
-        creds=settings.nats_creds,
-        nkey=settings.nats_nkey,
-        user=settings.nats_user,
-        password_file=settings.nats_password_file,
-        token_file=settings.nats_token_file,
-        tls_ca=settings.nats_tls_ca,
-        tls_cert=settings.nats_tls_cert,
-        tls_key=settings.nats_tls_key,
-        tls_first=settings.nats_tls_first,
-        domain=settings.nats_domain,
-    )

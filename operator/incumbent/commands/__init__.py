@@ -1,0 +1,1 @@
+"""Commands on any bucket, for people who do not run Kubernetes."""

@@ -1,0 +1,252 @@
+"""Flags of the command line: how they are read, checked and said to be wrong.
+
+As for `incumbent.cli`, everything imported here is paid for by every `--help`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from incumbent.errors import ConfigurationError
+from incumbent.settings import Settings
+from incumbent.timing import MAXIMUM_TTL, MINIMUM_TTL
+
+DEFAULTS = Settings()
+
+UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+"""Units of durations, in seconds."""
+
+SCHEMES = ("nats", "tls", "ws", "wss")
+"""What nats-py can connect to."""
+
+BUCKET = r"[a-zA-Z0-9_-]+"
+"""The rule of NATS for bucket names, and for JetStream domains."""
+
+DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+"""The rule of Kubernetes for DNS subdomain names."""
+
+
+class Refusal(click.ClickException):
+    """Ends the program as a bad flag does, but without a word on its usage."""
+
+    exit_code = 2
+
+
+class Text(click.ParamType[Any, Any]):
+    """Text that a function checks and perhaps converts, with a `ConfigurationError` if it must."""
+
+    envvar_list_splitter = ","
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check one value."""
+        try:
+            return self._parse(value)
+        except ConfigurationError as error:
+            self.fail(str(error), param, ctx)
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        """Split a list from the environment, of which a comma at the end is no part."""
+        return [part.strip() for part in rv.split(",") if part.strip()]
+
+
+def duration(text: str) -> float:
+    """Return the seconds in a text like `30s`, `1m30s`, `500ms` or `30`.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    number = r"\d+(?:\.\d+)?"
+    if re.fullmatch(rf"{number}|(?:{number}(?:ms|s|m|h))+", text):
+        parts = re.findall(rf"({number})(ms|s|m|h|)", text)
+        return sum(float(count) * UNITS[unit] for count, unit in parts)
+    msg = f"{text!r} is not a duration; write it like 30s, 1m30s, 500ms, or 30 for seconds."
+    raise ConfigurationError(msg)
+
+
+def ttl(text: str) -> float:
+    """Return the seconds of a bucket's TTL.
+
+    Raises:
+        ConfigurationError: it is none, or outside the limits that every election has.
+    """
+    seconds = duration(text)
+    if MINIMUM_TTL <= seconds <= MAXIMUM_TTL:
+        return seconds
+    msg = f"{text} is no TTL for elections; it must be from 1 second to 1 hour."
+    raise ConfigurationError(msg)
+
+
+def nats_url(text: str) -> str:
+    """Return the URL of a NATS server, with the scheme `nats` if there was none.
+
+    Raises:
+        ConfigurationError: nats-py would not understand it; the message has no password in it.
+    """
+    url = text if "://" in text else f"nats://{text}"
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in SCHEMES and parts.hostname and parts.port != 0 and "," not in url
+    except ValueError:
+        valid = False
+    if valid:
+        return url
+    shown = text.rpartition("@")[2]
+    msg = (
+        f"{shown!r} is not the URL of a NATS server; write it like nats://host:4222, with the"
+        f" scheme {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}, and give the flag once for each."
+    )
+    raise ConfigurationError(msg)
+
+
+def bucket_name(text: str) -> str:
+    """Return the name of a bucket, or of a JetStream domain.
+
+    Raises:
+        ConfigurationError: NATS allows no such name.
+    """
+    if re.fullmatch(BUCKET, text):
+        return text
+    msg = f"{text!r} is not a valid name; it must consist of letters, digits, '-' and '_'."
+    raise ConfigurationError(msg)
+
+
+def plain_name(text: str) -> str:
+    """Return the name of a site or a replica, which becomes part of identities and headers.
+
+    Raises:
+        ConfigurationError: it is too long, or has characters that end a part.
+    """
+    if re.fullmatch(r"[a-zA-Z0-9._-]{1,253}", text):
+        return text
+    msg = (
+        f"{text!r} is not a valid name; it must consist of at most 253 letters, digits,"
+        " '.', '-' and '_'."
+    )
+    raise ConfigurationError(msg)
+
+
+def namespace(text: str) -> str:
+    """Return the name of a namespace.
+
+    Raises:
+        ConfigurationError: Kubernetes allows no such name.
+    """
+    if re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", text):
+        return text
+    msg = (
+        f"{text!r} is not the name of a namespace; it must consist of at most 63 lower-case"
+        " letters, digits and '-'. Give the flag once for each."
+    )
+    raise ConfigurationError(msg)
+
+
+def label_prefix(text: str) -> str:
+    """Return a prefix of label keys, without the slash.
+
+    Raises:
+        ConfigurationError: it is none, or belongs to Kubernetes.
+    """
+    prefix = text.removesuffix("/")
+    if not re.fullmatch(DOMAIN, prefix) or len(prefix) > 253:  # noqa: PLR2004  # as in Kubernetes
+        msg = f"{text!r} is not a prefix of label keys; write a domain name, like example.com."
+        raise ConfigurationError(msg)
+    if re.search(r"(^|\.)(kubernetes|k8s)\.io$", prefix):
+        msg = f"{text!r} belongs to Kubernetes; use a domain of your own."
+        raise ConfigurationError(msg)
+    return prefix
+
+
+def http_address(text: str) -> str:
+    """Return an address to listen at.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    from incumbent.http import parse_address  # noqa: PLC0415  # it imports aiohttp
+
+    parse_address(text)
+    return text
+
+
+def check(settings: Settings) -> None:
+    """Look for settings that do not go together.
+
+    Raises:
+        ConfigurationError: there are some.
+    """
+    if (settings.nats_user is None) != (settings.nats_password_file is None):
+        msg = "--nats-user and --nats-password-file must be given together."
+        raise ConfigurationError(msg)
+    if (settings.nats_tls_cert is None) != (settings.nats_tls_key is None):
+        msg = "--nats-tls-cert and --nats-tls-key must be given together."
+        raise ConfigurationError(msg)
+    logins = {
+        "--nats-creds": settings.nats_creds,
+        "--nats-nkey": settings.nats_nkey,
+        "--nats-user": settings.nats_user,
+        "--nats-token-file": settings.nats_token_file,
+        "a user in --nats-url": next((url for url in settings.nats_urls if "@" in url), None),
+    }
+    given = [name for name, value in logins.items() if value is not None]
+    if len(given) > 1:
+        msg = f"There can be only one way to log in to NATS: give {' or '.join(given)}, not both."
+        if len(given) > 2:  # noqa: PLR2004  # "both" is two
+            msg = f"There can be only one way to log in to NATS: give one of {', '.join(given)}."
+        raise ConfigurationError(msg)
+
+
+def flag(name: str, field: str | None = None, **attributes: Any) -> Callable[..., Any]:
+    """Return a decorator for a flag that may also be given as INCUMBENT_<NAME>.
+
+    Its value goes to that field of the settings (default: the one of the same name), and its
+    default comes from there.
+    """
+    field = field or name.replace("-", "_")
+    attributes.setdefault("default", getattr(DEFAULTS, field))
+    return click.option(
+        f"--{name}",
+        field,
+        envvar=f"INCUMBENT_{name.replace('-', '_').upper()}",
+        show_envvar=True,
+        **attributes,
+    )
+
+
+FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+_NATS = (
+    flag(
+        "nats-url",
+        "nats_urls",
+        multiple=True,
+        type=Text("URL", nats_url),
+        help="A NATS server, any of which will do. Repeatable.",
+    ),
+    flag("nats-creds", type=FILE, help="Credentials file, to log in to NATS."),
+    flag("nats-nkey", type=FILE, help="File with an NKey seed, to log in to NATS."),
+    flag("nats-user", metavar="NAME", help="User name, to log in to NATS."),
+    flag("nats-password-file", type=FILE, help="File with the password of --nats-user."),
+    flag("nats-token-file", type=FILE, help="File with a token, to log in to NATS."),
+    flag("nats-tls-ca", type=FILE, help="Certificates to trust, instead of the system's."),
+    flag("nats-tls-cert", type=FILE, help="Client certificate for NATS."),
+    flag("nats-tls-key", type=FILE, help="Private key of --nats-tls-cert."),
+    flag("nats-tls-first", is_flag=True, help="Begin with TLS before the server says anything."),
+    flag("nats-domain", type=Text("NAME", bucket_name), help="JetStream domain of the bucket."),
+)
+
+
+def nats_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flags that say where NATS is and how to log in."""
+    for decorate in reversed(_NATS):
+        command = decorate(command)
+    return command
