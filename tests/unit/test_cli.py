@@ -297,8 +297,9 @@ def test_version(arguments):
 def test_help_lists_the_commands():
     """Every command of the table is listed, with examples above."""
     help_text = CliRunner().invoke(cli.main, ["--help"]).output
+    words = " ".join(help_text.split())
     for name, (_, text) in cli.COMMANDS.items():
-        assert f"  {name}  {text}" in help_text
+        assert f" {name} {text}" in words
     assert "  Examples:\n    incumbent operator --nats-url" in help_text
 
 
