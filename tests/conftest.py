@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from controlplane.sites import Site
 
 
+# Or pytest-asyncio 1.5 makes a loop of its own where tests with and without asyncio mix, never closes
+# it, and the run fails for that although all tests have passed.
+asyncio.set_event_loop(None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Guard every asynchronous test: first set up means last torn down."""
     for item in items:
