@@ -200,6 +200,7 @@ class NatsBucket:
         if self._task is not None:
             if self._feed is not None:
                 self._feed.end("the connection was lost")
+                self._feed = None
             self._set_problem(BucketUnreachable(problem))
 
     # Requests

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import itertools
 import json
 import logging
@@ -276,130 +275,6 @@ async def test_the_end_leaves_nothing_behind(private_nats: NatsServer) -> None:
         assert (await private_nats.monitor("connz"))["num_connections"] == 0
 
 
-@pytest.mark.parametrize("after", (0.0, 0.001, 0.01, 0.3))
-async def test_the_end_may_come_while_it_connects(proxy: StartProxy, after: float) -> None:
-    """Also when the other end accepts and says nothing."""
-    async with scripted() as server:
-        connection = Nats(NatsAccess([server.url]))
-        await connection.start()
-        await asyncio.sleep(after)
-        started = time.monotonic()
-        await connection.aclose()
-
-        assert time.monotonic() - started < 1
-        await until(lambda: not server.open)
-
-
-async def test_a_server_that_drops_every_connection_is_not_hammered() -> None:
-    """The pauses grow although each attempt gets as far as a connection."""
-    async with scripted(version="2.12.0", drop=True) as server:
-        async with Nats(NatsAccess([server.url])) as connection:
-            await asyncio.sleep(1.5)
-            assert "cannot be reached" in connection.problem or "was lost" in connection.problem
-        assert 3 <= server.accepted <= 12
-
-
-# What a server says about itself
-
-
-@dataclass
-class Scripted:
-    """A server that says what a test wants."""
-
-    url: str = ""
-    accepted: int = 0
-    open: int = 0
-    heard: bytes = b""
-
-
-@asynccontextmanager
-async def scripted(
-    *, version: str = "", drop: bool = False, **info: Any
-) -> AsyncIterator[Scripted]:
-    """Say hello if a version is given, answer pings, and write down what is said."""
-    server = Scripted()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server.accepted += 1
-        server.open += 1
-        try:
-            if version:
-                hello = {"server_id": "S", "version": version, "headers": True, **info}
-                writer.write(f"INFO {json.dumps(hello)}\r\n".encode())
-            while line := await reader.readline():
-                server.heard += line
-                if line.startswith(b"PING"):
-                    if drop:
-                        break
-                    writer.write(b"PONG\r\n")
-        except ConnectionError:
-            pass
-        finally:
-            server.open -= 1
-            writer.transport.abort()
-
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    server.url = f"nats://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    try:
-        yield server
-    finally:
-        listening.close()
-        await until(lambda: not server.open)
-
-
-@pytest.mark.parametrize("version", ("2.10.29", "1.4.1", "2.9.0-beta.1", "unknown"))
-async def test_an_old_server_is_refused_in_one_sentence(version: str) -> None:
-    """Nothing is told to it, no login either."""
-    async with scripted(version=version) as server:
-        url = server.url.replace("//", f"//user:{SECRET}@")
-        async with Nats(NatsAccess([url])) as connection:
-            name = server.url.removeprefix("nats://")
-            sentence = f"NATS at {name} has version {version}: upgrade it to 2.11 or newer"
-            await until(lambda: connection.problem == sentence)
-            assert not connection.connected
-        assert server.heard == b""
-
-
-@pytest.mark.parametrize("version", ("2.11.0", "2.15.1", "2.12.0-RC.2", "3.0.0", "2.100.0"))
-async def test_a_new_server_is_accepted(version: str) -> None:
-    """From 2.11 on, preliminary versions included."""
-    async with scripted(version=version) as server, connected(server.url):
-        assert b"CONNECT" in server.heard
-
-
-async def test_a_server_without_tls_is_told_no_secret(tmp_path: Path) -> None:
-    """Who asked for TLS does not get less, and sends no login in the clear."""
-    password = tmp_path / "password"
-    password.write_text(SECRET)
-    async with scripted(version="2.12.0") as server:
-        url = server.url.replace("nats://", "tls://")
-        async with Nats(NatsAccess([url], user="op", password_file=password)) as connection:
-            await until(lambda: "offers no TLS" in connection.problem)
-        assert server.heard == b""
-
-
-@pytest.mark.parametrize(
-    "greeting", (b"HTTP/1.1 400 Bad Request\r\n\r\n", b"INFO {\r\n", b"INFO []\r\n", b"\r\n", b"")
-)
-async def test_a_strange_greeting_is_survived(greeting: bytes) -> None:
-    """The connection is closed, and tried again."""
-    accepted = 0
-
-    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal accepted
-        accepted += 1
-        writer.write(greeting)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
-        port = listening.sockets[0].getsockname()[1]
-        async with Nats(NatsAccess([f"nats://127.0.0.1:{port}"])) as connection:
-            await until(lambda: accepted >= 2)
-            assert f"NATS at 127.0.0.1:{port} cannot be reached: " in connection.problem
-
-
 # Logins
 
 
@@ -613,36 +488,6 @@ async def test_files_are_read_anew_for_every_connection(tmp_path: Path) -> None:
             await until(lambda: "refuses the login" in link.problem)
             file.write_text("new")
             await until(lambda: link.connected)
-
-
-@pytest.mark.parametrize(
-    ("option", "content", "sentence"),
-    (
-        ("creds", None, "/login cannot be read: no such file or directory"),
-        ("creds", "", "/login is not a credentials file"),
-        ("creds", "-----BEGIN USER NKEY SEED-----\nSU\n", "/login is not a credentials file"),
-        ("nkey", None, "/login cannot be read: no such file or directory"),
-        ("nkey", "", "/login holds no nkey seed of a user"),
-        ("nkey", "SUA", "NATS at 127.0.0.1:1 cannot be reached: invalid seed"),
-        ("password_file", None, "/login cannot be read: no such file or directory"),
-        ("token_file", None, "/login cannot be read: no such file or directory"),
-        ("tls_ca", None, "/login cannot be read: no such file or directory"),
-        ("tls_ca", "no certificate", "the files for TLS cannot be used: "),
-        ("tls_cert", None, "/login cannot be read: no such file or directory"),
-        ("tls_cert", "no certificate", "the files for TLS cannot be used: "),
-    ),
-)
-async def test_a_file_that_is_of_no_use_is_named(
-    tmp_path: Path, option: str, content: str | None, sentence: str
-) -> None:
-    """It may be mounted later, so the operator goes on trying."""
-    file = tmp_path / "login"
-    if content is not None:
-        file.write_text(content)
-    access = NatsAccess(["nats://127.0.0.1:1"], **{option: file})
-    async with Nats(access) as connection:
-        await until(lambda: sentence in connection.problem)
-        assert "\n" not in connection.problem
 
 
 # What an account may do, and a server

@@ -1,0 +1,175 @@
+"""The JSON of JetStream's API."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from incumbent import jetstream
+from incumbent.errors import BucketError, BucketInvalid, BucketNotFound, BucketUnreachable
+from incumbent.jetstream import Delivery
+from incumbent.model import BucketInfo, Cause, Marker, Record
+from incumbent.ports import Answer, Outcome
+
+
+@pytest.mark.parametrize(
+    "reply",
+    (
+        "$JS.ACK.KV_B.consumer.1.42.7.1795503088123456789.3",
+        "$JS.ACK.hub.ACCOUNT.KV_B.consumer.1.42.7.1795503088123456789.3",
+        "$JS.ACK._.ACCOUNT.KV_B.consumer.1.42.7.1795503088123456789.3.random",
+    ),
+)
+def test_a_reply_subject_tells_of_the_delivery(reply: str) -> None:
+    """With a domain and without, in the forms of ADR-15."""
+    delivery = jetstream.delivery_from(reply)
+    assert delivery == Delivery(42, 7, pytest.approx(1795503088.123, abs=0.001), 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    (
+        ("2026-11-24T06:51:28Z", 1795503088.0),
+        ("2026-11-24T06:51:28.5Z", 1795503088.5),
+        ("2026-11-24T06:51:28.890332172Z", 1795503088.890332),
+    ),
+)
+def test_times_have_up_to_nine_decimals(text: str, seconds: float) -> None:
+    """As Go writes them."""
+    assert jetstream.timestamp(text) == pytest.approx(seconds, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    (
+        ({"code": 404, "err_code": 10059}, BucketNotFound, "there is no bucket B: create it, or"),
+        (
+            {"code": 404, "err_code": 10037, "description": "no message found"},
+            jetstream.NoMessage,
+            "",
+        ),
+        ({"code": 503, "err_code": 10076, "description": "x"}, BucketUnreachable, "is not enabled"),
+        ({"code": 503, "err_code": 10039, "description": "x"}, BucketUnreachable, "is not enabled"),
+        ({"code": 503, "err_code": 10008, "description": "x"}, BucketUnreachable, "now: x"),
+        ({"code": 500, "err_code": 10074, "description": "x"}, BucketInvalid, "bucket B: x"),
+        ({}, BucketInvalid, "bucket B: unknown error"),
+    ),
+)
+def test_errors_become_ours(error: dict[str, object], kind: type[BucketError], words: str) -> None:
+    """Which one it is depends on the server's number, never on its words."""
+    found = jetstream.error_from({"error": error}, "B")
+    assert type(found) is kind
+    assert words in str(found)
+
+
+def test_an_answer_without_an_error_has_none() -> None:
+    """So it is one."""
+    assert jetstream.error_from({"config": {}}, "B") is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    (
+        ({"stream": "KV_B", "seq": 7}, Answer(Outcome.STORED, 7)),
+        ({"stream": "KV_B", "seq": 7, "duplicate": True}, Answer(Outcome.STORED, 7)),
+        (
+            {"error": {"err_code": 10071, "description": "wrong last sequence: 3"}},
+            Answer(Outcome.REFUSED, reason="wrong last sequence: 3"),
+        ),
+        (
+            {"error": {"err_code": 10164, "description": "wrong last sequence"}},
+            Answer(Outcome.UNKNOWN, reason="wrong last sequence"),
+        ),
+        ({"error": {"code": 500}}, Answer(Outcome.UNKNOWN, reason="unknown error")),
+        ({}, Answer(Outcome.UNKNOWN, reason="an acknowledgement without a sequence")),
+        ({"seq": "7"}, Answer(Outcome.UNKNOWN, reason="an acknowledgement without a sequence")),
+    ),
+)
+def test_a_write_is_stored_refused_or_unknown(answer: dict[str, object], outcome: Answer) -> None:
+    """Only one error says for certain that the write was not stored."""
+    assert jetstream.answer_from(answer) == outcome
+
+
+def test_a_stored_message_becomes_an_entry() -> None:
+    """With its headers, and the time at which it was stored."""
+    headers = b"NATS/1.0\r\nIncumbent-Replica: r/1\r\nX: a: b\r\nno colon\r\n\r\n"
+    message = {
+        "seq": 9,
+        "data": base64.b64encode("ä".encode()).decode(),
+        "hdrs": base64.b64encode(headers).decode(),
+        "time": "2026-11-24T06:51:28Z",
+    }
+    assert jetstream.entry_from(message) == (
+        Record(9, "ä", term=9, replica="r/1", promoted=False),
+        1795503088.0,
+    )
+
+
+def test_a_marker_has_no_data() -> None:
+    """A message without data is one all the same."""
+    hdrs = base64.b64encode(b"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\n\r\n").decode()
+    message = {"seq": 9, "hdrs": hdrs, "time": "2026-11-24T06:51:28Z"}
+    assert jetstream.entry_from(message) == (Marker(9, Cause.EXPIRED), 1795503088.0)
+
+
+def test_settings_come_from_the_streams() -> None:
+    """Nanoseconds become seconds; what is not said has the server's default."""
+    answer = {
+        "config": {
+            "max_age": 30_000_000_000,
+            "max_msgs_per_subject": 5,
+            "num_replicas": 3,
+            "subject_delete_marker_ttl": 30_000_000_000,
+        },
+        "created": "2026-11-24T06:00:00Z",
+        "cluster": {"name": "east"},
+        "ts": "2026-11-24T06:51:28Z",
+    }
+    assert jetstream.info_from("B", answer) == BucketInfo(
+        name="B",
+        ttl=30.0,
+        history=5,
+        replicas=3,
+        created="2026-11-24T06:00:00Z",
+        markers=True,
+        mirror=False,
+        clustered=True,
+        server_time=1795503088.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "mirror"),
+    (({"mirror": {"name": "X"}}, True), ({"sources": [{}]}, True), ({}, False)),
+)
+def test_mirrors_and_aggregates_are_told(config: dict[str, object], mirror: object) -> None:
+    """They cannot be written conditionally."""
+    info = jetstream.info_from("B", {"config": config, "created": "", "cluster": None})
+    assert info.mirror is mirror
+    assert (info.ttl, info.markers, info.clustered) == (0.0, False, False)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "marker", "window"), ((0.5, 1.0, 0.5), (30, 30, 30), (600, 600, 120))
+)
+def test_a_bucket_is_asked_for_within_the_servers_limits(
+    ttl: float, marker: float, window: float
+) -> None:
+    """A marker lives a second at least, and duplicates are known for two minutes at most."""
+    request = jetstream.stream_request("B", ttl=ttl, replicas=3)
+    assert request["max_age"] == ttl * 1e9
+    assert request["subject_delete_marker_ttl"] == marker * 1e9
+    assert request["duplicate_window"] == window * 1e9
+    assert (request["name"], request["subjects"]) == ("KV_B", ["$KV.B.>"])
+    assert (request["num_replicas"], request["max_msgs_per_subject"]) == (3, 1)
+
+
+def test_a_consumer_ends_with_the_subscription() -> None:
+    """It asks for the latest of every key, and keeps nothing on the server's disk."""
+    config = jetstream.consumer_request("B", "_INBOX.x", 0.5)["config"]
+    assert config["deliver_policy"] == "last_per_subject"
+    assert (config["filter_subject"], config["deliver_subject"]) == ("$KV.B.>", "_INBOX.x")
+    assert config["idle_heartbeat"] == 5e8
+    assert config["mem_storage"]
+    assert config["inactive_threshold"] == 5e9

@@ -1,0 +1,471 @@
+"""A bucket behind a scripted connection: what a watch makes of what a server delivers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from incumbent import clock, stream
+from incumbent.errors import BucketInvalid, BucketUnreachable
+from incumbent.model import Nothing
+from incumbent.ports import Sighting
+from incumbent.stream import NatsBucket, Take
+
+pytestmark = pytest.mark.looptime
+
+KEYS = ("a", "b", "c")
+
+
+@pytest.fixture(autouse=True)
+def fake_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the package's clock follow the loop's."""
+    monkeypatch.setattr(clock, "now", lambda: asyncio.get_running_loop().time())
+
+
+class Server:
+    """A connection to a server that holds one stream and delivers when it is told to."""
+
+    domain: str | None = None
+
+    def __init__(self) -> None:
+        self.created = "2026-01-01T00:00:00Z"
+        self.ttl = 30.0
+        self.revision = 0
+        self.messages: dict[str, int] = {}
+        """The latest revision of every key."""
+        self.calls: list[str] = []
+        self.consumers = 0
+        self.beating = self.delivering = True
+        self.failure: Exception | None = None
+        self.on_call: Callable[[str], None] = lambda _: None
+        self.up = asyncio.Event()
+        self.up.set()
+        self._take: Take | None = None
+        self._number = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def wait_connected(self) -> None:
+        """Return when it is up."""
+        await self.up.wait()
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Answer what a bucket asks."""
+        call = subject.removeprefix("$JS.API.").partition(".KV_")[0]
+        self.calls.append(call)
+        await asyncio.sleep(0.001)
+        if self.failure is not None:
+            raise self.failure
+        self.on_call(call)
+        if call == "CONSUMER.CREATE":
+            self.consumers += 1
+            pending = len(self.messages)
+            self.spawn(self._deliver(dict(self.messages)), name="consumer")
+            return {"num_pending": pending}
+        return {
+            "config": {"max_age": int(self.ttl * 1e9)},
+            "created": self.created,
+            "state": {"last_seq": self.revision},
+            "ts": "1970-01-01T00:00:00Z",
+        }
+
+    @asynccontextmanager
+    async def subscribe(self, take: Take) -> AsyncIterator[str]:
+        """Deliver to this one from now on."""
+        self._take, self._number = take, 0
+        try:
+            yield "_INBOX.x"
+        finally:
+            self._take = None
+
+    def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Run it until the end of the test."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def aclose(self) -> None:
+        """End all that runs."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _deliver(self, snapshot: Mapping[str, int]) -> None:
+        if not self.delivering:
+            return
+        for position, (key, revision) in enumerate(sorted(snapshot.items(), key=lambda kv: kv[1])):
+            await asyncio.sleep(0.001)
+            if self.messages.get(key) == revision:
+                self.deliver(key, revision, pending=len(snapshot) - position - 1)
+        mine = self.consumers
+        while self.consumers == mine:
+            await asyncio.sleep(stream.HEARTBEAT_EVERY)
+            if self.beating and self.consumers == mine:
+                self.beat()
+
+    def store(self, key: str, *, deliver: bool = True) -> int:
+        """Put a record."""
+        self.revision += 1
+        self.messages[key] = self.revision
+        if deliver:
+            self.deliver(key, self.revision)
+        return self.revision
+
+    def deliver(self, key: str, revision: int, *, pending: int = 0, lost: bool = False) -> None:
+        """Send a message to the watch, or lose it on the way."""
+        self._number += 1
+        reply = f"$JS.ACK.KV_B.c.1.{revision}.{self._number}.0.{pending}"
+        if self._take is not None and not lost:
+            self._take(f"$KV.B.{key}", reply, b"holder", {})
+
+    def beat(self, delivered: int | None = None) -> None:
+        """Send a heartbeat."""
+        last = self._number if delivered is None else delivered
+        if self._take is not None:
+            self._take("_INBOX.x", "", b"", {"Status": "100", "Nats-Last-Consumer": str(last)})
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    """A server; its stream is empty."""
+    running = Server()
+    yield running
+    await running.aclose()
+
+
+@pytest.fixture
+def bucket(server: Server) -> NatsBucket:
+    """The bucket B of the server."""
+    return NatsBucket(server, "B")
+
+
+@asynccontextmanager
+async def watched(bucket: NatsBucket) -> AsyncIterator[dict[str, list[Sighting]]]:
+    """What watches of three keys show once they have begun."""
+    sightings: dict[str, list[Sighting]] = {key: [] for key in KEYS}
+    ends = [bucket.watch(key, sightings[key].append) for key in KEYS]
+    await asyncio.sleep(0.5)
+    assert all(map(len, sightings.values()))
+    for seen in sightings.values():
+        seen.clear()
+    yield sightings
+    for end in ends:
+        end()
+
+
+def facts(sightings: list[Sighting]) -> list[tuple[int, bool]]:
+    """Return the revisions and whether they were live."""
+    return [(sighting.entry.revision, sighting.live) for sighting in sightings]
+
+
+# What was left out
+
+
+async def test_what_follows_without_a_gap_is_live(server: Server, bucket: NatsBucket) -> None:
+    """On whatever key."""
+    async with watched(bucket) as shown:
+        for key in "aabca":
+            server.store(key)
+        assert facts(shown["a"]) == [(1, True), (2, True), (5, True)]
+        assert facts(shown["b"]) == [(3, True)]
+
+
+async def test_after_a_gap_no_key_is_live_before_it_was_seen_again(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """What was replaced before it was delivered may have been on any key."""
+    async with watched(bucket) as shown:
+        server.store("a")
+        server.store("b", deliver=False)
+        server.store("a")
+        server.store("a")
+        server.store("b")
+        server.store("b")
+        server.store("c")
+        server.store("c")
+
+        assert facts(shown["a"]) == [(1, True), (3, False), (4, True)]
+        assert facts(shown["b"]) == [(5, False), (6, True)]
+        assert facts(shown["c"]) == [(7, False), (8, True)]
+
+
+async def test_a_snapshot_has_no_gaps(server: Server, bucket: NatsBucket) -> None:
+    """What it leaves out was replaced before the watch began."""
+    for key in "ababba":
+        server.store(key, deliver=False)
+    seen: list[Sighting] = []
+    end = bucket.watch("a", seen.append)
+    await asyncio.sleep(0.5)
+    server.store("a")
+
+    assert facts(seen) == [(6, False), (7, True)]
+    end()
+
+
+# What was lost
+
+
+@pytest.mark.parametrize(
+    "lose",
+    (
+        lambda server: (server.deliver("a", 1, lost=True), server.store("b")),
+        lambda server: (server.deliver("a", 1, lost=True), server.beat()),
+        lambda server: server.beat(5),
+    ),
+)
+async def test_a_loss_begins_the_watch_anew(
+    server: Server, bucket: NatsBucket, lose: Callable[[Server], object]
+) -> None:
+    """A message that should have come before this one, or before a heartbeat."""
+    async with watched(bucket) as shown:
+        lose(server)
+        server.messages["a"] = server.revision = 9
+        await asyncio.sleep(0.5)
+
+        assert server.consumers == 2
+        assert facts(shown["a"]) == [(9, False)]
+        assert shown["c"] == [Sighting(Nothing())]
+
+
+async def test_what_comes_after_a_loss_is_not_shown(server: Server, bucket: NatsBucket) -> None:
+    """It may be the second of two messages."""
+    async with watched(bucket) as shown:
+        server.deliver("a", 1, lost=True)
+        server.deliver("a", 2)
+        server.deliver("a", 3)
+
+        assert shown["a"] == []
+
+
+async def test_heartbeats_keep_a_watch(server: Server, bucket: NatsBucket) -> None:
+    """However long nothing happens."""
+    async with watched(bucket) as shown:
+        await asyncio.sleep(100)
+        assert server.consumers == 1
+        assert not any(shown.values())
+
+
+async def test_silence_begins_the_watch_anew(server: Server, bucket: NatsBucket) -> None:
+    """After three heartbeats that did not come, not after one."""
+    async with watched(bucket):
+        await asyncio.sleep(1)
+        server.beating = False
+        await asyncio.sleep(2)
+        assert server.consumers == 1
+        await asyncio.sleep(2.5)
+        assert server.consumers == 2
+
+
+# What is complete
+
+
+async def test_no_key_is_shown_as_empty_while_it_is_renewed(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """A record that is replaced before its delivery is missing until the new one comes."""
+    for key in "abc":
+        server.store(key, deliver=False)
+
+    def renew(call: str) -> None:
+        if call == "STREAM.INFO" and server.consumers and server.revision == 3:
+            server.store("c", deliver=False)
+            asyncio.get_running_loop().call_later(0.3, server.deliver, "c", 4)
+
+    server.on_call = renew
+    seen: list[Sighting] = []
+    end = bucket.watch("c", seen.append)
+    await asyncio.sleep(1)
+
+    assert facts(seen) == [(4, False)]
+    end()
+
+
+async def test_a_stream_whose_latest_message_is_gone_is_complete(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """Without markers the last revision may belong to a record that has expired."""
+    server.store("a", deliver=False)
+    server.store("b", deliver=False)
+    del server.messages["b"]
+    seen: dict[str, list[Sighting]] = {"a": [], "b": []}
+    ends = [bucket.watch(key, seen[key].append) for key in seen]
+    await asyncio.sleep(0.5)
+
+    assert facts(seen["a"]) == [(1, False)]
+    assert seen["b"] == [Sighting(Nothing())]
+    for end in ends:
+        end()
+
+
+async def test_messages_that_stop_to_come_end_the_watch(server: Server, bucket: NatsBucket) -> None:
+    """A server that dies while it delivers is not waited for."""
+    server.store("a", deliver=False)
+    server.beating = server.delivering = False
+    seen: list[Sighting] = []
+    end = bucket.watch("a", seen.append)
+    await asyncio.sleep(2.5)
+    assert server.consumers == 1
+    server.beating = server.delivering = True
+    await asyncio.sleep(2.5)
+    assert server.consumers == 2
+    assert facts(seen) == [(1, False)]
+    end()
+
+
+# Another bucket
+
+
+async def test_a_bucket_made_anew_while_a_watch_begins_is_told_first(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """The consumer may belong to the old one, so it is not used."""
+    server.store("a", deliver=False)
+    happened: list[object] = []
+
+    def replace(call: str) -> None:
+        if call == "CONSUMER.CREATE" and server.consumers == 0:
+            server.created = "2026-02-02T00:00:00Z"
+
+    server.on_call = replace
+    ends = [
+        bucket.listen(lambda: happened.append(bucket.settings and bucket.settings.created)),
+        bucket.watch("a", lambda sighting: happened.append(sighting.entry.revision)),
+    ]
+    await asyncio.sleep(0.5)
+
+    assert happened == ["2026-01-01T00:00:00Z", "2026-02-02T00:00:00Z", 1]
+    assert server.consumers == 2
+    for end in ends:
+        end()
+
+
+async def test_who_begins_to_watch_when_told_is_not_shown_the_old_bucket(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """Nothing that is known belongs to the new one."""
+    async with watched(bucket):
+        server.store("a")
+        later: list[Sighting] = []
+        ends: list[Callable[[], None]] = []
+
+        def changed() -> None:
+            if bucket.settings and bucket.settings.created.startswith("2026-02") and not ends:
+                ends.append(bucket.watch("a", later.append))
+
+        ends_listening = bucket.listen(changed)
+        server.created = "2026-02-02T00:00:00Z"
+        server.messages.clear()
+        server.revision = 0
+        await asyncio.sleep(stream.INFO_EVERY + 2)
+
+        assert later == [Sighting(Nothing())]
+        for end in (ends_listening, *ends):
+            end()
+
+
+# Problems
+
+
+async def test_a_problem_is_told_once_and_its_end(server: Server, bucket: NatsBucket) -> None:
+    """However often it is met; the attempts go on with growing pauses."""
+    told: list[str] = []
+    server.failure = BucketInvalid("no")
+    end = bucket.listen(lambda: told.append(str(bucket.problem)))
+    await asyncio.sleep(10)
+    assert told == ["no"]
+    assert 10 < len(server.calls) < 30
+
+    server.failure = None
+    await asyncio.sleep(2)
+    assert told == ["no", "no", "None"]  # the second is for the settings
+    end()
+
+
+async def test_an_error_that_nobody_expected_does_not_end_the_watch(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """It is logged, and the watch tried again."""
+    server.failure = KeyError("config")
+    seen: list[Sighting] = []
+    end = bucket.watch("a", seen.append)
+    with capture_logs() as logs:
+        await asyncio.sleep(1)
+    server.failure = None
+    await asyncio.sleep(2)
+    assert seen == [Sighting(Nothing())]
+    assert {entry["event"] for entry in logs} == {"bucket.watch_failed"}
+    end()
+
+
+async def test_a_look_without_an_answer_does_not_end_a_watch(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """Heartbeats tell better whether it is alive."""
+    async with watched(bucket):
+        server.failure = BucketUnreachable("no answer")
+        await asyncio.sleep(3 * stream.INFO_EVERY)
+        assert server.consumers == 1
+        assert bucket.problem is None
+
+
+async def test_a_lost_connection_is_a_problem_of_the_bucket(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """Until there is one again, and the watch has shown what there is."""
+    async with watched(bucket) as shown:
+        server.up.clear()
+        bucket.disconnected("gone")
+        assert isinstance(bucket.problem, BucketUnreachable)
+        late: list[Sighting] = []
+        end = bucket.watch("a", late.append)
+        await asyncio.sleep(5)
+        assert late == []
+        assert str(bucket.problem) == "gone"
+
+        server.up.set()
+        await asyncio.sleep(1)
+        assert bucket.problem is None
+        assert late == shown["a"] == [Sighting(Nothing())]
+        end()
+
+
+async def test_a_bucket_that_nobody_watches_has_no_problem(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """It does nothing, and cannot know."""
+    bucket.disconnected("gone")
+    assert bucket.problem is None
+    end = bucket.watch("a", lambda _: None)
+    end()
+    await asyncio.sleep(1)
+    assert server.calls == []
+
+
+# Ages
+
+
+async def test_an_age_is_never_said_too_great(server: Server, bucket: NatsBucket) -> None:
+    """A slow answer makes a record seem younger: who waits for its end waits long enough."""
+    server.store("a", deliver=False)  # at 0 by the server's clock, which the answer says it is
+    feed: list[Sighting] = []
+    end = bucket.watch("a", feed.append)
+    await asyncio.sleep(0.5)
+    assert 0 <= feed[0].age < 0.1
+    late: list[Sighting] = []
+    await asyncio.sleep(5)
+    end_late = bucket.watch("a", late.append)
+    assert 5 <= late[0].age < 5.6
+    end()
+    end_late()
