@@ -7,8 +7,10 @@ import contextlib
 import functools
 import inspect
 import random
+import re
 import secrets
 import socket
+import weakref
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -21,17 +23,25 @@ from incumbent import clock
 from incumbent.access import NatsAccess
 from incumbent.bucket import Nats
 from incumbent.campaign import Campaign, Member
-from incumbent.driver import Driver
 from incumbent.errors import BucketInvalid, ConfigurationError, IncumbentError
 from incumbent.events import Lost, Relieved, Won
+from incumbent.flags import bucket_name, nats_url
+from incumbent.member import MemberDriver
 from incumbent.model import BucketInfo, Nominee, Profile, State
-from incumbent.ports import Sighting, WatchedBucket
+from incumbent.ports import Outcome, Sighting, WatchedBucket
 from incumbent.timing import Backoff, Timing, timing_for
 
 log = structlog.get_logger(__name__)
 
 KEPT_EVENTS = 256
 """How many events wait for a slow reader before the oldest are dropped."""
+LAST_WORDS = 1.0
+"""Seconds that callbacks have at the end, at least."""
+RELEASE_TRIES = 3
+FAILURE_PAUSE = 1.0
+
+_KEY = r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*"
+_LONGEST_KEY = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,36 @@ CampaignCallback = Callable[[State], Awaitable[None] | None]
 
 class StoppedError(IncumbentError):
     """The election was stopped while somebody waited for it."""
+
+
+def key_name(text: str) -> str:
+    """Return the key of an election.
+
+    Raises:
+        ConfigurationError: it is not one that a `LeaderElection` may have, too.
+    """
+    if re.fullmatch(_KEY, text) and len(text) <= _LONGEST_KEY:
+        return text
+    msg = (
+        f"{text!r} is not a valid key; it must consist of at most {_LONGEST_KEY} letters, digits,"
+        " '-', '_', '=' and '/', with dots between its parts."
+    )
+    raise ConfigurationError(msg)
+
+
+def identity_name(text: str) -> str:
+    """Return what a record may say.
+
+    Raises:
+        ConfigurationError: it is empty or long, or breaks the header that it becomes a part of.
+    """
+    if text.isprintable() and text.strip() == text and 0 < len(text) <= _LONGEST_KEY:
+        return text
+    msg = (
+        f"{text!r} is not a valid identity; it must consist of 1 to {_LONGEST_KEY} printable"
+        " characters, the first and the last not a space."
+    )
+    raise ConfigurationError(msg)
 
 
 class Election:
@@ -75,13 +115,17 @@ class Election:
         interval: seconds between renewals instead of the profile's.
         splay: longest random delay of the first campaign, in seconds, instead of the profile's.
         backoff: for the Choria profile: seconds to the next try, by the number of failed tries.
-        on_won: called when leadership begins.
+        on_won: called when leadership begins. It should start the work, not be the work: `on_lost`
+            is not called before it returned.
         on_lost: called when it has ended. At `stop` the key is released only after it returned,
             or at the deadline.
         on_campaign: called with the state as each try is begun.
 
-    The callbacks run one after the other in a task of their own, may be coroutine functions, may be
-    slow, may fail (that is logged), and may ask the election anything.
+    The callbacks run one after the other in tasks of their own, may be coroutine functions, may be
+    slow, may fail (that is logged), may ask the election anything, and may stop it.
+
+    Raises:
+        ConfigurationError: a URL, the bucket's name, the key or the identity is not valid.
     """
 
     def __init__(
@@ -99,12 +143,17 @@ class Election:
         on_lost: Callback | None = None,
         on_campaign: CampaignCallback | None = None,
     ) -> None:
-        self.bucket = bucket
-        self.key = key
-        self.identity = identity or socket.gethostname()
+        self.bucket = bucket_name(bucket)
+        self.key = key_name(key)
+        self.identity = identity_name(socket.gethostname() if identity is None else identity)
         self.problem: IncumbentError | None = None
         """Why it does not campaign, or cannot see the bucket; None while all is well."""
-        self._nats = nats
+        self._nats: NatsAccess | Nats
+        if isinstance(nats, NatsAccess | Nats):
+            self._nats = nats
+        else:
+            urls = [nats_url(url) for url in ([nats] if isinstance(nats, str) else nats)]
+            self._nats = NatsAccess(urls, name=f"incumbent {self.identity}")
         self._timing_for = functools.partial(
             timing_for, profile=profile, interval=interval, splay=splay, backoff=backoff
         )
@@ -113,17 +162,22 @@ class Election:
         self._connection: Nats | None = None
         self._store: WatchedBucket | None = None
         self._settings: BucketInfo | None = None
-        self._driver: Driver | None = None
+        self._driver: MemberDriver | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._caller: asyncio.Task[None] | None = None
+        self._calling: asyncio.Task[None] | None = None
+        self._stopped: asyncio.Task[None] | None = None
         self._end: list[Callable[[], None]] = []
         self._changed = asyncio.Event()
-        self._readers: list[_Reader] = []
-        self._callbacks: asyncio.Queue[Callable[[], Awaitable[None] | None]] = asyncio.Queue()
+        self._readers: weakref.WeakSet[_Reader] = weakref.WeakSet()
+        self._callbacks: asyncio.Queue[Callback] = asyncio.Queue()
         self._holder: str | None = None
-        self._started = self._stopping = False
+        self._started = False
 
     # What is the case
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stopped is not None
 
     @property
     def campaign(self) -> Campaign | None:
@@ -192,51 +246,25 @@ class Election:
             msg = "this election was started before; make a new one"
             raise RuntimeError(msg)
         self._started = True
-        if isinstance(self._nats, Nats):
-            self._connection = self._nats
-        else:
-            access = self._nats
-            if not isinstance(access, NatsAccess):
-                urls = [access] if isinstance(access, str) else list(access)
-                access = NatsAccess(urls, name=f"incumbent {self.identity}")
-            self._connection = Nats(access)
-            await self._connection.start()
-        self._store = self._connection.bucket(self.bucket)
-        self._end.append(self._store.listen(self._configure))
-        self._configure()
-        while self._driver is None:
-            if self._stopping:
-                msg = "the election was stopped before it had read its bucket"
-                raise StoppedError(msg)
-            if isinstance(self.problem, ConfigurationError):
-                problem = self.problem
-                await self.stop()
-                raise problem
-            await self._wait()
-        self._caller = asyncio.create_task(self._call(), name=f"callbacks of {self.key}")
-        self._tasks.append(asyncio.create_task(self._driver.run(), name=f"campaign for {self.key}"))
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """End leadership, announce that, release the key, and end everything.
 
-        May be called in any state, and again. Bounded: if NATS does not answer the record lapses.
+        May be called in any state, and again. Bounded: callbacks that are not done at the deadline
+        (or after 1 s, if that is later) are cancelled, and if NATS does not answer the record
+        lapses. Called by a callback it returns at once, and all this begins when that has returned.
         """
-        if self._stopping:
-            return
-        self._stopping = True
-        self._changed.set()
-        await _end(*self._tasks)
-        try:
-            if self._driver is not None:
-                await self._resign(self._driver)
-        finally:
-            for end in self._end:
-                end()
-            await _end(self._caller)
-            for reader in self._readers:
-                reader.close()
-            if self._connection is not None and self._connection is not self._nats:
-                await self._connection.aclose()
+        if self._stopped is None:
+            self._stopped = asyncio.create_task(self._stop(), name=f"end of {self.key}")
+            self._changed.set()
+        if asyncio.current_task() is not self._calling:
+            # Whoever is cancelled while waiting for it does not take the release with it.
+            await asyncio.shield(self._stopped)
 
     async def __aenter__(self) -> Self:
         """Start."""
@@ -259,9 +287,7 @@ class Election:
             StoppedError: the election was stopped.
         """
         while (token := self.token) is None:
-            if self._stopping:
-                msg = "the election was stopped"
-                raise StoppedError(msg)
+            self._check_running()
             await self._wait()
         return token
 
@@ -274,23 +300,68 @@ class Election:
         """Wait until anything has changed, also the deadline."""
         await self._wait()
 
-    async def __aiter__(self) -> AsyncIterator[ElectionEvent]:
-        """Yield what happens from now on, until the election is stopped.
+    def __aiter__(self) -> AsyncIterator[ElectionEvent]:
+        """Return an iterator over what happens from now on, until the election is stopped.
 
         A reader that falls more than 256 events behind loses the oldest.
         """
-        reader = _Reader()
-        self._readers.append(reader)
-        try:
-            while True:
-                event = await reader.next()
-                if event is None:
-                    return
-                yield event
-        finally:
-            self._readers.remove(reader)
+        reader = _Reader(closed=self._stopping)
+        self._readers.add(reader)
+        return reader
 
     # Inside
+
+    async def _start(self) -> None:
+        self._check_running()
+        if isinstance(self._nats, Nats):
+            self._connection = self._nats
+        else:
+            self._connection = Nats(self._nats)
+            await self._connection.start()
+        self._store = self._connection.bucket(self.bucket)
+        self._end.append(self._store.listen(self._configure))
+        self._configure()
+        while self._driver is None:
+            if isinstance(self.problem, ConfigurationError):
+                raise self.problem
+            await self._wait()
+            self._check_running()
+        self._tasks = [
+            asyncio.create_task(self._call(), name=f"callbacks of {self.key}"),
+            asyncio.create_task(self._run(self._driver), name=f"campaign for {self.key}"),
+        ]
+
+    def _check_running(self) -> None:
+        if self._stopping:
+            msg = "the election was stopped"
+            raise StoppedError(msg)
+
+    async def _stop(self) -> None:
+        try:
+            if self._driver is not None and self._tasks:
+                await self._resign(self._driver)
+        finally:
+            for end in self._end:
+                end()
+            if self._calling is not None:
+                self._tasks.append(self._calling)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._connection is not None and self._connection is not self._nats:
+                await self._connection.aclose()
+            for reader in tuple(self._readers):
+                reader.close()
+            self._changed.set()
+
+    async def _run(self, driver: MemberDriver) -> None:
+        """Campaign, whatever a store does that it should not."""
+        while True:
+            try:
+                await driver.run()
+            except Exception:
+                log.exception("election.failed", key=self.key)
+                await asyncio.sleep(FAILURE_PAUSE)
 
     def _configure(self) -> None:
         """Bring the campaign in line with the bucket, which may change while it runs."""
@@ -311,7 +382,7 @@ class Election:
                 campaign.forget(clock.now())
             campaign.nominate(Nominee(self.identity) if timing is not None else None)
             if timing is None and info is not None:
-                self._tasks.append(asyncio.create_task(self._withdraw(self._driver)))
+                self._tasks.append(asyncio.create_task(self._resign(self._driver)))
             self._driver.stir()
         self._happened()
 
@@ -329,7 +400,7 @@ class Election:
     def _begin(self, store: WatchedBucket, timing: Timing) -> None:
         campaign = Campaign(Member(self._replica), timing, clock.now(), random=random.random)
         campaign.nominate(Nominee(self.identity))
-        self._driver = Driver(
+        self._driver = MemberDriver(
             campaign, store, self.key, happened=self._happened, trying=self._trying
         )
         self._end.append(store.watch(self.key, self._seen))
@@ -363,7 +434,7 @@ class Election:
         self._changed.set()
 
     def _tell(self, event: ElectionEvent, callback: Callback | None) -> None:
-        for reader in self._readers:
+        for reader in tuple(self._readers):
             reader.put(event)
         if callback is not None:
             self._callbacks.put_nowait(callback)
@@ -377,53 +448,52 @@ class Election:
         """Call the callbacks, one after the other, for as long as the election runs."""
         while True:
             callback = await self._callbacks.get()
-            try:
-                result = callback()
-                if inspect.isawaitable(result):
-                    await result
-            except Exception:  # whatever a callback does, the election goes on
-                log.exception("election.callback_failed", key=self.key)
-            finally:
-                self._callbacks.task_done()
+            # A task, so that one that takes too long can be cancelled, and the next one called.
+            self._calling = asyncio.create_task(self._call_one(callback))
+            await asyncio.wait({self._calling})
+            self._callbacks.task_done()
 
-    async def _withdraw(self, driver: Driver) -> None:
-        """Give the record up, for the bucket cannot hold an election any more."""
-        await driver.release()
+    async def _call_one(self, callback: Callback) -> None:
+        try:
+            result = callback()
+            if inspect.isawaitable(result):
+                await result
+        except Exception:  # whatever a callback does, the election goes on
+            log.exception("election.callback_failed", key=self.key)
 
-    async def _resign(self, driver: Driver) -> None:
-        """Announce the loss, let the callbacks end, and only then release the key."""
-        campaign = driver.campaign
-        campaign.nominate(None)
-        lease = campaign.lease
-        async with driver.writing:
-            write = campaign.begin_release(clock.now())
-            self._happened()
-            if write is None:
-                return
-            patience = 0.0 if lease is None else max(0.0, lease.deadline - clock.now())
-            if asyncio.current_task() is self._caller:
-                patience = 0.0  # a callback stops the election: it cannot be waited for
+    async def _called(self, *, within: float) -> None:
+        """Wait until all callbacks have returned; cancel the one that has not by then."""
+        for patience in (max(LAST_WORDS, within), LAST_WORDS):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._callbacks.join()
-            await driver.write(write)
+                return
+            if self._calling is not None:
+                self._calling.cancel()
+
+    async def _resign(self, driver: MemberDriver) -> None:
+        """Announce the loss, let the callbacks end, and only then release the key."""
+        campaign = driver.campaign
+        campaign.nominate(None)
+        async with driver.writing:  # a renewal under way would make ours expect the wrong revision
+            deadline = campaign.lease.deadline if campaign.lease is not None else 0.0
+            for _ in range(RELEASE_TRIES):
+                write = campaign.begin_release(clock.now())
+                self._happened()
+                await self._called(within=deadline - clock.now())
+                if await driver.write(write) is not Outcome.REFUSED:
+                    return
+                # Perhaps for a renewal of ours that was stored without an answer.
+                await driver.look()
 
 
-async def _end(*tasks: asyncio.Task[None] | None) -> None:
-    """Cancel tasks and wait for them, but not for the one that calls this."""
-    others = [task for task in tasks if task is not None and task is not asyncio.current_task()]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-
-
-class _Reader:
+class _Reader(AsyncIterator[ElectionEvent]):
     """The events that one reader has not read yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, closed: bool) -> None:
         self._events: deque[ElectionEvent] = deque(maxlen=KEPT_EVENTS)
         self._news = asyncio.Event()
-        self._closed = False
+        self._closed = closed
 
     def put(self, event: ElectionEvent) -> None:
         self._events.append(event)
@@ -433,11 +503,10 @@ class _Reader:
         self._closed = True
         self._news.set()
 
-    async def next(self) -> ElectionEvent | None:
-        """Return the next event, None after the last."""
+    async def __anext__(self) -> ElectionEvent:
         while not self._events:
             if self._closed:
-                return None
+                raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
         return self._events.popleft()

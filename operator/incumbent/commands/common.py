@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import json
-import re
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -14,23 +13,27 @@ from typing import Any
 
 import click
 
+from incumbent import logs
 from incumbent.access import NatsAccess, access_from
 from incumbent.bucket import Nats
+from incumbent.election import key_name
 from incumbent.errors import BucketUnreachable, ConfigurationError, IncumbentError
-from incumbent.flags import DEFAULTS, Refusal, Text, bucket_name, check, flag, nats_flags
+from incumbent.flags import Refusal, Text, bucket_name, check, flag, nats_flags
 from incumbent.settings import Settings
 
 CONNECT_WITHIN = 5.0
 """Seconds for which a command that only looks waits for NATS."""
 FAILED = 1
-
-KEY = r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*"
+INTERRUPTED = 130
+"""As a shell says it, of SIGINT."""
 
 
 class Failure(click.ClickException):
-    """Ends the program with one sentence and exit code 1."""
+    """Ends the program with one sentence."""
 
-    exit_code = FAILED
+    def __init__(self, message: str, exit_code: int = FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +64,13 @@ class Session:
         click.echo(json.dumps(value) if self.json else text)
 
 
-def key_name(text: str) -> str:
-    """Return the key of an election.
-
-    Raises:
-        ConfigurationError: NATS allows no such key.
-    """
-    if re.fullmatch(KEY, text) and len(text) <= 255:  # noqa: PLR2004  # as in the CRD
-        return text
-    msg = (
-        f"{text!r} is not a valid key; it must consist of parts of letters, digits, '-', '_', '='"
-        " and '/', with dots between them."
-    )
-    raise ConfigurationError(msg)
-
-
 KEY_ARGUMENT = Text("KEY", key_name)
 
 
 def command(work: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
     """Turn a coroutine function into what click calls: with NATS flags, `--bucket` and `-o`.
 
-    It gets a `Session` first, and returns the exit code (None: 0).
+    It gets a `Session` first, and returns the exit code (None: 0). Warnings go to standard error.
     """
 
     @nats_flags
@@ -104,6 +92,7 @@ def command(work: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..
             raise Refusal(str(error)) from error
         access = access_from(settings, name="incumbent " + work.__name__.replace("_", " "))
         session = Session(access, bucket, json=output == "json")
+        logs.configure("text", level="warning")
         try:
             code = asyncio.run(work(session, **options))
         except ConfigurationError as error:
@@ -111,10 +100,7 @@ def command(work: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..
         except IncumbentError as error:
             raise Failure(str(error)) from error
         except KeyboardInterrupt:
-            sys.exit(130)
+            sys.exit(INTERRUPTED)
         sys.exit(code or 0)
 
     return called
-
-
-__all__ = ["DEFAULTS", "KEY_ARGUMENT", "Failure", "Session", "command", "key_name"]

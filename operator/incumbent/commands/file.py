@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,9 +39,11 @@ async def file(
     losing leadership removes it. If this process dies the file stays: `--check` compares the
     deadline in it with the clock, so both have to run on one machine.
 
+    While NATS or the bucket is away it waits, and says so. SIGTERM and SIGINT end it.
+
     \b
-    Exit codes: 0, for --check if the deadline has not passed; 1 if it has, or there is no file;
-    2 bad usage.
+    Exit codes: 0, for --check if the deadline has not passed; 1 if it has, or if there is no such
+    file; 2 bad usage or a bad bucket.
 
     \b
     Examples:
@@ -51,14 +55,7 @@ async def file(
     if key is None:
         msg = "name the KEY of the election, or give --check."
         raise ConfigurationError(msg)
-    folder = os.path.dirname(path) or "."  # noqa: PTH120 - plain names do not block
-    if not os.access(folder, os.W_OK):
-        msg = f"{folder} cannot be written; choose another PATH."
-        raise ConfigurationError(msg)
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
+    _claim(path)
     election = Election(
         session.access,
         session.bucket,
@@ -68,17 +65,33 @@ async def file(
         on_lost=lambda: _remove(path),
     )
     async with election:
+        loop = asyncio.get_running_loop()
         keeping = asyncio.create_task(_keep(election, path))
-        stopping = asyncio.create_task(ended.wait())
-        try:
-            await asyncio.wait({keeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if keeping.done():
-                keeping.result()
-        finally:
-            for task in (keeping, stopping):
-                task.cancel()
-            await asyncio.gather(keeping, stopping, return_exceptions=True)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, keeping.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeping
     return 0
+
+
+def _claim(path: Path) -> None:
+    """Remove what an earlier process left there, but nothing else.
+
+    Raises:
+        ConfigurationError: it is another's file, or the folder cannot be written.
+    """
+    folder = path.absolute().parent
+    if not os.access(folder, os.W_OK):
+        msg = f"{folder} cannot be written; choose another PATH."
+        raise ConfigurationError(msg)
+    try:
+        _read(path)
+    except FileNotFoundError:
+        return
+    except Failure as error:
+        msg = f"{error.message}; remove it, or choose another PATH."
+        raise ConfigurationError(msg) from error
+    _remove(path)
 
 
 async def _keep(election: Election, path: Path) -> None:
@@ -107,28 +120,45 @@ def _write(election: Election, path: Path) -> None:
         "token": election.token,
         "deadline": deadline.isoformat(timespec="milliseconds"),
     }
+    new = None
     try:
         with tempfile.NamedTemporaryFile(
             "w", dir=path.absolute().parent, prefix=f".{path.name}.", delete=False
-        ) as new:
-            new.write(json.dumps(content) + "\n")
-        Path(new.name).chmod(0o644)
-        Path(new.name).replace(path)
+        ) as file:
+            new = Path(file.name)
+            file.write(json.dumps(content) + "\n")
+        new.chmod(0o644)
+        new.replace(path)
     except OSError as error:
+        if new is not None:
+            _remove(new)
         msg = f"{path} cannot be written: {error.strerror}"
+        raise Failure(msg) from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], float]:
+    """Return what a file says, and the seconds to its deadline.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Failure: it is not one of ours.
+    """
+    try:
+        content = json.loads(path.read_text())
+        return content, datetime.fromisoformat(content["deadline"]).timestamp() - time.time()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{path} is not a file of `incumbent file`"
         raise Failure(msg) from error
 
 
 def _check(session: Session, path: Path) -> int:
     try:
-        content = json.loads(path.read_text())
-        left = datetime.fromisoformat(content["deadline"]).timestamp() - time.time()
+        content, left = _read(path)
     except FileNotFoundError:
         session.show({"fresh": False}, f"there is no {path}: this machine does not lead")
         return NOT_FRESH
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{path} is not a file of `incumbent file`"
-        raise Failure(msg) from error
     if left <= 0:
         text = f"{path} is stale: its deadline passed {-left:.1f} s ago"
         session.show({"fresh": False, **content}, text)

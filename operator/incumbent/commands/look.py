@@ -13,7 +13,7 @@ from incumbent import wire
 from incumbent.bucket import Nats
 from incumbent.commands.common import KEY_ARGUMENT, Failure, Session, command
 from incumbent.errors import BucketError, BucketUnreachable
-from incumbent.model import Marker, Peer, Record
+from incumbent.model import Entry, Marker, Peer, Record
 from incumbent.ports import Outcome, Sighting
 from incumbent.status import warnings_about
 from incumbent.timing import LONGEST_WRITE
@@ -139,17 +139,18 @@ async def evict(session: Session, key: str, *, yes: bool) -> None:
 async def watch(session: Session, key: str | None) -> None:
     """Show who holds KEY, or every key, and each change, until interrupted.
 
+    In a bucket without markers the server says nothing when a record expires, so only the next
+    holder shows.
+
     \b
     Examples:
       incumbent watch
       incumbent watch shop.billing -o json
     """  # noqa: D301
     holders: dict[str, str | None] = {}
+    sightings: asyncio.Queue[tuple[str, Sighting]] = asyncio.Queue()
 
-    def seen(name: str, sighting: Sighting) -> None:
-        if not name or key not in {None, name}:
-            return
-        entry = sighting.entry
+    def show(name: str, entry: Entry) -> None:
         holder = entry.holder if isinstance(entry, Record) else None
         if holders.get(name) == holder:
             return
@@ -161,11 +162,11 @@ async def watch(session: Session, key: str | None) -> None:
 
     async with session.connected() as nats:
         await nats.bucket(session.bucket).info()
-        end = nats.bucket(session.bucket).follow(seen)
-        try:
-            await asyncio.Event().wait()
-        finally:
-            end()
+        nats.bucket(session.bucket).follow(lambda *seen: sightings.put_nowait(seen))
+        while True:
+            name, sighting = await sightings.get()
+            if name and key in {None, name}:
+                show(name, sighting.entry)
 
 
 async def _entries(nats: Nats, name: str) -> dict[str, Sighting]:

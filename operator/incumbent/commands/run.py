@@ -13,10 +13,10 @@ from typing import Any
 import click
 import structlog
 
-from incumbent.commands.common import KEY_ARGUMENT, Session, command
-from incumbent.election import Election
+from incumbent.commands.common import KEY_ARGUMENT, Failure, Session, command
+from incumbent.election import Election, identity_name
 from incumbent.events import Lost, Won
-from incumbent.flags import Text, duration, plain_name
+from incumbent.flags import Text, duration
 from incumbent.model import Profile
 
 log = structlog.get_logger(__name__)
@@ -32,26 +32,23 @@ def member_options(work: Any) -> Any:
     for option in (
         click.option(
             "--profile",
-            type=click.Choice([profile.value for profile in Profile]),
+            type=click.Choice([profile.value for profile in Profile], case_sensitive=False),
             default=Profile.PROMPT.value,
             help="Manners: ours, or exactly those of a Choria member.",
         ),
         click.option(
             "--name",
-            type=Text("NAME", plain_name),
+            type=Text("NAME", identity_name),
             default=socket.gethostname,
             show_default="the host name",
-            help="What the record says while this machine leads.",
+            help="What the record says while this machine leads; different on each machine.",
         ),
     ):
         work = option(work)
     return work
 
 
-@click.command(
-    short_help="Run a command while this machine leads.",
-    context_settings={"ignore_unknown_options": True},
-)
+@click.command(short_help="Run a command while this machine leads.")
 @click.argument("key", type=KEY_ARGUMENT)
 @click.argument("cmd", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option(
@@ -66,7 +63,7 @@ def member_options(work: Any) -> Any:
     type=Text("DURATION", duration),
     default="10s",
     show_default=True,
-    help="Time between SIGTERM and SIGKILL.",
+    help="Time between SIGTERM and SIGKILL, on loss.",
 )
 @member_options
 @command
@@ -81,16 +78,20 @@ async def run(
 ) -> int:
     """Start CMD when this machine wins KEY, and end it when leadership is lost.
 
-    The command gets INCUMBENT_KEY and INCUMBENT_TOKEN in its environment. When it ends by itself,
-    the key is released and its exit code is returned (128 + N if signal N ended it). SIGTERM and
-    SIGINT are passed on to it. Leadership can end at a deadline that leaves less than --grace:
-    then CMD and its successor elsewhere may overlap, and only the token tells them apart.
+    Everything behind `--` is the command, which gets INCUMBENT_KEY and INCUMBENT_TOKEN in its
+    environment. When it ends by itself, the key is released and its exit code is returned (128 + N
+    if signal N ended it). SIGTERM and SIGINT are passed on to it, and then it may take its time.
 
-    With `--on-loss terminate` a command that was ended is started again when this machine wins
-    again.
+    On loss it gets SIGTERM, after --grace SIGKILL, and is started anew when this machine wins
+    again. With `--on-loss signal` it goes on, is told, and gets the token of the first term only.
+    Whoever leads next does not wait for --grace: give the token to whatever must refuse the old
+    command.
+
+    While NATS or the bucket is away it waits, and says so.
 
     \b
-    Exit codes: that of CMD; 126, 127 if it cannot be started; 1 NATS fails; 2 bad usage.
+    Exit codes: that of CMD; 126, 127 if it cannot be started; 2 bad usage or a bad bucket;
+    143, 130 if SIGTERM, SIGINT came while CMD did not run.
 
     \b
     Examples:
@@ -134,7 +135,7 @@ async def _run_and_tell(election: Election, child: _Child) -> int:
     token = await _unless_ended(child, election.won())
     if token is None:
         return SIGNALLED + child.ended_by
-    events = aiter(election)
+    events = aiter(election)  # from before the start on
     await child.start(token)
     ended = asyncio.create_task(child.wait())
 
@@ -205,15 +206,15 @@ class _Child:
         """Start it.
 
         Raises:
-            SystemExit: it cannot be started, as a shell says it: 126 or 127.
+            Failure: it cannot be started; with the exit code of a shell, 126 or 127.
         """
         environment = {**os.environ, "INCUMBENT_KEY": self._key, "INCUMBENT_TOKEN": str(token)}
         try:
             self._process = await asyncio.create_subprocess_exec(*self._arguments, env=environment)
         except OSError as error:
-            click.echo(f"Error: {self._arguments[0]}: {error.strerror}", err=True)
+            msg = f"{self._arguments[0]} cannot be started: {error.strerror}"
             missing = isinstance(error, FileNotFoundError)
-            raise SystemExit(NOT_FOUND if missing else NOT_EXECUTABLE) from error
+            raise Failure(msg, NOT_FOUND if missing else NOT_EXECUTABLE) from error
         log.info("run.started", pid=self._process.pid, token=token)
 
     async def wait(self) -> int:
