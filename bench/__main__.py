@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 from controlplane.kube import Kube
 from controlplane.natsserver import NatsServer
 from controlplane.nodes import NodeAgent
