@@ -348,7 +348,7 @@ async def test_an_event_is_shown_by_kubectl(api_server, site, namespace, electio
             election, kind="Normal", reason="LeaderElected", action="Elect", note=f"Note {number}"
         )
     await api_server.emit_event(
-        election, kind="Warning", reason="LeaderLost", action="StepDown", note="ä" * 1000
+        election, kind="Warning", reason="LeaderLost", action="StepDown", note="n" + "ä" * 1000
     )
     printed = await kubectl(
         site,
@@ -358,8 +358,8 @@ async def test_an_event_is_shown_by_kubectl(api_server, site, namespace, electio
         "--output=json",
     )
     events = {event["message"]: event for event in json.loads(printed)["items"]}
-    assert set(events) == {"Note 0", "Note 1", "ä" * 512}
-    event = events["ä" * 512]
+    assert set(events) == {"Note 0", "Note 1", "n" + "ä" * 511}
+    event = events["n" + "ä" * 511]
     assert (event["type"], event["reason"], event["action"]) == (
         "Warning",
         "LeaderLost",

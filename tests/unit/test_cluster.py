@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
+import socket
 import sys
 from types import SimpleNamespace
 
@@ -911,6 +912,21 @@ async def test_a_slow_consumer_loses_nothing(serve):
                 await asyncio.sleep(0.05)
     assert seen == [str(version) for version in range(count)]
     assert script.requests == ["list", "5"]
+
+
+def test_the_kernel_looks_after_the_connection_of_a_watch():
+    """TCP keep-alive is on, with times of our own where the system has them."""
+    with socket.socket() as link:
+        transport = SimpleNamespace(get_extra_info=lambda name: {"socket": link}[name])
+        cluster.keep_alive(SimpleNamespace(connection=SimpleNamespace(transport=transport)))
+        assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+
+
+def test_a_watch_that_has_ended_already_needs_no_keep_alive():
+    """An answer that is complete has given its connection back."""
+    cluster.keep_alive(SimpleNamespace(connection=None))
 
 
 async def test_closing_a_watch_closes_its_connection(serve):
