@@ -116,9 +116,9 @@ async def _kill_operator(play: Stage) -> None:
     token = (await play.election() or {})["status"]["token"]
     seen = len(play.changes)
     play.operator.kill()
-    await asyncio.sleep(TTL / 3)
+    await asyncio.sleep(1)
     play.operator.start()
-    await asyncio.sleep(1.5 * TTL)
+    await asyncio.sleep(1.25 * TTL)
     after = await _led(play, "a pod should lead")
     status = (await play.election() or {})["status"]
     if _name(after) != _name(leader) or status["token"] != token:
@@ -138,7 +138,7 @@ async def _scale_to_zero(play: Stage) -> None:
     async def released() -> bool:
         return await play.record() is None
 
-    await play.until(TTL / 2, "the key should be released at once", released)
+    await play.until(TTL / 3, "the key should be released at once", released)
     _say(f"the key was released {time.monotonic() - started:.2f} s after `kubectl scale`")
     await play.kubectl("scale", "deployment/billing", f"--replicas={_PODS}")
     leader = await _led(play, "a pod should lead again", seconds=60)

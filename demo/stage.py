@@ -25,7 +25,8 @@ from controlplane.servers import ControlPlane
 
 ROOT = Path(__file__).parents[1]
 LABEL = "incumbent.dev/billing"
-TTL = 6
+TTL = 12
+"""Seconds: enough for a slow machine to start an operator anew within them."""
 _POLL = 0.02
 _Say = Callable[[str], None]
 
