@@ -16,7 +16,7 @@ LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check fix bench up down build lock clean
+.PHONY: help demo test test-unit check fix bench simulate verify up down build lock clean
 
 help: ## Show this text
 	@echo 'Usage: make TARGET'
@@ -57,8 +57,15 @@ fix: $(INSTALLED) ## Repair what can be repaired by itself
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: build ## Measure fail-over, hand-over and load
+bench: build ## Measure one operator at rest, hand-overs and fail-overs
 	@$(RUN) -m bench
+	@$(RUN) -m bench.failover
+
+simulate: $(INSTALLED) ## Simulate elections under faults; RUNS=N SEED=N, a random seed by default
+	@$(RUN) -m simulation $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
+
+verify: $(INSTALLED) ## What takes longer than a test: 2,000 simulated runs
+	@$(RUN) -m simulation --runs 2000
 
 up: $(INSTALLED) ## Start a control plane and NATS in the background
 	@$(RUN) -m controlplane up
