@@ -1,66 +1,54 @@
-"""One replica's work for one election: it drives the campaign and brings the pods in line.
+"""One replica's work for one election.
 
-Two loops. The *renewals* do what the campaign asks of the bucket and nothing else, so that no API
-server, however slow, makes a renewal late. The *passes* look at everything anew, level-based, and
-move labels, terms and the status to where they should be. A lock keeps their writes to the bucket
-apart, for a write expects the revision of the one before.
-
-The order of every change of leader: strip the old pod, confirmed; write to the bucket, stored;
-label the new pod; status and event.
+Three loops, so that nothing slow delays what is urgent. The *renewals* (`driver`) do what the
+campaign asks of the bucket. The *passes* (`office`) move labels and terms to where they should be.
+The *reports* (`reporter`) tell people. This module decides when each of them has something to do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
 from incumbent import clock, events
-from incumbent.campaign import NEVER, Campaign, Create, Look, Member, Renew, Wait, Write
+from incumbent.campaign import NEVER, Campaign, Member
+from incumbent.driver import Driver
 from incumbent.errors import (
     BucketError,
+    BucketNotFound,
+    BucketUnreachable,
     ClusterError,
     ConfigurationError,
-    Conflict,
-    Forbidden,
+    Refused,
 )
-from incumbent.labels import Labels
-from incumbent.model import BucketInfo, ElectionKey, Nominee, Pod, Record, State
+from incumbent.events import Loss
+from incumbent.model import BucketInfo, ElectionKey, Pod, State
+from incumbent.office import Office
 from incumbent.pods import NamespacePods
-from incumbent.ports import Answer, Cluster, Observer, Outcome, Sighting, WatchedBucket
+from incumbent.ports import Cluster, Observer, WatchedBucket
+from incumbent.reporter import Reporter
 from incumbent.resource import Resource
-from incumbent.status import Problem, Situation, events_from, problem_from, status_from
-from incumbent.timing import Timing, timing_for
-from incumbent.verdict import (
-    CANDIDATE,
-    candidates,
-    choose,
-    holder_pod,
-    identity,
-    labelled,
-    markings,
-    shows,
-    why_not,
-)
-from incumbent.wire import headers_of, release_headers
+from incumbent.status import Event, Problem, Situation, problem_from
+from incumbent.timing import MAXIMUM_TTL, Timing, timing_for
+from incumbent.verdict import candidates, labelled
 
 log = structlog.get_logger(__name__)
 
-UNDONE_AFTER = 1.0
-"""Seconds for which a standby sees work undone before it takes the record: the steward may be
-blind towards its API server."""
-STRIP_WITHIN = 5.0
-"""Seconds for which one pass tries to have a strip confirmed, before the next pass tries."""
-DELETE_WITHIN = 5.0
+DELETE_WITHIN = 4.0
 """Seconds after which a deleted election no longer waits for NATS: its record will lapse."""
-LONGEST_PAUSE = 5.0
-"""Seconds between passes that fail, at most."""
+LONGEST_PAUSE = 2.0
+"""Seconds between passes that are not done, at most."""
+PATIENCE = 1.0
+"""Seconds for which NATS may be away, or nothing be known yet, before the status says so."""
+PATIENCE_WITH_PEERS = 10.0
+"""The same while another replica is the steward, which will say so if it is true for all."""
+LOGGED_FAILURES = frozenset({1, 10, 100})
+"""Which failures in a row are worth a line in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +81,7 @@ class Replica:
 class Counts:
     """What only grows, for the metrics."""
 
-    campaigns: Counter[State] = field(default_factory=Counter)
+    campaigns: Mapping[State, int] = field(default_factory=dict)
     transitions: int = 0
     corrections: int = 0
 
@@ -112,7 +100,19 @@ class Reading:
 
 
 class Campaigner:
-    """Serves one election until it is told to stop."""
+    """Serves one election until it is told to stop.
+
+    Args:
+        body: the resource as the API server shows it.
+        resource: the same as values.
+        site: of this process.
+        replica: this process.
+        bucket: of the election.
+        cluster: of the site.
+        pods: of the election's namespace.
+        observer: is told how long things took.
+        changed: is called when `view` returns something else, but for the time that is left.
+    """
 
     def __init__(
         self,
@@ -127,38 +127,50 @@ class Campaigner:
         observer: Observer,
         changed: Callable[[], None],
     ) -> None:
-        self.resource = resource
-        self.campaign: Campaign | None = None
-        self.counts = Counts()
-        self._body = body
+        # The name under which an election was first served stays: it is in the record.
         self._site = Site(resource.site or site.name, site.uid)
         self._replica = replica
         self._bucket = bucket
-        self._cluster = cluster
         self._pods = pods
-        self._observer = observer
         self._changed = changed
-        self._labels = Labels(cluster, resource, pods.learn)
         self._log = log.bind(namespace=resource.key.namespace, election=resource.key.name)
-        self._writing = asyncio.Lock()
-        self._stirred = asyncio.Event()
+        self._reporter = Reporter(body, cluster=cluster, changed=changed)
+        self._driver = Driver(
+            Member(str(replica), self._site.header),
+            bucket,
+            resource.record_key,
+            observer=observer,
+            happened=self._happened,
+            vacant=self._wake,
+        )
+        self._office = Office(
+            resource,
+            site=self._site.name,
+            driver=self._driver,
+            cluster=cluster,
+            pods=pods,
+            observer=observer,
+            corrected=self._corrected,
+            wake=self._wake_in,
+        )
+        self.counts = Counts(self._driver.attempts)
         self._due = asyncio.Event()
-        self._due_at = 0.0
-        self._end_watch: Callable[[], None] | None = None
+        self._due_at = self._began_at = clock.now()
+        self._limit: asyncio.Timeout | None = None
         self._settings: BucketInfo | None = None
         self._settled_at = 0.0
+        self._trouble = Trouble()
         self._blocked: Problem | None = None
         self._invalid: Problem | None = None
-        self._failure: Problem | None = None
-        self._unlabelled = ""
+        self._refused: Problem | None = None
+        self._undone = ""
         self._known: object = None
-        self._last_held: Record | None = None
-        self._labelled_term = 0
-        self._undone_since = NEVER
-        self._sweep = False
+        self._begun = 0
+        self._lapsed_at = 0.0
+        self._evicted = False
         self._resigned = False
         self._retire_by = NEVER
-        self._retired = asyncio.Event()
+        self._ended = asyncio.Event()
 
     # From outside
 
@@ -167,6 +179,11 @@ class Campaigner:
         """Return the namespace and name."""
         return self.resource.key
 
+    @property
+    def resource(self) -> Resource:
+        """The election as last seen."""
+        return self._office.resource
+
     async def run(self) -> None:
         """Serve the election until cancelled."""
         end_pods = self._pods.listen(self._concerns, self._wake)
@@ -174,20 +191,20 @@ class Campaigner:
         self._configure()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._renewals(), name=f"renewals of {self.key}")
+                tasks.create_task(self._driver.run(), name=f"renewals of {self.key}")
                 tasks.create_task(self._passes(), name=f"passes of {self.key}")
+                tasks.create_task(self._reporter.run(), name=f"reports of {self.key}")
         finally:
-            self._drop_campaign()
+            self._driver.end()
             end_bucket()
             end_pods()
 
     def update(self, body: Mapping[str, Any], resource: Resource) -> None:
         """Take in a change of the resource."""
-        if _newer(self._body, body):
+        if not self._reporter.take(body):
             return
-        self._body = body
         if resource != self.resource:
-            self.resource = self._labels.resource = resource
+            self._office.resource = resource
             self._configure()
         self._wake()
 
@@ -201,59 +218,55 @@ class Campaigner:
     async def retire(self) -> None:
         """Take everything back: labels, annotations, the record. Bounded if NATS is away."""
         self._retire_by = clock.now() + DELETE_WITHIN
-        self.resource = self._labels.resource = replace(self.resource, deleting=True)
+        self._office.resource = replace(self.resource, deleting=True)
+        self._interrupt()
         self._wake()
         self._wake_in(DELETE_WITHIN)
-        await self._retired.wait()
+        await self._ended.wait()
 
     async def leave(self) -> None:
         """Renew once more, so that another replica takes over at once instead of by silence."""
-        campaign = self.campaign
-        if campaign is None or campaign.lease is None:
-            return
-        async with self._writing:
-            write = campaign.begin_renewal(clock.now(), leaving=True)
-            if write is not None:
-                await self._write(campaign, write)
+        if self._driver.lease is not None:
+            await self._driver.renew(leaving=True)
 
     async def resign(self) -> None:
-        """Strip and release: for a single replica that ends for good."""
+        """Strip and release: for a single replica that ends for good. Bounded."""
         self._resigned = True
-        if self.campaign is not None and self.campaign.lease is not None:
-            self.campaign.nominate(None)
-            await self._give_up(self.campaign)
+        self._wake()
+        try:
+            async with asyncio.timeout(DELETE_WITHIN):
+                await self._ended.wait()
+        except TimeoutError:
+            self._log.warning("record.left", reason="it could not be released in time")
 
     def view(self) -> dict[str, Any]:
         """Return what can be told about the election at this moment, for people and programs."""
-        campaign, now = self.campaign, clock.now()
-        status = self._body.get("status") or {}
-        lease = campaign.lease if campaign is not None else None
+        status, lease = self._reporter.status, self._driver.lease
+        remaining = None if lease is None else round(max(0.0, lease.deadline - clock.now()), 3)
         return {
             "namespace": self.key.namespace,
             "name": self.key.name,
-            "state": (campaign.state(now) if campaign else State.UNKNOWN).name.capitalize(),
+            "state": self._driver.state.name.capitalize(),
             "holder": status.get("holder"),
             "leader": status.get("leader"),
             "token": status.get("token"),
-            "remainingSeconds": round(max(0.0, lease.deadline - now), 3) if lease else None,
+            "remainingSeconds": remaining,
             "conditions": status.get("conditions", []),
         }
 
     def reading(self) -> Reading:
         """Return what the gauges show at this moment."""
-        campaign, now = self.campaign, clock.now()
-        status = self._body.get("status") or {}
+        campaign, record, lease = self._driver.campaign, self._driver.record, self._driver.lease
         pods = (self._pods.pods or {}).values()
-        lease = campaign.lease if campaign is not None else None
-        record = campaign.record if campaign is not None else None
+        conditions = self._reporter.status.get("conditions", ())
         return Reading(
-            leads=campaign is not None and campaign.leads(now),
+            leads=self._driver.leads,
             interval=campaign.timing.interval if campaign is not None else 0.0,
             token=record.term if record is not None and not record.stranger else 0,
             candidates=len(candidates(pods, self.resource.selector)),
-            remaining=max(0.0, lease.deadline - now) if lease is not None else 0.0,
+            remaining=max(0.0, lease.deadline - clock.now()) if lease is not None else 0.0,
             labelled=len(labelled(pods, self.resource)),
-            conditions=[(c["type"], c["status"]) for c in status.get("conditions", ())],
+            conditions=[(condition["type"], condition["status"]) for condition in conditions],
         )
 
     # What moves it
@@ -265,6 +278,11 @@ class Campaigner:
 
     def _wake_in(self, seconds: float) -> None:
         asyncio.get_running_loop().call_later(max(0.0, seconds), self._wake)
+
+    def _interrupt(self) -> None:
+        """End the pass that is under way, so that the next one need not wait for it."""
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
     def _concerns(self, pod: Pod) -> bool:
         resource = self.resource
@@ -279,29 +297,19 @@ class Campaigner:
         info = self._bucket.settings
         before, self._settings = self._settings, info
         if self._blocked is not None:
-            self._drop_campaign()
+            self._driver.end()
+            self._interrupt()
         elif info is not None:
             timing, self._invalid = self._timing(info, before)
-            if self.campaign is not None and timing is not None:
-                self.campaign.timing = timing
-            if self.campaign is not None and before and before.created != info.created:
+            if before is not None and before.created != info.created:
                 self._log.warning("bucket.recreated", bucket=info.name)
-                self.campaign.forget(clock.now())
-            if self.campaign is None and timing is not None:
-                self._begin_campaign(timing)
-        self._happened()
+                self._driver.forget()
+            if timing is not None and self._driver.campaign is None:
+                self._log.info("election.configured", bucket=info.name, ttl=timing.ttl)
+                self._driver.begin(timing)
+            elif timing is not None:
+                self._driver.adjust(timing)
         self._wake()
-
-    def _begin_campaign(self, timing: Timing) -> None:
-        member = Member(str(self._replica), self._site.header)
-        self.campaign = Campaign(member, timing, clock.now(), random=random.random)
-        self._log.info("election.configured", bucket=self.resource.bucket, ttl=timing.ttl)
-        self._end_watch = self._bucket.watch(self.resource.record_key, self._seen)
-
-    def _drop_campaign(self) -> None:
-        if self._end_watch is not None:
-            self._end_watch()
-        self.campaign = self._end_watch = None
 
     def _timing(
         self, info: BucketInfo, before: BucketInfo | None
@@ -326,514 +334,214 @@ class Campaigner:
             return timing, Problem("BucketInvalid", msg)
         return timing, None
 
-    def _seen(self, sighting: Sighting) -> None:
-        """Take in what the watch of the bucket shows."""
-        campaign = self.campaign
-        if campaign is None:
-            return
-        campaign.observe(sighting, clock.now())
-        self._happened()
-
-    def _happened(self) -> None:
-        """After anything that the campaign was told: let both loops look again."""
-        self._stirred.set()
-        campaign = self.campaign
-        if campaign is None:
-            return
-        self._report(campaign)
-        record = campaign.record
-        if record is not None and campaign.ours(record):
-            self._last_held = record
-        known = _known(campaign)
+    def _happened(self, news: list[events.Event]) -> None:
+        """After anything that the campaign was told."""
+        for event in news:
+            self._hear(event)
+        lease, campaign = self._driver.lease, self._driver.campaign
+        self._office.hear(self._driver.record)
+        if lease is not None and lease.record.revision == lease.record.term != self._begun:
+            self._begun = lease.record.term
+            self.counts.transitions += 1
+        known = _known(campaign) if campaign is not None else None
         if known != self._known:
             self._known = known
             self._wake()
             self._changed()
 
-    def _report(self, campaign: Campaign) -> None:
-        for event in campaign.events():
-            self._wake()
-            match event:
-                case events.Won(record):
-                    self.counts.transitions += record.term != self._labelled_term
-                    self._log.info("election.won", holder=record.holder, token=record.term)
-                case events.Lost(record, loss):
-                    self._log.info(
-                        "election.lost", holder=record.holder, token=record.term, loss=loss.value
-                    )
-                case events.Relieved(record):
-                    self._log.info("election.relieved", steward=record.replica)
-
-    # The bucket
-
-    async def _renewals(self) -> None:
-        """Do what the campaign asks for, when it asks for it."""
-        while True:
-            self._stirred.clear()
-            campaign = self.campaign
-            if campaign is None:
-                await self._stirred.wait()
-                continue
-            step = campaign.poll(clock.now())
-            self._report(campaign)
-            match step:
-                case Look():
-                    await self._look(campaign, step)
-                case Renew():
-                    async with self._writing:
-                        await self._renew(campaign)
-                case Create():
-                    self._wake()  # a pass does it, for it takes more than a write
-                    await self._stirred.wait()
-                case Wait(until):
-                    await self._sleep(until)
-
-    async def _sleep(self, until: float) -> None:
-        """Wait until then, or until something stirs."""
-        seconds = None if until == NEVER else max(0.0, until - clock.now())
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stirred.wait()
-        except TimeoutError:
-            return
-
-    async def _look(self, campaign: Campaign, look: Look) -> None:
-        try:
-            timeout = campaign.timing.write_timeout
-            sighting = await self._bucket.read(self.resource.record_key, timeout=timeout)
-        except BucketError:
-            campaign.unreadable(clock.now())
-        else:
-            campaign.observe(sighting, clock.now(), look=look)
-        self._happened()
-
-    async def _renew(self, campaign: Campaign) -> bool:
-        """Renew as is; return whether that was stored."""
-        write = campaign.begin_renewal(clock.now())
-        return write is not None and await self._write(campaign, write)
-
-    async def _write(self, campaign: Campaign, write: Write) -> bool:
-        """Carry out a write that was begun, with the lock held; return whether it was stored."""
-        self.counts.campaigns[campaign.state(write.sent_at)] += 1
-        key = self.resource.record_key
-        answer = Answer(Outcome.UNKNOWN)
-        try:
-            if write.record is None:
-                answer = await self._bucket.remove(
-                    key,
-                    expected=write.expected,
-                    headers=release_headers(str(self._replica)),
-                    timeout=write.timeout,
+    def _hear(self, event: events.Event) -> None:
+        match event:
+            case events.Won(record):
+                self._log.info("election.won", holder=record.holder, token=record.term)
+            case events.Lost(record, loss):
+                self._log.info(
+                    "election.lost", holder=record.holder, token=record.term, loss=loss.value
                 )
-            else:
-                answer = await self._bucket.write(
-                    key,
-                    write.record.holder,
-                    expected=write.expected,
-                    headers=headers_of(write.record),
-                    timeout=write.timeout,
-                )
-        finally:
-            now = clock.now()
-            campaign.answered(write, answer, now)
-            self._observer.bucket_write(answer.outcome, now - write.sent_at)
-            self._happened()
-        return answer.outcome is Outcome.STORED
+                self._evicted |= loss is Loss.EVICTED
+                if loss not in {Loss.RELEASED, Loss.HANDED_OVER}:
+                    # Whatever the API server keeps a pass waiting for, the strip comes first.
+                    self._interrupt()
+            case events.Relieved(record):
+                self._log.info("election.relieved", steward=record.replica)
+        self._wake()
 
-    # The pods
+    def _corrected(self, pod: Pod) -> None:
+        self.counts.corrections += 1
+        self._log.warning("label.corrected", pod=pod.name)
+        note = f"pod {pod.name} carried the leader label without leading; it was removed"
+        self._reporter.announce(Event("Warning", "LabelCorrected", "Strip", note))
+
+    # The passes
 
     async def _passes(self) -> None:
+        """Make one whenever there may be something to do, and again soon if it was not done."""
         failures = 0
         while True:
             await self._due.wait()
             self._due.clear()
             try:
-                await self._pass()
+                async with asyncio.timeout(None) as self._limit:
+                    done = await self._pass()
+                self._undone, self._refused = "", None
+            except TimeoutError:
+                done = False
             except ClusterError as error:
-                failures += 1
-                pause = min(LONGEST_PAUSE, 0.1 * 2 ** min(failures, 8))
-                self._note_failure(error, failures)
+                done = False
+                self._failed(error, failures + 1)
+            except Exception:
+                done = False
+                log.exception("pass.broke", election=str(self.key))
+            finally:
+                self._limit = None
+            failures = 0 if done else failures + 1
+            if not done:
+                pause = min(LONGEST_PAUSE, 0.05 * 2 ** min(failures, 8))
                 self._wake_in(pause * random.uniform(0.5, 1.0))  # noqa: S311
-            else:
-                failures = 0
+            self._report()
 
-    def _note_failure(self, error: ClusterError, failures: int) -> None:
-        if failures in {1, 10}:
-            self._log.warning("cluster.failed", problem=str(error))
-        self._unlabelled = str(error)
-        if isinstance(error, Forbidden):
-            self._failure = problem_from(error)
+    def _failed(self, error: ClusterError, failures: int) -> None:
+        if failures in LOGGED_FAILURES:
+            self._log.warning("labels.not_written", problem=str(error))
+        if isinstance(error, Refused):
+            self._refused = problem_from(error)
+        if isinstance(error, Refused) or failures > 1:
+            self._undone = str(error)
 
-    async def _pass(self) -> None:
-        """Bring everything in line with what is known now."""
-        pods = self._pods.pods
-        if self._blocked is not None or pods is None:
-            await self._write_status({}, [], None)
-            if self._blocked is not None and self._retire_by < NEVER:
-                self._retired.set()  # it never wrote anything
-            return
-        able = candidates(pods.values(), self.resource.selector)
-        leader = await self._settle(pods, able)
-        if not self._resting():
-            await self._mark(pods, leader)
-        self._unlabelled, self._failure = "", None
-        await self._write_status(pods, able, leader)
-        if self._retire_by < NEVER and await self._all_taken_back():
-            self._retired.set()
-
-    async def _mark(self, pods: Mapping[str, Pod], leader: Pod | None) -> None:
-        """Label the candidates, and take the label from who is none any more."""
-        uid = leader.uid if leader is not None else ""
-        changes = markings(pods.values(), self.resource, leader_uid=uid)
-        await asyncio.gather(*(self._labels.mark(c.pod, c.value) for c in changes))
-
-    async def _all_taken_back(self) -> bool:
-        """Whether nothing of a deleted election is left, but what NATS does not answer for."""
-        resource = self.resource
-        if await self._cluster.list_pods(self.key.namespace, resource.label_key):
-            self._wake_in(0.1)
-            return False
-        if any(resource.token_key in p.annotations for p in (self._pods.pods or {}).values()):
-            return False
-        campaign = self.campaign
-        record = campaign.record if campaign is not None else None
-        if campaign is None or record is None or not campaign.ours(record):
+    async def _pass(self) -> bool:
+        """Bring everything in line with what is known now; return whether that is done."""
+        if self._retire_by < NEVER:
+            return await self._take_back()
+        if self._blocked is not None:
+            await self._office.vacate()
             return True
-        if clock.now() >= self._retire_by:
+        done = await self._office.settle(withdrawn=self._withdrawn, since=self._due_at)
+        if self._resigned and done and self._driver.lease is None:
+            self._ended.set()
+        return done
+
+    async def _take_back(self) -> bool:
+        if self._blocked is not None and self._blocked.reason != "KeyInUse":
+            await self._office.vacate()  # the label key is not ours
+            left = ""
+        else:
+            left = await self._office.take_back()
+        if left == "record" and clock.now() >= self._retire_by:
             self._log.warning("record.left", reason="NATS does not answer; the record will lapse")
-            return True
-        self._wake_in(0.25)
-        return False
+            left = ""
+        if not left:
+            self._ended.set()
+        return not left
 
     @property
     def _withdrawn(self) -> bool:
         """Whether nobody of this site is to lead, whoever could."""
         resource = self.resource
-        return resource.suspend or resource.deleting or self._resigned or self._invalid is not None
-
-    def _resting(self) -> bool:
-        """Whether the steward of this site, another replica, does what is to be done."""
-        campaign = self.campaign
-        return campaign is not None and campaign.stands_by and not self._lapsed(campaign)
-
-    def _lapsed(self, campaign: Campaign) -> bool:
-        """Whether our own record is the latest, and we gave it up at our deadline."""
-        record = campaign.record
         return (
-            campaign.lease is None
-            and record is not None
-            and record.replica == campaign.member.replica
+            resource.suspend
+            or resource.deleting
+            or self._resigned
+            or self._invalid is not None
+            or self._bucket_gone
         )
 
-    async def _settle(self, pods: Mapping[str, Pod], able: list[Pod]) -> Pod | None:
-        """See to it that the right pod carries the leader label, or none; return that pod."""
-        campaign = self.campaign
-        if campaign is None or campaign.latest is None:
-            if self._retire_by < NEVER:
-                await self._strip_all(labelled(pods.values(), self.resource), None)
-            return None
-        chosen = None if self._withdrawn else choose(able, campaign.evicted)
-        nominee = None
-        if chosen is not None:
-            nominee = Nominee(identity(self._site.name, chosen), chosen.uid)
-        if nominee != campaign.nominee:
-            campaign.nominate(nominee)
-            self._stirred.set()
-        if self._retire_by < NEVER and campaign.stands_by:
-            async with self._writing:
-                await self._renew(campaign)  # whoever deletes takes the record first
-        if campaign.lease is not None:
-            return await self._govern(campaign, pods, chosen)
-        if self._resting():
-            return await self._stand_by(campaign, pods)
-        await self._stand_down(campaign, pods)
-        if chosen is not None and isinstance(campaign.poll(clock.now()), Create):
-            return await self._take_office(campaign, chosen)
-        return None
+    @property
+    def _bucket_gone(self) -> bool:
+        """Whether there has been no bucket for so long that nobody leads any more."""
+        return self._trouble.lasts(BucketNotFound, clock.now()) >= self._known_ttl
 
-    async def _govern(
-        self, campaign: Campaign, pods: Mapping[str, Pod], chosen: Pod | None
-    ) -> Pod | None:
-        """As the steward: keep the leader, or hand over, or release."""
-        lease = campaign.lease
-        if lease is None:
-            return None
-        if self._withdrawn:
-            await self._give_up(campaign)
-            return None
-        record = lease.record
-        pod = holder_pod(record, self._site.name, pods, self.key.namespace)
-        if pod is None or why_not(pod, self.resource.selector):
-            if chosen is not None:
-                return await self._hand_over(campaign, record, chosen)
-            if not await self._confirmed_without_candidates():
-                self._wake_in(0.05)
-                return None
-            await self._give_up(campaign)
-            return None
-        strays = [p for p in labelled(pods.values(), self.resource) if p.uid != pod.uid]
-        if self._sweep:
-            strays = [p for p in await self._labels.carriers() if p.uid != pod.uid]
-        if strays and not await self._correct(campaign, strays):
-            return None
-        self._sweep = False
-        if not campaign.leads(clock.now()):
-            return None
-        if shows(pod, self.resource, record.term):
-            self._labelled_term = record.term
-            return pod
-        return await self._label(campaign, pod)
+    @property
+    def _known_ttl(self) -> float:
+        """The TTL of the bucket as last heard, perhaps by a replica before us."""
+        if self._settings is not None:
+            return self._settings.ttl
+        shown = (self._reporter.status.get("bucket") or {}).get("ttlSeconds", MAXIMUM_TTL)
+        return float(shown)
 
-    async def _stand_by(self, campaign: Campaign, pods: Mapping[str, Pod]) -> Pod | None:
-        """As a standby: watch whether the steward does its work."""
-        record = campaign.record
-        if record is None:
-            return None
-        pod = holder_pod(record, self._site.name, pods, self.key.namespace)
-        undone = (
-            pod is None
-            or bool(why_not(pod, self.resource.selector))
-            or (record.promoted and not shows(pod, self.resource, record.term))
-            or any(p.uid != pod.uid for p in labelled(pods.values(), self.resource))
-            or self._withdrawn
-        )
+    # The reports
+
+    def _report(self) -> None:
+        """Have the status written, unless that is another replica's work."""
         now = clock.now()
-        if not undone:
-            self._undone_since = NEVER
-            return pod
-        if self._undone_since == NEVER:
-            self._undone_since = now
-        left = self._undone_since + UNDONE_AFTER - now
-        if left > 0:
-            self._wake_in(left)
-            return None
-        self._undone_since = NEVER
-        campaign.urge()
-        self._stirred.set()
-        return None
-
-    async def _stand_down(self, campaign: Campaign, pods: Mapping[str, Pod]) -> None:
-        """While no pod of this site leads: no pod carries the label."""
-        carriers = labelled(pods.values(), self.resource)
-        if carriers and self._lapsed(campaign) and await self._relieved_by_status():
+        steward = (self._reporter.status.get("steward") or {}).get("replica", self._replica.name)
+        patience = PATIENCE if steward == self._replica.name else PATIENCE_WITH_PEERS
+        trouble = self._trouble.look(self._bucket.problem, now, patience=patience)
+        if trouble is None and self._bucket.problem is not None:
+            self._wake_in(patience)
+        if 0 <= self._trouble.lasts(BucketNotFound, now) < self._known_ttl:
+            self._wake_in(self._known_ttl - self._trouble.lasts(BucketNotFound, now))
+        rests, campaign = self._office.rests, self._driver.campaign
+        if self._retire_by < NEVER or (rests and trouble is None):
             return
-        self._labelled_term = 0
-        await self._strip_all(carriers, CANDIDATE)
-
-    async def _relieved_by_status(self) -> bool:
-        """Whether the status shows that another replica of this site has renewed the record."""
-        election = await self._cluster.get_election(self.key.namespace, self.key.name)
-        steward = ((election or {}).get("status") or {}).get("steward") or {}
-        held = self._last_held
-        return (
-            held is not None
-            and steward.get("replica") not in {None, self._replica.name}
-            and steward.get("revision", 0) > held.revision
-        )
-
-    async def _take_office(self, campaign: Campaign, pod: Pod) -> Pod | None:
-        """Create the record for a pod, after everything that could carry the label is fenced."""
-        since = self._due_at
-        held = self._last_held
-        if held is not None and held.pod_uid != pod.uid:
-            await self._strip_all([self._pod_of(held)], CANDIDATE)
-        if campaign.nominee is None or campaign.nominee.pod_uid != pod.uid:
-            return None
-        async with self._writing:
-            write = campaign.begin_create(clock.now())
-            # The pod was read before this write, as the warrant of a label has to be.
-            if write is None or not await self._write(campaign, write):
-                return None
-        labelled_pod = await self._label(campaign, pod, stored=True)
-        if labelled_pod is not None:
-            self._observer.failover(clock.now() - since)
-        return labelled_pod
-
-    async def _hand_over(self, campaign: Campaign, record: Record, to: Pod) -> Pod | None:
-        """Move the record from a pod that cannot lead any more to another."""
-        since = self._due_at
-        async with self._writing:
-            if not await self._renew(campaign):
-                return None  # not our business any more, perhaps
-        old = self._pod_of(record)
-        await self._strip(old, until=self._deadline(campaign))
-        async with self._writing:
-            nominee = Nominee(identity(self._site.name, to), to.uid)
-            write = campaign.begin_transfer(nominee, clock.now())
-            if write is None or not await self._write(campaign, write):
-                return None
-        pod = await self._label(campaign, to, stored=True)
-        if pod is not None:
-            self._observer.handover(clock.now() - since)
-        return pod
-
-    async def _label(self, campaign: Campaign, pod: Pod, *, stored: bool = False) -> Pod | None:
-        """Label the holder of our record; `stored`: a write was stored after `pod` was read."""
-        fresh = stored
-
-        async def warrant() -> int | None:
-            nonlocal fresh
-            if not fresh:
-                async with self._writing:
-                    if not await self._renew(campaign):
-                        return None
-            fresh = False
-            lease = campaign.lease
-            if lease is None or lease.record.pod_uid != pod.uid or campaign.unanswered:
-                return None
-            return lease.record.term if campaign.leads(clock.now()) else None
-
-        started = clock.now()
-        lease = campaign.lease
-        first = lease is None or lease.record.term != self._labelled_term
-        done = await self._labels.add(
-            pod, warrant=warrant, until=lambda: self._deadline(campaign), first=first
-        )
-        if done is None:
-            self._sweep = True
-            if campaign.leads(clock.now()):
-                self._wake_in(0.1)
-            return None
-        if campaign.lease is not None:
-            self._labelled_term = campaign.lease.record.term
-        self._observer.label_write(clock.now() - started)
-        self._log.info("leader.labelled", pod=pod.name, token=self._labelled_term)
-        return done
-
-    async def _correct(self, campaign: Campaign, strays: list[Pod]) -> bool:
-        """Strip pods that carry the label without right, if we still are who may say so."""
-        async with self._writing:
-            if not await self._renew(campaign):
-                return False
-        await self._strip_all(strays, CANDIDATE)
-        for stray in strays:
-            self.counts.corrections += 1
-            self._log.warning("label.corrected", pod=stray.name)
-            note = f"pod {stray.name} carried the leader label without leading; it was removed"
-            await self._emit("Warning", "LabelCorrected", "Strip", note)
-        return True
-
-    async def _give_up(self, campaign: Campaign) -> None:
-        """Strip, confirmed, then release."""
-        until = self._deadline(campaign)
-        pods = self._pods.pods or {}
-        carriers = {pod.uid: pod for pod in labelled(pods.values(), self.resource)}
-        for pod in await self._labels.carriers():
-            carriers[pod.uid] = pod
-        if campaign.lease is not None and campaign.lease.record.pod_uid not in carriers:
-            held = self._pod_of(campaign.lease.record)
-            carriers[held.uid] = held
-        for pod in carriers.values():
-            await self._strip(pod, until=until)
-        async with self._writing:
-            write = campaign.begin_release(clock.now())
-            if write is not None:
-                await self._write(campaign, write)
-
-    async def _confirmed_without_candidates(self) -> bool:
-        selector = self.resource.selector
-        pods = await self._cluster.list_pods(self.key.namespace, str(selector))
-        return not candidates(pods, selector)
-
-    async def _strip_all(self, pods: list[Pod], value: str | None) -> None:
-        until = clock.now() + STRIP_WITHIN
-        await asyncio.gather(*(self._strip(pod, until=until, value=value) for pod in pods))
-
-    async def _strip(self, pod: Pod, *, until: float, value: str | None = CANDIDATE) -> None:
-        started = clock.now()
-        if self.resource.deleting or why_not(pod, self.resource.selector):
-            value = None
-        await self._labels.strip(pod, value, until=until)
-        self._observer.label_write(clock.now() - started)
-
-    def _deadline(self, campaign: Campaign) -> float:
-        return campaign.lease.deadline if campaign.lease is not None else clock.now()
-
-    def _pod_of(self, record: Record) -> Pod:
-        """Return the pod that a record names, as last seen, or enough of it to be read."""
-        name = record.holder.rpartition("/")[2]
-        pod = (self._pods.pods or {}).get(name)
-        if pod is not None and pod.uid == record.pod_uid:
-            return pod
-        return Pod(self.key.namespace, name, record.pod_uid, resource_version="")
-
-    # The status
-
-    async def _write_status(
-        self, pods: Mapping[str, Pod], able: list[Pod], leader: Pod | None
-    ) -> None:
-        if self._retire_by < NEVER or self._resting():
+        problem = self._blocked or self._invalid or self._refused or trouble
+        if not self._office.lapsed:
+            self._lapsed_at = now
+        elif trouble is None and now < self._lapsed_at + PATIENCE:
+            # A replica that stood still has much to hear before it can tell anything.
+            self._wake_in(self._lapsed_at + PATIENCE - now)
             return
-        body, situation = self._body, self._situation(pods, able, leader)
-        for _ in range(5):
-            before = body.get("status") or {}
-            if not situation.seen and not self._may_speak_blind(before, situation):
-                return
-            status = status_from(situation, before, _timestamp())
-            if status == before:
-                return
-            try:
-                self._body = await self._cluster.replace_status(
-                    self.key.namespace,
-                    self.key.name,
-                    resource_version=body["metadata"]["resourceVersion"],
-                    status=status,
-                )
-            except Conflict:
-                fresh = await self._cluster.get_election(self.key.namespace, self.key.name)
-                if fresh is None or fresh["metadata"]["uid"] != self.resource.uid:
-                    return
-                body = fresh
-                continue
-            self._changed()
-            for event in events_from(before, status):
-                await self._emit(event.kind, event.reason, event.action, event.note)
+        seen = campaign is not None and campaign.latest is not None
+        seen = seen and self._pods.pods is not None and not rests
+        if not seen and problem is None and now < self._began_at + PATIENCE:
+            self._wake_in(self._began_at + PATIENCE - now)
             return
-        self._wake_in(0.5)
+        self._reporter.tell(self._situation(problem, seen=seen), evicted=self._evicted)
+        self._evicted = False
 
-    def _may_speak_blind(self, before: Mapping[str, Any], situation: Situation) -> bool:
-        """Whether to write a status before the key and the pods have been seen.
-
-        Not over a status that tells more, nor over what another replica, which sees, has written.
-        """
-        if before.get("observedGeneration", -1) < 0:
-            return True
-        steward = (before.get("steward") or {}).get("replica", self._replica.name)
-        return situation.problem is not None and bool(steward == self._replica.name)
-
-    def _situation(self, pods: Mapping[str, Pod], able: list[Pod], leader: Pod | None) -> Situation:
-        campaign = self.campaign
-        record = campaign.record if campaign is not None else None
-        ours = record is not None and campaign is not None and campaign.ours(record)
-        selected = [p for p in pods.values() if self.resource.selector.matches(p.labels)]
-        problem = self._blocked or self._invalid or self._failure
-        if problem is None and self._bucket.problem is not None:
-            problem = problem_from(self._bucket.problem)
+    def _situation(self, problem: Problem | None, *, seen: bool) -> Situation:
+        campaign, record = self._driver.campaign, self._driver.record
+        ours = campaign is not None and record is not None and campaign.ours(record)
+        pods = (self._pods.pods or {}).values()
+        undone = self._undone
+        if not undone and (strays := self._office.strays):
+            undone = f"pod {strays[0].name} carries the leader label without leading"
         return Situation(
             resource=self.resource,
             site=self._site.name,
-            state=campaign.state(clock.now()) if campaign is not None else State.UNKNOWN,
-            seen=campaign is not None
-            and campaign.latest is not None
-            and self._pods.pods is not None,
+            state=self._driver.state,
+            seen=seen,
             record=record,
             ours=ours,
-            leader=leader,
-            total=len(selected),
-            ready=len(able),
-            steward=self._replica.name if ours else "",
+            leader=self._office.leader,
+            total=sum(self.resource.selector.matches(pod.labels) for pod in pods),
+            ready=len(self._office.able),
+            steward=self._replica.name if ours and seen else "",
             bucket=self._settings,
             problem=problem,
-            unlabelled=self._unlabelled,
+            unlabelled=undone,
         )
 
-    async def _emit(self, kind: str, reason: str, action: str, note: str) -> None:
-        try:
-            await self._cluster.emit_event(
-                self._body, kind=kind, reason=reason, action=action, note=note
-            )
-        except ClusterError as error:
-            self._log.info("event.lost", reason=reason, problem=str(error))
+
+class Trouble:
+    """What is wrong with a bucket, as people are told: not every blink, and no wording twice.
+
+    Otherwise each attempt to connect to one of several servers would change every status.
+    """
+
+    def __init__(self) -> None:
+        self._since = NEVER
+        self._kind: type[BucketError] | None = None
+        self._told: Problem | None = None
+        self._wordings: set[str] = set()
+
+    def look(self, error: BucketError | None, now: float, *, patience: float) -> Problem | None:
+        """Return what to tell; `patience` is for an absence of NATS, in seconds."""
+        kind = None if error is None else type(error)
+        if kind is not self._kind:
+            self._kind, self._told = kind, None
+            self._since = NEVER if error is None else now
+            self._wordings.clear()
+        if error is None:
+            return None
+        if isinstance(error, BucketUnreachable) and now < self._since + patience:
+            return None
+        if str(error) not in self._wordings:
+            self._wordings.add(str(error))
+            self._told = problem_from(error)
+        return self._told
+
+    def lasts(self, kind: type[BucketError], now: float) -> float:
+        """Return for how many seconds there was this kind of trouble, by the last look; or -1."""
+        return now - self._since if self._kind is kind else -1.0
 
 
 def _known(campaign: Campaign) -> object:
@@ -845,13 +553,3 @@ def _known(campaign: Campaign) -> object:
         reign = (record.holder, record.pod_uid, term, record.replica, record.promoted)
     vacant = None if record is not None else campaign.latest
     return reign, vacant, lease is not None, campaign.unanswered
-
-
-def _newer(known: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether the known object is newer: our own write's answer can be faster than the watch."""
-    versions = [body["metadata"].get("resourceVersion", "") for body in (known, other)]
-    return all(v.isdecimal() for v in versions) and int(versions[0]) > int(versions[1])
-
-
-def _timestamp() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,133 +1,203 @@
-"""Does what a campaign asks of its bucket, when it asks for it."""
+"""The driver of a campaign: it does to a bucket what the campaign asks for.
+
+Nothing here waits for anything but the bucket, so nothing else makes a renewal late.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Callable
 
+import structlog
+
 from incumbent import clock
-from incumbent.campaign import NEVER, Campaign, Create, Look, Renew, Wait, Write
+from incumbent.campaign import NEVER, Campaign, Create, Lease, Look, Member, Renew, Wait, Write
 from incumbent.errors import BucketError
-from incumbent.model import State
-from incumbent.ports import Answer, Bucket, Outcome
+from incumbent.events import Event
+from incumbent.model import Nominee, Record, State
+from incumbent.ports import Answer, Bucket, Observer, Outcome, Sighting
+from incumbent.timing import Timing
+
+log = structlog.get_logger(__name__)
+
+REST = 1.0
+"""Seconds to wait after an error that should not happen."""
 
 
 class Driver:
-    """The I/O of one campaign.
+    """Drives one campaign for one key.
+
+    Only one write is on its way at a time, for each expects the revision of the one before.
 
     Args:
-        campaign: the machine.
-        bucket: where the key is.
-        key: the key in the bucket.
-        happened: called after everything that the campaign was told.
-        vacant: called when the campaign would create the record, where that takes more than a
-            write; by default it is created.
-        trying: called with the state as each write is begun.
-        wrote: called with the outcome of each write and the seconds that it took.
-
-    None of them may block.
+        member: who campaigns.
+        bucket: where.
+        key: the key in it.
+        observer: is told how long writes took.
+        happened: is called with what the campaign reports, after everything that it was told.
+        vacant: is called when the record should be created, which the owner has to do: `create`.
     """
 
     def __init__(
         self,
-        campaign: Campaign,
+        member: Member,
         bucket: Bucket,
         key: str,
         *,
-        happened: Callable[[], None],
-        vacant: Callable[[], None] | None = None,
-        trying: Callable[[State], None] = lambda _: None,
-        wrote: Callable[[Outcome, float], None] = lambda *_: None,
+        observer: Observer,
+        happened: Callable[[list[Event]], None],
+        vacant: Callable[[], None],
     ) -> None:
-        self.campaign = campaign
-        self.writing = asyncio.Lock()
-        """Held from `begin_…` to the answer: a write expects the revision of the one before."""
-        self.campaigns: Counter[State] = Counter()
-        """Writes so far, by the state before."""
+        self.campaign: Campaign | None = None
+        """None before `begin` and after `end`."""
+        self.attempts: Counter[State] = Counter()
+        """Writes that were begun, by the state before."""
+        self._member = member
         self._bucket = bucket
         self._key = key
-        self._vacant = vacant
+        self._observer = observer
         self._happened = happened
-        self._trying = trying
-        self._wrote = wrote
+        self._vacant = vacant
+        self._writing = asyncio.Lock()
         self._stirred = asyncio.Event()
+        self._end_watch: Callable[[], None] | None = None
 
-    def stir(self) -> None:
-        """Let `run` ask the campaign again, for it was told something."""
+    # What is known
+
+    @property
+    def lease(self) -> Lease | None:
+        """Our own record, while it counts."""
+        return self.campaign.lease if self.campaign is not None else None
+
+    @property
+    def record(self) -> Record | None:
+        """The live record, whoever wrote it."""
+        return self.campaign.record if self.campaign is not None else None
+
+    @property
+    def leads(self) -> bool:
+        """Whether the holder of our record may act at this moment."""
+        return self.campaign is not None and self.campaign.leads(clock.now())
+
+    @property
+    def state(self) -> State:
+        """What this member is at this moment."""
+        return self.campaign.state(clock.now()) if self.campaign is not None else State.UNKNOWN
+
+    @property
+    def create_due(self) -> bool:
+        """Whether the record should be created now."""
+        return self.campaign is not None and isinstance(self.campaign.poll(clock.now()), Create)
+
+    # From the owner
+
+    def begin(self, timing: Timing) -> None:
+        """Begin a campaign."""
+        self.campaign = Campaign(self._member, timing, clock.now(), random=random.random)
+        self._end_watch = self._bucket.watch(self._key, self._seen)
+        self._tell()
+
+    def adjust(self, timing: Timing) -> None:
+        """Go on with other durations."""
+        if self.campaign is not None:
+            self.campaign.timing = timing
+            self._tell()
+
+    def forget(self) -> None:
+        """Take in that the bucket is another one than before."""
+        if self.campaign is not None:
+            self.campaign.forget(clock.now())
+            self._tell()
+
+    def end(self) -> None:
+        """End the campaign, as if the process ended: nothing is written."""
+        if self._end_watch is not None:
+            self._end_watch()
+        self.campaign = self._end_watch = None
         self._stirred.set()
 
+    def nominate(self, nominee: Nominee | None) -> None:
+        """Say for whom a record would be created; None: for nobody."""
+        if self.campaign is not None and self.campaign.nominee != nominee:
+            self.campaign.nominate(nominee)
+            self._stirred.set()
+
+    def urge(self) -> None:
+        """As a standby, take the record at the next chance."""
+        if self.campaign is not None:
+            self.campaign.urge()
+            self._stirred.set()
+
     async def run(self) -> None:
-        """Renew and look as the campaign asks, until cancelled."""
+        """Renew, and look, for as long as this is not cancelled."""
         while True:
-            self._stirred.clear()
-            step = self.campaign.poll(clock.now())
-            if self.campaign.has_events:
-                self._happened()
-            match step:
-                case Look():
-                    await self._look(step)
-                case Renew():
-                    async with self.writing:
-                        await self.renew()
-                case Create() if self._vacant is not None:
-                    self._vacant()
-                    await self._stirred.wait()
-                case Create():
-                    async with self.writing:
-                        await self._create()
-                case Wait(until):
-                    await self._sleep(until)
+            try:
+                await self._step()
+            except Exception:
+                # Without renewals a leader would be lost for a fault that may never come again.
+                log.exception("campaign.broke", key=self._key)
+                await asyncio.sleep(REST)
 
     async def renew(self, *, leaving: bool = False) -> bool:
-        """Renew the record, with the lock held; return whether that was stored."""
-        write = self.campaign.begin_renewal(clock.now(), leaving=leaving)
-        return write is not None and await self.write(write)
+        """Renew the record, which may not be due; return whether that was stored.
+
+        Args:
+            leaving: whether this is our last renewal, so that a standby takes over at once.
+        """
+        async with self._writing:
+            campaign = self.campaign
+            if campaign is None:
+                return False
+            return await self._write(campaign, campaign.begin_renewal(clock.now(), leaving=leaving))
+
+    async def create(self, nominee: Nominee) -> bool:
+        """Create the record, if that is due and for this nominee; return whether it was stored."""
+        async with self._writing:
+            campaign = self.campaign
+            if campaign is None or campaign.nominee != nominee:
+                return False
+            return await self._write(campaign, campaign.begin_create(clock.now()))
+
+    async def transfer(self, nominee: Nominee) -> bool:
+        """Hand our record to somebody else; return whether that was stored."""
+        async with self._writing:
+            campaign = self.campaign
+            if campaign is None:
+                return False
+            return await self._write(campaign, campaign.begin_transfer(nominee, clock.now()))
 
     async def release(self) -> bool:
-        """Give the record up, if it is ours; return whether it is certain that it is not, now."""
-        async with self.writing:
-            write = self.campaign.begin_release(clock.now())
-            return write is None or await self.write(write)
+        """Give our record up; return whether that was stored."""
+        async with self._writing:
+            campaign = self.campaign
+            if campaign is None:
+                return False
+            return await self._write(campaign, campaign.begin_release(clock.now()))
 
-    async def _create(self) -> bool:
-        write = self.campaign.begin_create(clock.now())
-        return write is not None and await self.write(write)
+    # Inside
 
-    async def write(self, write: Write) -> bool:
-        """Carry out a write that was begun, with the lock held; return whether it was stored."""
-        state = self.campaign.state(write.sent_at)
-        self.campaigns[state] += 1
-        self._trying(state)
-        answer = Answer(Outcome.UNKNOWN)
-        key, bucket, expected, timeout = self._key, self._bucket, write.expected, write.timeout
-        try:
-            if write.record is None:
-                answer = await bucket.remove(
-                    key, expected=expected, headers=write.headers, timeout=timeout
-                )
-            else:
-                value = write.record.holder
-                answer = await bucket.write(
-                    key, value, expected=expected, headers=write.headers, timeout=timeout
-                )
-        finally:
-            # Also when cancelled: the write may have been stored.
-            now = clock.now()
-            self.campaign.answered(write, answer, now)
-            self._wrote(answer.outcome, now - write.sent_at)
-            self._stirred.set()
-            self._happened()
-        return answer.outcome is Outcome.STORED
-
-    async def _look(self, look: Look) -> None:
-        try:
-            sighting = await self._bucket.read(self._key, timeout=look.timeout)
-        except BucketError:
-            self.campaign.unreadable(clock.now())
-        else:
-            self.campaign.observe(sighting, clock.now(), look=look)
-        self._happened()
+    async def _step(self) -> None:
+        """Do what the campaign asks for next, or wait until there is something."""
+        self._stirred.clear()
+        campaign = self.campaign
+        if campaign is None:
+            await self._stirred.wait()
+            return
+        step = campaign.poll(clock.now())
+        if campaign.has_events:
+            self._tell()
+        match step:
+            case Look():
+                await self._look(campaign, step)
+            case Renew():
+                await self.renew()
+            case Create():
+                self._vacant()
+                await self._stirred.wait()
+            case Wait(until):
+                await self._sleep(until)
 
     async def _sleep(self, until: float) -> None:
         """Wait until then, or until something stirs."""
@@ -137,3 +207,53 @@ class Driver:
                 await self._stirred.wait()
         except TimeoutError:
             return
+
+    async def _look(self, campaign: Campaign, look: Look) -> None:
+        try:
+            sighting = await self._bucket.read(self._key, timeout=look.timeout)
+        except BucketError:
+            campaign.unreadable(clock.now())
+        else:
+            campaign.observe(sighting, clock.now(), look=look)
+        self._tell()
+
+    async def _write(self, campaign: Campaign, write: Write | None) -> bool:
+        """Carry out a write that was begun; return whether it was stored."""
+        if write is None:
+            return False
+        self.attempts[campaign.state(write.sent_at)] += 1
+        answer = Answer(Outcome.UNKNOWN)
+        try:
+            if write.record is None:
+                answer = await self._bucket.remove(
+                    self._key,
+                    expected=write.expected,
+                    headers=write.headers,
+                    timeout=write.timeout,
+                )
+            else:
+                answer = await self._bucket.write(
+                    self._key,
+                    write.record.holder,
+                    expected=write.expected,
+                    headers=write.headers,
+                    timeout=write.timeout,
+                )
+        finally:
+            now = clock.now()
+            campaign.answered(write, answer, now)
+            self._observer.bucket_write(answer.outcome, now - write.sent_at)
+            self._tell()
+        return answer.outcome is Outcome.STORED
+
+    def _seen(self, sighting: Sighting) -> None:
+        """Take in what the watch of the bucket shows."""
+        if self.campaign is not None:
+            self.campaign.observe(sighting, clock.now())
+            self._tell()
+
+    def _tell(self) -> None:
+        """Let the loop look again, and the owner."""
+        self._stirred.set()
+        if self.campaign is not None:
+            self._happened(self.campaign.events())

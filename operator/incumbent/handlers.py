@@ -8,15 +8,32 @@ status and events go through `incumbent.cluster`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import random
+import signal
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import kopf
+import structlog
 
 from incumbent.campaigner import DELETE_WITHIN
 from incumbent.cluster import Access
 from incumbent.resource import FINALIZER, GROUP, PLURAL, VERSION
 from incumbent.roster import Roster
+
+log = structlog.get_logger(__name__)
+
+BACKOFFS = (0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds between kopf's attempts at a request that fails; the last one again and again."""
+PAUSE = 5.0
+"""Seconds before kopf is started again, if it has failed."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Set this event on SIGTERM and SIGINT."""
+    for number in SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 async def watch_elections(
@@ -25,13 +42,32 @@ async def watch_elections(
     log_in: Callable[[], Awaitable[Access]],
     namespaces: tuple[str, ...],
     release_on_exit: bool,
-    ready: asyncio.Event,
+    stop: asyncio.Event,
 ) -> None:
-    """Serve the elections of these namespaces (of all, if none are named) until SIGTERM or SIGINT.
+    """Serve the elections of these namespaces (of all, if none are named) until `stop`."""
+    while not stop.is_set():
+        try:
+            await _watch(
+                roster,
+                log_in=log_in,
+                namespaces=namespaces,
+                release_on_exit=release_on_exit,
+                stop=stop,
+            )
+        except Exception:
+            # All elections were left in order, and nobody steps down for this.
+            log.exception("elections.watch_broke")
+            await asyncio.sleep(PAUSE * random.uniform(0.5, 1.0))  # noqa: S311
 
-    Sets `ready` when the resources are watched. Waits for as long as the kind is not installed,
-    if it may look for it: in all namespaces, but not with `namespaces`.
-    """
+
+async def _watch(
+    roster: Roster,
+    *,
+    log_in: Callable[[], Awaitable[Access]],
+    namespaces: tuple[str, ...],
+    release_on_exit: bool,
+    stop: asyncio.Event,
+) -> None:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -68,14 +104,39 @@ async def watch_elections(
 
         await roster.serve(_plain(body), stopped.wait(), ending=ending)
 
-    await kopf.operator(
+    tasks = await kopf.spawn_tasks(
         registry=registry,
         settings=_settings(scan=not namespaces),
         standalone=True,
         clusterwide=not namespaces,
         namespaces=namespaces,
-        ready_flag=ready,
+        stop_flag=stop,
     )
+    stop_on_signals(stop)  # kopf has put its own handlers there, which fail at a second signal
+    # At its end kopf would wait 5 s for all other tasks of the loop, and then cancel them.
+    await kopf.run_tasks(tasks, ignored=_Everything())
+
+
+class _Everything(Collection[Any]):
+    """A collection that contains whatever is looked for."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+class _Endless(Iterable[float]):
+    """Backoffs that never end: kopf's watches, and so the operator, fail with their last one."""
+
+    def __iter__(self) -> Iterator[float]:
+        yield from BACKOFFS
+        while True:
+            yield BACKOFFS[-1]
 
 
 def _settings(*, scan: bool) -> kopf.OperatorSettings:
@@ -86,9 +147,11 @@ def _settings(*, scan: bool) -> kopf.OperatorSettings:
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=GROUP)
     settings.networking.connect_timeout = 5
     settings.networking.request_timeout = 15
-    settings.networking.error_backoffs = (0.5, 1, 2, 3)
+    settings.networking.error_backoffs = _Endless()
     settings.watching.server_timeout = 300
     settings.scanning.disabled = not scan
+    # Otherwise kopf kills the process 10 minutes after it has failed, also if it runs again.
+    settings.process.ultimate_exiting_timeout = None
     # A daemon that needs longer than this to end makes kopf touch the resource again and again.
     settings.background.instant_exit_timeout = DELETE_WITHIN + 3.0
     return settings

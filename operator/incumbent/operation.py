@@ -109,20 +109,36 @@ async def _operate(settings: Settings) -> None:
     server = await http.serve(
         settings.http_address, health=health, metrics=metrics.render, directory=roster
     )
+    stop = asyncio.Event()
+    handlers.stop_on_signals(stop)
+
+    found = asyncio.Event()
+
+    async def serve() -> None:
+        nonlocal site
+        site = await _until_found(health, "kubernetes", lambda: _find_site(settings, cluster))
+        found.set()
+        log.info("site.found", site=site.name)
+        await handlers.watch_elections(
+            roster,
+            log_in=cluster.access,
+            namespaces=settings.namespaces,
+            release_on_exit=settings.release_on_exit,
+            stop=stop,
+        )
+
     log.info("operator.started", version=version, replica=str(replica))
     try:
         async with asyncio.TaskGroup() as tasks:
             await connection.start()
             background = tasks.create_task(_prepare_bucket(settings, connection, health))
-            site = await _until_found(health, "kubernetes", lambda: _find_site(settings, cluster))
-            log.info("site.found", site=site.name)
-            await handlers.watch_elections(
-                roster,
-                log_in=cluster.access,
-                namespaces=settings.namespaces,
-                release_on_exit=settings.release_on_exit,
-                ready=asyncio.Event(),
-            )
+            serving = tasks.create_task(serve())
+            stopping = tasks.create_task(stop.wait())
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not found.is_set():
+                serving.cancel()
+            await asyncio.wait({serving})
+            stopping.cancel()
             background.cancel()
     except* IncumbentError as errors:
         raise errors.exceptions[0] from None

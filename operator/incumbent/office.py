@@ -1,0 +1,450 @@
+"""Who is in office: record and labels of one election are brought in line with what is known.
+
+Each pass looks at everything anew. The order of every change of leader: strip the old pod,
+confirmed; write to the bucket, stored; label the new pod.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Literal
+
+import structlog
+
+from incumbent import clock
+from incumbent.campaign import NEVER
+from incumbent.driver import Driver
+from incumbent.errors import ClusterError
+from incumbent.labels import Labels
+from incumbent.model import Nominee, Pod, Record
+from incumbent.pods import NamespacePods
+from incumbent.ports import Cluster, Observer
+from incumbent.resource import Resource
+from incumbent.verdict import (
+    CANDIDATE,
+    candidates,
+    choose,
+    holder_pod,
+    identity,
+    labelled,
+    markings,
+    shows,
+    why_not,
+)
+
+log = structlog.get_logger(__name__)
+
+UNDONE_AFTER = 1.0
+"""Seconds for which a standby sees work undone before it takes the record: the steward may be
+blind towards its API server."""
+LONGEST_PATIENCE = 30.0
+"""The same, at most, after it took the record and could not do the work either."""
+STRIP_WITHIN = 5.0
+"""Seconds for which one pass tries to have a strip confirmed, before the next pass tries."""
+
+
+class Office:
+    """Puts the right pod in office, and nobody while there is none.
+
+    Args:
+        resource: the election; may be replaced when it changes.
+        site: the name of the site, for identities.
+        driver: of the election's campaign.
+        cluster: where the pods are.
+        pods: the pods of the namespace, as last seen.
+        observer: is told how long things took.
+        corrected: is told of each pod that carried the leader label without leading.
+        wake: asks for another pass after so many seconds.
+    """
+
+    def __init__(
+        self,
+        resource: Resource,
+        *,
+        site: str,
+        driver: Driver,
+        cluster: Cluster,
+        pods: NamespacePods,
+        observer: Observer,
+        corrected: Callable[[Pod], None],
+        wake: Callable[[float], None],
+    ) -> None:
+        self._site = site
+        self._driver = driver
+        self._cluster = cluster
+        self._pods = pods
+        self._observer = observer
+        self._corrected = corrected
+        self._wake = wake
+        self._labels = Labels(cluster, resource, pods.learn)
+        self._last_held: Record | None = None
+        self._in_office = 0
+        self._undone_since = NEVER
+        self._patience = UNDONE_AFTER
+        self._sweep = False
+        self._relieved = False
+        """Whether the status showed a record of our site that is newer than the last one known."""
+
+    @property
+    def resource(self) -> Resource:
+        """The election as last seen."""
+        return self._labels.resource
+
+    @resource.setter
+    def resource(self, resource: Resource) -> None:
+        self._labels.resource = resource
+
+    @property
+    def leader(self) -> Pod | None:
+        """The pod that carries the leader label by right, if we are the steward."""
+        lease = self._driver.lease
+        if lease is None or not self._driver.leads:
+            return None
+        pod = self._holder(lease.record)
+        return pod if pod is not None and shows(pod, self.resource, lease.record.term) else None
+
+    @property
+    def able(self) -> list[Pod]:
+        """The candidates, the best first."""
+        return candidates(self._known, self.resource.selector)
+
+    @property
+    def strays(self) -> list[Pod]:
+        """The pods that carry the leader label while another pod of this site leads."""
+        lease = self._driver.lease
+        uid = lease.record.pod_uid if lease is not None and self._driver.leads else ""
+        return [pod for pod in labelled(self._known, self.resource) if uid not in {"", pod.uid}]
+
+    @property
+    def rests(self) -> bool:
+        """Whether another replica of this site is the steward, so that its work is not ours."""
+        campaign = self._driver.campaign
+        if campaign is None or not campaign.stands_by:
+            return False
+        return self._relieved or not self.lapsed
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether our own record is the latest, and we gave it up at our deadline."""
+        record, campaign = self._driver.record, self._driver.campaign
+        if campaign is None or record is None:
+            return False
+        return campaign.lease is None and record.replica == campaign.member.replica
+
+    def hear(self, record: Record | None) -> None:
+        """Take in the record of our site that was seen last."""
+        campaign = self._driver.campaign
+        if campaign is not None and record is not None and campaign.ours(record):
+            if record != self._last_held:
+                self._relieved = False
+            self._last_held = record
+
+    async def settle(self, *, withdrawn: bool, since: float) -> bool:
+        """Bring everything in line, as far as that is our work.
+
+        Args:
+            withdrawn: whether nobody of this site is to lead, whoever could.
+            since: when the reason for this pass came up.
+
+        Returns:
+            Whether there is nothing left to try again soon.
+
+        Raises:
+            ClusterError: the API server did not do its part; what was done so far stays.
+        """
+        campaign = self._driver.campaign
+        if campaign is None or campaign.latest is None:
+            await self._settle_blindly(withdrawn=withdrawn)
+            return True
+        chosen = None if withdrawn else choose(self.able, campaign.evicted)
+        self._driver.nominate(self._nominee(chosen) if chosen is not None else None)
+        if campaign.lease is not None:
+            settled = await self._govern(chosen, withdrawn=withdrawn, since=since)
+        elif campaign.stands_by and not self.lapsed:
+            settled = await self._stand_by(withdrawn=withdrawn)
+        else:
+            settled = await self._stand_down()
+            if chosen is not None and self._driver.create_due:
+                settled = await self._take_office(chosen, since=since)
+        if not self.rests:
+            await self._mark()
+        return settled
+
+    async def give_up(self) -> bool:
+        """Strip everybody, confirmed, then release the record; return whether that was stored."""
+        lease, until = self._driver.lease, self._deadline()
+        listed = await self._labels.carriers()
+        carriers = {pod.uid: pod for pod in (*listed, *self._carriers)}
+        if lease is not None and lease.record.pod_uid not in carriers:
+            carriers[lease.record.pod_uid] = self._pod_of(lease.record)
+        await self._strip_all(carriers.values(), until=until)
+        self._in_office = 0
+        return await self._driver.release()
+
+    async def vacate(self) -> None:
+        """Strip the pod that we labelled, if we did: this election may not go on."""
+        ours = [self._pod_of(self._last_held)] if self._in_office and self._last_held else []
+        await self._strip_all([*ours, *self._labels.doubtful])
+        self._in_office = 0
+
+    async def take_back(self) -> Literal["labels", "record", ""]:
+        """Of a deleted election, take back everything; return what is left for another try."""
+        if self.rests:
+            # Otherwise the steward could still label.
+            await self._driver.renew()
+        if self._driver.lease is not None:
+            await self.give_up()
+        else:
+            await self._strip_all(self._carriers)
+        await self._mark()
+        if await self._cluster.list_pods(self.resource.key.namespace, self.resource.label_key):
+            return "labels"
+        if any(self.resource.token_key in pod.annotations for pod in self._known):
+            return "labels"
+        record, campaign = self._driver.record, self._driver.campaign
+        ours = campaign is not None and record is not None and campaign.ours(record)
+        return "record" if ours else ""
+
+    # As the steward
+
+    async def _govern(self, chosen: Pod | None, *, withdrawn: bool, since: float) -> bool:
+        """Keep the leader, or hand over, or release."""
+        lease = self._driver.lease
+        if lease is None:
+            return False
+        if withdrawn:
+            return await self.give_up()
+        pod = self._holder(lease.record) or await self._find(lease.record)
+        if pod is None or why_not(pod, self.resource.selector):
+            if chosen is not None:
+                return await self._hand_over(lease.record, chosen, since=since)
+            return await self._confirmed_without_candidates() and await self.give_up()
+        if not await self._correct(pod):
+            return False
+        if not self._driver.leads:
+            return True  # nobody of the earlier holders may act any more before we may
+        if shows(pod, self.resource, lease.record.term):
+            self._in_office = lease.record.term
+            return True
+        return await self._label(pod)
+
+    async def _hand_over(self, record: Record, to: Pod, *, since: float) -> bool:
+        """Move the record from a pod that cannot lead any more to another."""
+        if not await self._driver.renew():
+            return False  # not our business any more, perhaps
+        old = self._pod_of(record)
+        _, clear = await _all(
+            self._strip(old, until=self._deadline()),
+            self._labels.unclaimed(old, to, since=to.resource_version),
+        )
+        if not await self._driver.transfer(self._nominee(to)):
+            return False
+        done = await self._label(to, stored=True, clear=bool(clear))
+        if done:
+            self._observer.handover(clock.now() - since)
+        return done
+
+    async def _correct(self, leader: Pod) -> bool:
+        """Strip others that carry the label, if we still are who may say so."""
+        carriers = self._carriers
+        if self._sweep:
+            carriers += await self._labels.carriers()
+        strays = {pod.uid: pod for pod in carriers if pod.uid != leader.uid}
+        if strays:
+            if not await self._driver.renew():
+                return False
+            await self._strip_all(strays.values())
+            for stray in labelled(strays.values(), self.resource):
+                self._corrected(stray)
+        self._sweep = False
+        return True
+
+    async def _label(self, pod: Pod, *, stored: bool = False, clear: bool = False) -> bool:
+        """Label the holder of our record.
+
+        Args:
+            pod: the holder, as last seen.
+            stored: whether a write was stored after `pod` was read.
+            clear: whether it is known that no other pod carries the label.
+        """
+        fresh = stored
+
+        async def warrant() -> int | None:
+            nonlocal fresh
+            if not (fresh or await self._driver.renew()):
+                return None
+            fresh = False
+            campaign = self._driver.campaign
+            if campaign is None or campaign.lease is None or campaign.unanswered:
+                return None
+            if campaign.lease.record.pod_uid != pod.uid or not self._driver.leads:
+                return None
+            return campaign.lease.record.term
+
+        lease, started = self._driver.lease, clock.now()
+        if lease is None or not self._driver.leads:
+            return False
+        term, self._sweep = lease.record.term, True  # until we know that all went well
+        first = not clear and term != self._in_office
+        done = await self._labels.add(pod, warrant=warrant, until=self._deadline, first=first)
+        if done is None:
+            return False
+        self._in_office, self._sweep = term, False
+        self._observer.label_write(clock.now() - started)
+        log.info("leader.labelled", namespace=done.namespace, pod=done.name, token=term)
+        return True
+
+    async def _confirmed_without_candidates(self) -> bool:
+        selector = self.resource.selector
+        pods = await self._cluster.list_pods(self.resource.key.namespace, str(selector))
+        return not candidates(pods, selector)
+
+    # As a standby
+
+    async def _stand_by(self, *, withdrawn: bool) -> bool:
+        """Watch whether the steward does its work, and do it if it does not."""
+        record, now = self._driver.record, clock.now()
+        if record is None:
+            return False
+        carriers = labelled(self._known, self.resource)
+        if not (withdrawn or self._undone(record, self._holder(record), carriers)):
+            self._undone_since, self._patience = NEVER, UNDONE_AFTER
+            return True
+        self._undone_since = min(self._undone_since, now)
+        left = self._undone_since + self._patience - now
+        if left > 0:
+            self._wake(left)
+            return True
+        self._undone_since = now
+        self._wake(self._patience)
+        # What we know may be old, as our watch may lag: only what was just read counts.
+        pod, carriers = await self._find(record), await self._labels.carriers()
+        if withdrawn or self._undone(record, pod, carriers):
+            self._patience = min(LONGEST_PATIENCE, 2 * self._patience)
+            log.info("work.undone", steward=record.replica)
+            self._driver.urge()
+        return True
+
+    def _undone(self, record: Record, pod: Pod | None, carriers: Iterable[Pod]) -> bool:
+        """Whether there is something that the steward of a record should do or have done."""
+        if pod is None or why_not(pod, self.resource.selector):
+            return True
+        if record.promoted and not shows(pod, self.resource, record.term):
+            return True
+        return any(carrier.uid != pod.uid for carrier in carriers)
+
+    # Without a record of our site
+
+    async def _stand_down(self) -> bool:
+        """See to it that no pod carries the label, while none of this site leads."""
+        carriers = self._carriers
+        self._relieved = self.lapsed and await self._relieved_by_status()
+        if self._relieved:
+            return True
+        await self._strip_all(carriers)
+        self._in_office = 0
+        return True
+
+    async def _settle_blindly(self, *, withdrawn: bool) -> None:
+        """The same, before the key was seen: who leads is not known, so perhaps the label is right.
+
+        Not if we led ourselves, or if nobody is to lead.
+        """
+        if withdrawn or self._in_office or self._labels.doubtful:
+            await self._strip_all(self._carriers)
+            self._in_office = 0
+
+    async def _take_office(self, pod: Pod, *, since: float) -> bool:
+        """Create the record for a pod, after everything that could carry the label is fenced."""
+        held = self._last_held
+        if held is not None and held.pod_uid != pod.uid:
+            await self._strip_all([self._pod_of(held)])
+        # The pod was read before this write, as the warrant of a label has to be.
+        if not await self._driver.create(self._nominee(pod)):
+            return True  # the campaign knows when to try again
+        if not self._driver.leads:
+            return True
+        done = await self._label(pod, stored=True)
+        if done:
+            self._observer.failover(clock.now() - since)
+        return done
+
+    async def _relieved_by_status(self) -> bool:
+        """Whether the status shows that another replica of this site has renewed the record.
+
+        There is no time to wait for an answer: what we led has to be stripped within the margin.
+        """
+        campaign, held, key = self._driver.campaign, self._last_held, self.resource.key
+        if campaign is None or held is None:
+            return False
+        try:
+            async with asyncio.timeout(campaign.timing.margin / 2):
+                election = await self._cluster.get_election(key.namespace, key.name)
+        except (TimeoutError, ClusterError):
+            return False
+        steward = ((election or {}).get("status") or {}).get("steward") or {}
+        return bool(steward.get("revision", 0) > held.revision)
+
+    # Pods
+
+    @property
+    def _known(self) -> Iterable[Pod]:
+        return (self._pods.pods or {}).values()
+
+    @property
+    def _carriers(self) -> list[Pod]:
+        """The pods that carry the leader label, as far as known, or may do so."""
+        return [*self._labels.doubtful, *labelled(self._known, self.resource)]
+
+    def _nominee(self, pod: Pod) -> Nominee:
+        return Nominee(identity(self._site, pod), pod.uid)
+
+    def _holder(self, record: Record) -> Pod | None:
+        """Return the pod that a record names, as last seen."""
+        return holder_pod(record, self._site, self._pods.pods or {}, self.resource.key.namespace)
+
+    def _pod_of(self, record: Record) -> Pod:
+        """Return the pod that a record names, as last seen, or enough of it to be read."""
+        name = record.holder.rpartition("/")[2]
+        return self._holder(record) or Pod(
+            self.resource.key.namespace, name, record.pod_uid, resource_version=""
+        )
+
+    async def _find(self, record: Record) -> Pod | None:
+        """Read the pod that a record names."""
+        named = self._pod_of(record)
+        pod = await self._cluster.get_pod(named.namespace, named.name)
+        return pod if pod is not None and pod.uid == named.uid else None
+
+    def _deadline(self) -> float:
+        lease = self._driver.lease
+        return lease.deadline if lease is not None else clock.now()
+
+    async def _mark(self) -> None:
+        """Label the candidates, and take the label from who is none any more."""
+        leader = self.leader
+        uid = leader.uid if leader is not None else ""
+        changes = markings(self._known, self.resource, leader_uid=uid)
+        await _all(*(self._labels.mark(change.pod, change.value) for change in changes))
+
+    async def _strip_all(self, pods: Iterable[Pod], *, until: float | None = None) -> None:
+        until = clock.now() + STRIP_WITHIN if until is None else until
+        each = {pod.uid: pod for pod in pods}
+        await _all(*(self._strip(pod, until=until) for pod in each.values()))
+
+    async def _strip(self, pod: Pod, *, until: float) -> None:
+        started = clock.now()
+        unwanted = self.resource.deleting or why_not(pod, self.resource.selector)
+        value: Literal["candidate"] | None = None if unwanted else CANDIDATE
+        await self._labels.strip(pod, value, until=until)
+        self._observer.label_write(clock.now() - started)
+
+
+async def _all(*works: Awaitable[object]) -> list[object]:
+    """Do all of these at once, to the end; raise what the first of them raised that failed."""
+    results = await asyncio.gather(*works, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return list(results)

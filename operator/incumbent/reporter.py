@@ -1,0 +1,186 @@
+"""What people are told about one election: its status, and an event for each change of it.
+
+This has a loop of its own, so that no change of leader waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from incumbent.errors import ClusterError, Conflict, NotFound
+from incumbent.ports import Cluster
+from incumbent.status import Event, Situation, events_from, status_from
+
+log = structlog.get_logger(__name__)
+
+LONGEST_PAUSE = 5.0
+"""Seconds between attempts to write a status, at most."""
+AFTER_CONFLICT = 0.1
+"""Seconds to wait before another try, at most, when somebody else wrote the status."""
+LOGGED_FAILURES = frozenset({1, 10, 100})
+"""Which failures in a row are worth a line in the log."""
+MOST_EVENTS = 20
+"""Events that wait for the API server, at most; of more, the oldest are not told."""
+
+
+class Reporter:
+    """Writes the status of one election.
+
+    Whoever sees both bucket and pods corrects whatever the status says. Who does not says once
+    what is wrong, and leaves the status alone if another replica, which sees, corrects that.
+
+    Args:
+        body: the resource as last seen.
+        cluster: where it is.
+        changed: is called when `body` has changed.
+    """
+
+    def __init__(
+        self, body: Mapping[str, Any], *, cluster: Cluster, changed: Callable[[], None]
+    ) -> None:
+        self.body = body
+        self._cluster = cluster
+        self._changed = changed
+        self._stirred = asyncio.Event()
+        self._situation: Situation | None = None
+        self._evicted = False
+        self._said: object = None
+        self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
+        metadata = body["metadata"]
+        self._log = log.bind(namespace=metadata["namespace"], election=metadata["name"])
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """The present status, as far as known."""
+        return self.body.get("status") or {}
+
+    def take(self, body: Mapping[str, Any]) -> bool:
+        """Take in the resource from a watch; return whether it is not older than what is known."""
+        if _newer(self.body, body):
+            return False
+        self.body = body
+        return True
+
+    def tell(self, situation: Situation, *, evicted: bool = False) -> None:
+        """Have a situation written to the status; one that comes later replaces it.
+
+        Args:
+            situation: what is the case.
+            evicted: whether a leader was evicted since the last one.
+        """
+        self._situation, self._evicted = situation, self._evicted or evicted
+        self._stirred.set()
+
+    def announce(self, event: Event) -> None:
+        """Have an event emitted that is no change of the status."""
+        self._events.append(event)
+        self._stirred.set()
+
+    async def run(self) -> None:
+        """Write, for as long as this is not cancelled."""
+        failures = 0
+        while True:
+            await self._stirred.wait()
+            self._stirred.clear()
+            try:
+                await self._emit()
+                await self._write()
+                await self._emit()
+            except NotFound:
+                continue  # the resource is gone, or soon will be
+            except ClusterError as error:
+                failures += 1
+                self._failed(error, failures)
+            except Exception:
+                failures += 1
+                log.exception("status.broke", election=self.body["metadata"]["name"])
+            else:
+                failures = 0
+                continue
+            self._stirred.set()
+            pause = min(LONGEST_PAUSE, 0.1 * 2 ** min(failures, 8))
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+
+    def _failed(self, error: ClusterError, failures: int) -> None:
+        if failures in LOGGED_FAILURES:
+            self._log.warning("status.not_written", problem=str(error))
+
+    async def _write(self) -> None:
+        metadata = self.body["metadata"]
+        while (situation := self._situation) is not None:
+            before = self.status
+            status = status_from(situation, before, _timestamp())
+            if status == before or self._leaves_it(situation, before):
+                return
+            try:
+                self.body = await self._cluster.replace_status(
+                    metadata["namespace"],
+                    metadata["name"],
+                    resource_version=self.body["metadata"]["resourceVersion"],
+                    status=status,
+                )
+            except Conflict:
+                fresh = await self._cluster.get_election(metadata["namespace"], metadata["name"])
+                if fresh is None or fresh["metadata"]["uid"] != metadata["uid"]:
+                    return
+                self.body = fresh
+                # Whoever changed it may know more than we do; so may we, in a moment.
+                await asyncio.sleep(AFTER_CONFLICT * random.uniform(0.5, 1.0))  # noqa: S311
+                continue
+            self._said = _gist(situation)
+            self._changed()
+            evicted = self._evicted and _reign(before) != _reign(status)
+            self._evicted = self._evicted and not evicted
+            self._events.extend(events_from(before, status, evicted=evicted))
+            return
+
+    def _leaves_it(self, situation: Situation, before: Mapping[str, Any]) -> bool:
+        """Whether the status is better left as it is, for another replica may see more."""
+        problem = situation.problem
+        if situation.seen and (problem is None or problem.reason != "BucketUnreachable"):
+            return False
+        if before.get("observedGeneration", -1) < 0:
+            return False
+        return problem is None or self._said == _gist(situation)
+
+    async def _emit(self) -> None:
+        """Emit what waits; an event that is refused is not worth another try."""
+        while self._events:
+            event = self._events.popleft()
+            try:
+                await self._cluster.emit_event(
+                    self.body,
+                    kind=event.kind,
+                    reason=event.reason,
+                    action=event.action,
+                    note=event.note,
+                )
+            except ClusterError as error:
+                self._log.warning("event.lost", reason=event.reason, problem=str(error))
+
+
+def _gist(situation: Situation) -> object:
+    """Return what of a situation is worth saying again when it changes."""
+    leader = situation.leader.uid if situation.leader is not None else ""
+    return situation.problem, situation.state, situation.seen, leader, situation.resource.generation
+
+
+def _reign(status: Mapping[str, Any]) -> object:
+    return (status.get("leader") or {}).get("podUID"), status.get("token")
+
+
+def _newer(known: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the known object is newer: our own write's answer can be faster than the watch."""
+    versions = [body["metadata"].get("resourceVersion", "") for body in (known, other)]
+    return all(v.isdecimal() for v in versions) and int(versions[0]) > int(versions[1])
+
+
+def _timestamp() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,245 @@
+"""Elections for tests on a control plane: pods, a resource, and a record of every label change."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from controlplane.kube import has_condition
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from controlplane.kube import Kube
+
+LEADER = "leader"
+
+
+class Election:
+    """One `LeaderElection` and the pods around it.
+
+    Pods are called `one`, `two`, … here; their full names begin with that of the election, so that
+    elections may share a namespace.
+
+    Args:
+        kube: an administrator's connection.
+        namespace: where.
+        name: of the resource; its pods carry the label `app` with the same value.
+    """
+
+    def __init__(self, kube: Kube, namespace: str, name: str = "web") -> None:
+        self.kube = kube
+        self.namespace = namespace
+        self.name = name
+        self.label = f"incumbent.dev/{name}"
+        self.token = f"{self.label}.token"
+        self.collection = f"/apis/incumbent.dev/v1alpha1/namespaces/{namespace}/leaderelections"
+        self.path = f"{self.collection}/{name}"
+        self.pods_path = f"/api/v1/namespaces/{namespace}/pods"
+        self.key = f"{namespace}.{name}"
+
+    async def create(self, **spec: Any) -> Any:
+        """Create the resource."""
+        body = {
+            "apiVersion": "incumbent.dev/v1alpha1",
+            "kind": "LeaderElection",
+            "metadata": {"name": self.name},
+            "spec": {"selector": {"matchLabels": {"app": self.name}}, **spec},
+        }
+        return await self.kube.create(self.collection, body)
+
+    def pod_path(self, pod: str) -> str:
+        """Return the path of a pod."""
+        return f"{self.pods_path}/{self.name}-{pod}"
+
+    async def add_pods(self, *names: str, labels: Mapping[str, str] | None = None) -> None:
+        """Create pods that match the selector, and wait until they are Ready."""
+        for name in names:
+            spec = {"containers": [{"name": "main", "image": "none.invalid/none"}]}
+            about = {"name": f"{self.name}-{name}", "labels": labels or {"app": self.name}}
+            await self.kube.create(self.pods_path, {"metadata": about, "spec": spec})
+        for name in names:
+            await self.kube.until(self.pod_path(name), lambda p: has_condition(p, "Ready"))
+
+    async def pods(self) -> dict[str, Any]:
+        """Return all pods by their short names."""
+        found = await self.kube.get(self.pods_path)
+        return {short: pod for pod in found["items"] if (short := self.short(pod))}
+
+    def short(self, pod: Mapping[str, Any]) -> str:
+        """Return the short name of a pod, empty if it is not one of ours."""
+        name: str = pod["metadata"]["name"]
+        prefix = f"{self.name}-"
+        return name.removeprefix(prefix) if name.startswith(prefix) else ""
+
+    async def labels(self) -> dict[str, str]:
+        """Return the label of every pod that has one."""
+        shown = {name: label_of(pod, self.label) for name, pod in (await self.pods()).items()}
+        return {name: value for name, value in shown.items() if value}
+
+    async def wait_labels(self, expected: Mapping[str, str], *, timeout: float = 20) -> None:
+        """Wait until exactly these pods carry exactly these labels."""
+        shown: dict[str, str] = {}
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            shown = await self.labels()
+            if shown == expected:
+                return
+            await asyncio.sleep(0.02)
+        msg = f"after {timeout} s the labels are {shown}, not {expected}: {await self.status()}"
+        raise TimeoutError(msg)
+
+    async def wait_leader(self, *, other_than: str = "", timeout: float = 20) -> str:
+        """Wait until one pod carries the leader label and the status names it; return its name."""
+
+        def led(found: Any) -> object:
+            return leader_of(found) not in {"", other_than} and has_condition(found, "Ready")
+
+        def leader_of(found: Any) -> str:
+            name: str = (found or {}).get("status", {}).get("leader", {}).get("podName", "")
+            return name.removeprefix(f"{self.name}-")
+
+        leader = leader_of(await self.kube.until(self.path, led, timeout=timeout))
+        leaders = [name for name, value in (await self.labels()).items() if value == LEADER]
+        assert leaders == [leader]
+        return leader
+
+    async def wait_reason(
+        self, reason: str, *, kind: str = "Ready", timeout: float = 20
+    ) -> dict[str, Any]:
+        """Wait until a condition has this reason, and return the condition."""
+        found = await self.kube.until(
+            self.path, lambda f: condition_of(f, kind)["reason"] == reason, timeout=timeout
+        )
+        return condition_of(found, kind)
+
+    async def status(self) -> dict[str, Any]:
+        """Return the present status."""
+        found: dict[str, Any] = (await self.kube.get(self.path)).get("status", {})
+        return found
+
+    async def patch(self, **spec: Any) -> None:
+        """Change the spec."""
+        await self.kube.patch(self.path, {"spec": spec})
+
+    async def set_label(self, pod: str, value: str | None) -> None:
+        """Set the election's label of a pod by hand; None removes it."""
+        await self.annotate_or_label(pod, labels={self.label: value})
+
+    async def annotate_or_label(self, pod: str, **metadata: Any) -> None:
+        """Change a pod's labels or annotations by hand."""
+        await self.kube.patch(self.pod_path(pod), {"metadata": metadata})
+
+    async def delete(self) -> None:
+        """Delete the resource, not waiting for its finalizer."""
+        await self.kube.delete(self.path)
+
+    async def wait_gone(self, *, timeout: float = 20) -> None:
+        """Wait until the resource is gone."""
+        await self.kube.until(self.path, lambda found: found is None, timeout=timeout)
+
+    async def events(self, reason: str = "") -> list[Any]:
+        """Return the events about the resource, oldest first."""
+        path = f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events"
+        found = (await self.kube.get(path))["items"]
+        regarding = {"kind": "LeaderElection", "name": self.name}
+        about = [e for e in found if regarding.items() <= e.get("regarding", {}).items()]
+        about.sort(key=lambda e: e.get("eventTime") or "")
+        return [event for event in about if reason in {"", event["reason"]}]
+
+    async def wait_event(self, reason: str, *, timeout: float = 20) -> Any:
+        """Wait for an event of this reason, and return the latest."""
+        deadline = time.monotonic() + timeout
+        while not (found := await self.events(reason)):
+            assert time.monotonic() < deadline, f"no event {reason} after {timeout} s"
+            await asyncio.sleep(0.05)
+        return found[-1]
+
+
+def label_of(pod: Mapping[str, Any], label: str) -> str:
+    """Return a label's value, empty if there is none."""
+    value: str = pod["metadata"].get("labels", {}).get(label, "")
+    return value
+
+
+def condition_of(found: Mapping[str, Any] | None, kind: str) -> dict[str, Any]:
+    """Return a condition of a resource; without one, an empty reason."""
+    conditions = ((found or {}).get("status") or {}).get("conditions") or []
+    missing = {"status": "", "reason": "", "message": ""}
+    return next((condition for condition in conditions if condition["type"] == kind), missing)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Which pods carried the leader label from some moment on, and with what token."""
+
+    at: float
+    """On the monotonic clock of this process, when we heard of it."""
+    leaders: Mapping[str, str]
+
+
+class LabelWatch:
+    """Records every change of the leader labels of an election, in the order of the API server.
+
+    The API server shows all pods' changes in one order, so what is never seen here never was.
+    """
+
+    def __init__(self, election: Election) -> None:
+        self._election = election
+        self._leaders: dict[str, str] = {}
+        self._task: asyncio.Task[None] | None = None
+        self.changes: list[Change] = []
+        """Begins with the state at the start."""
+
+    @property
+    def most(self) -> int:
+        """The most pods that ever carried the label at the same time."""
+        return max(len(change.leaders) for change in self.changes)
+
+    @property
+    def leaders(self) -> list[str]:
+        """Who led, one after the other; a pod that lost the label in between, twice."""
+        return [name for change in self.changes for name in change.leaders]
+
+    async def wait(self, condition: Callable[[Change], object], *, timeout: float = 20) -> Change:
+        """Wait until the latest change is as expected, and return it."""
+        deadline = time.monotonic() + timeout
+        while not condition(self.changes[-1]):
+            assert time.monotonic() < deadline, f"not after {timeout} s: {self.changes}"
+            await asyncio.sleep(0.005)
+        return self.changes[-1]
+
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        found = await self._election.kube.get(self._election.pods_path)
+        for pod in found["items"]:
+            self._take("ADDED", pod)
+        self.changes.append(Change(time.monotonic(), dict(self._leaders)))
+        version = found["metadata"]["resourceVersion"]
+        self._task = asyncio.create_task(self._follow(version))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End."""
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _follow(self, version: str) -> None:
+        changes = self._election.kube.watch(self._election.pods_path, resourceVersion=version)
+        async with contextlib.aclosing(changes):
+            async for kind, pod in changes:
+                self._take(kind, pod)
+                if self._leaders != self.changes[-1].leaders:
+                    self.changes.append(Change(time.monotonic(), dict(self._leaders)))
+
+    def _take(self, kind: str, pod: Mapping[str, Any]) -> None:
+        name = self._election.short(pod)
+        self._leaders.pop(name, None)
+        if name and kind != "DELETED" and label_of(pod, self._election.label) == LEADER:
+            token = pod["metadata"].get("annotations", {}).get(self._election.token, "")
+            self._leaders[name] = token

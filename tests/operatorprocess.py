@@ -1,0 +1,132 @@
+"""The operator as a process of its own, as people run it: `python -m incumbent operator`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+
+from controlplane.processes import Process, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from controlplane.sites import Site
+
+SOURCES = Path(__file__).parents[1] / "operator"
+
+
+class OperatorProcess:
+    """One replica. It keeps its name, its port and its log over restarts.
+
+    Args:
+        site: whose elections it serves, as the user `operator`.
+        folder: for the log.
+        nats_url: where it finds NATS.
+        arguments: more flags; the last one wins.
+        replica: its name.
+        kubeconfig: instead of that of the user `operator`.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        folder: Path,
+        *,
+        nats_url: str,
+        arguments: Sequence[str] = (),
+        replica: str = "replica-1",
+        kubeconfig: Path | None = None,
+    ) -> None:
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.process = Process(
+            [
+                *(sys.executable, "-m", "incumbent", "operator"),
+                f"--kubeconfig={kubeconfig or site.kubeconfig_for('operator')}",
+                f"--nats-url={nats_url}",
+                f"--http-address={self.url.removeprefix('http://')}",
+                f"--replica={replica}",
+                *arguments,
+            ],
+            name=replica,
+            folder=folder,
+            environment={**os.environ, "PYTHONPATH": str(SOURCES)},
+        )
+
+    async def start(self, *, ready: bool = True) -> None:
+        """Start it, and wait until it is ready (or not)."""
+        self.process.start()
+        if ready:
+            await self.wait_ready()
+
+    async def wait_ready(self, *, timeout: float = 20) -> None:
+        """Wait until /readyz says 200."""
+
+        async def is_ready() -> bool:
+            return (await self.readyz())[0] == 200
+
+        await self.process.wait_until(is_ready, timeout=timeout)
+
+    async def wait_said(self, text: str, *, timeout: float = 20) -> None:
+        """Wait until the log contains a text."""
+
+        async def said() -> bool:
+            return text in self.log
+
+        await self.process.wait_until(said, timeout=timeout)
+
+    async def restart(self) -> None:
+        """Kill it, and start it anew."""
+        self.process.kill()
+        await self.start()
+
+    async def readyz(self) -> tuple[int, str]:
+        """Return status and text of /readyz; 0 while nobody listens."""
+        try:
+            async with self._session() as session, session.get(f"{self.url}/readyz") as answer:
+                return answer.status, await answer.text()
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return 0, ""
+
+    async def election(self, namespace: str, name: str) -> dict[str, Any]:
+        """Return what `/v1/elections/<namespace>/<name>` says, empty when that is 404."""
+        url = f"{self.url}/v1/elections/{namespace}/{name}"
+        async with self._session() as session, session.get(url) as answer:
+            return {} if answer.status == 404 else dict(await answer.json())
+
+    async def metrics(self) -> dict[str, float]:
+        """Return every series of /metrics and its value, by its text as it is there."""
+        async with self._session() as session, session.get(f"{self.url}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        series = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in series}
+
+    @property
+    def log(self) -> str:
+        """All that it has logged so far."""
+        return self.process.log.read_text() if self.process.log.exists() else ""
+
+    def lines(self, event: str) -> list[Mapping[str, Any]]:
+        """Return the log lines of one event."""
+        lines = (json.loads(line) for line in self.log.splitlines() if line.startswith("{"))
+        return [line for line in lines if line["event"] == event]
+
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
+
+    async def __aenter__(self) -> Self:
+        """Start it, and wait until it is ready."""
+        try:
+            await self.start()
+        except BaseException:
+            self.process.kill()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Kill it."""
+        self.process.kill()
