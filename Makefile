@@ -65,7 +65,7 @@ simulate: $(INSTALLED) ## Simulate elections under faults; RUNS=N SEED=N, a rand
 	@$(RUN) -m simulation $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
 
 verify: $(INSTALLED) ## What takes longer than a test: 2,000 simulated runs
-	@$(RUN) -m simulation --runs 2000
+	@$(RUN) -m simulation --runs 2000 --seed 1
 
 up: $(INSTALLED) ## Start a control plane and NATS in the background
 	@$(RUN) -m controlplane up
