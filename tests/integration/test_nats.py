@@ -119,7 +119,7 @@ class Watched:
 async def test_it_waits_for_a_server_and_says_for_which(
     tmp_path: Path, logs: list[EventDict]
 ) -> None:
-    """Before a server runs there is a sentence; once it runs there is a connection."""
+    """Before a server runs there is a sentence, once in the log for every outage."""
     server = NatsServer(tmp_path)
     async with Nats(NatsAccess([server.url])) as connection:
         assert connection.problem == "not connected to NATS yet"
@@ -133,8 +133,18 @@ async def test_it_waits_for_a_server_and_says_for_which(
             await until(lambda: connection.connected)
             assert connection.problem == ""
 
+            server.kill()
+            await until(lambda: connection.problem == problem)
+            await asyncio.sleep(0.3)
+
+    lost = f"the connection to NATS at 127.0.0.1:{server.port} was lost: the server closed it"
     told = [(entry["event"], entry.get("problem", "")) for entry in logs]
-    assert told == [("nats.unreachable", problem), ("nats.connected", "")]
+    assert told == [
+        ("nats.unreachable", problem),
+        ("nats.connected", ""),
+        ("nats.unreachable", lost),
+        ("nats.unreachable", problem),
+    ]
 
 
 @pytest.mark.parametrize("first", (0, 1))
@@ -271,8 +281,16 @@ async def test_the_end_leaves_nothing_behind(private_nats: NatsServer) -> None:
         assert (await writing).reason == "the connection to NATS was closed"
         assert not connection.connected
         private_nats.process.resume()
-        await asyncio.sleep(0.1)
-        assert (await private_nats.monitor("connz"))["num_connections"] == 0
+        await nobody_connected(private_nats)
+
+
+async def nobody_connected(server: NatsServer) -> None:
+    """Wait until the server has no client."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            if (await server.monitor("connz"))["num_connections"] == 0:
+                return
+            await asyncio.sleep(0.01)
 
 
 # Logins

@@ -9,7 +9,7 @@ import pytest
 from incumbent import jetstream
 from incumbent.errors import BucketError, BucketInvalid, BucketNotFound, BucketUnreachable
 from incumbent.jetstream import Delivery
-from incumbent.model import BucketInfo, Cause, Marker, Record
+from incumbent.model import BucketInfo, Cause, Marker, Peer, Record
 from incumbent.ports import Answer, Outcome
 
 
@@ -173,3 +173,14 @@ def test_a_consumer_ends_with_the_subscription() -> None:
     assert config["idle_heartbeat"] == 5e8
     assert config["mem_storage"]
     assert config["inactive_threshold"] == 5e9
+
+
+def test_the_peers_of_a_bucket_begin_with_the_leader() -> None:
+    """Where there is no cluster there are none; without a leader only the others."""
+    replicas = [{"name": "n2", "current": True, "lag": 3}, {"name": "n3", "offline": True}]
+    leader = Peer("n1", leader=True)
+    others = [Peer("n2", current=True, lag=3), Peer("n3", current=False, offline=True)]
+    with_leader = {"cluster": {"leader": "n1", "replicas": replicas}}
+    assert jetstream.peers_from(with_leader) == [leader, *others]
+    assert jetstream.peers_from({"cluster": {"replicas": replicas}}) == others
+    assert jetstream.peers_from({}) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -106,7 +107,7 @@ class Server:
         if not self.delivering:
             return
         for position, (key, revision) in enumerate(sorted(snapshot.items(), key=lambda kv: kv[1])):
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.002)
             if self.messages.get(key) == revision:
                 self.deliver(key, revision, pending=len(snapshot) - position - 1)
         mine = self.consumers
@@ -282,6 +283,27 @@ async def test_no_key_is_shown_as_empty_while_it_is_renewed(
         if call == "STREAM.INFO" and server.consumers and server.revision == 3:
             server.store("c", deliver=False)
             asyncio.get_running_loop().call_later(0.3, server.deliver, "c", 4)
+
+    server.on_call = renew
+    seen: list[Sighting] = []
+    end = bucket.watch("c", seen.append)
+    await asyncio.sleep(1)
+
+    assert facts(seen) == [(4, False)]
+    end()
+
+
+async def test_a_key_that_is_renewed_while_others_are_delivered_is_waited_for(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """All that there was at the first look was delivered or replaced; the second finds the rest."""
+    for key in "cab":
+        server.store(key, deliver=False)
+
+    def renew(call: str) -> None:
+        if call == "STREAM.INFO" and server.consumers == 1 and server.revision == 3:
+            asyncio.get_running_loop().call_soon(partial(server.store, "c", deliver=False))
+            asyncio.get_running_loop().call_later(0.05, server.deliver, "c", 4)
 
     server.on_call = renew
     seen: list[Sighting] = []
@@ -469,3 +491,37 @@ async def test_an_age_is_never_said_too_great(server: Server, bucket: NatsBucket
     assert 5 <= late[0].age < 5.6
     end()
     end_late()
+
+
+# All keys
+
+
+async def test_who_follows_is_shown_every_key_and_then_each_change(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """An empty key tells that all were shown; that comes again after a loss of the watch."""
+    for key in "ba":
+        server.store(key, deliver=False)
+    shown: list[tuple[str, int]] = []
+
+    def seen(key: str, sighting: Sighting) -> None:
+        shown.append((key, sighting.entry.revision))
+
+    ends = [bucket.follow(seen)]
+    await asyncio.sleep(0.5)
+    server.store("c")
+    assert shown == [("b", 1), ("a", 2), ("", 0), ("c", 3)]
+
+    shown.clear()
+    ends.append(bucket.follow(seen))
+    assert shown == [("b", 1), ("a", 2), ("c", 3), ("", 0)]
+    ends.pop()()
+
+    shown.clear()
+    server.beat(9)
+    await asyncio.sleep(0.5)
+    assert shown == [("b", 1), ("a", 2), ("c", 3), ("", 0)]
+    ends.pop()()
+    shown.clear()
+    server.store("a")
+    assert shown == []
