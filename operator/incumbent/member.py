@@ -16,6 +16,9 @@ from incumbent.errors import BucketError
 from incumbent.model import State
 from incumbent.ports import Answer, Bucket, Outcome
 
+SHORTEST_SLEEP = 0.001
+"""Seconds; a timer and a clock need not agree on when a moment has come."""
+
 
 class MemberDriver:
     """The I/O of one campaign.
@@ -114,7 +117,7 @@ class MemberDriver:
 
     async def _sleep(self, until: float) -> None:
         """Wait until then, or until something stirs."""
-        seconds = None if until == NEVER else max(0.0, until - clock.now())
+        seconds = None if until == NEVER else max(SHORTEST_SLEEP, until - clock.now())
         try:
             async with asyncio.timeout(seconds):
                 await self._stirred.wait()
