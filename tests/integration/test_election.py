@@ -170,9 +170,11 @@ async def test_a_bucket_that_is_deleted_and_made_anew(nats_server):
                 while not isinstance(election.problem, BucketNotFound):
                     await election.changed()
             await bucket.create(ttl=TTL, replicas=1)
+            await until(lambda: election.problem is None)
             await won(election)
-            assert election.problem is None
-        assert calls == ["won", "lost", "won", "lost"]
+        # It may win before the watch has told it that this is another bucket, which is a loss.
+        assert calls[:3] == ["won", "lost", "won"]
+        assert calls == ["won", "lost"] * (len(calls) // 2)
 
 
 @pytest.mark.parametrize("keep_store", (True, False))

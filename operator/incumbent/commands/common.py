@@ -59,6 +59,10 @@ class Session:
                 raise BucketUnreachable(nats.problem) from error
             yield nats
 
+    def warn(self) -> None:
+        """From now on let warnings be seen: this command runs for long."""
+        logs.configure("text", level="warning")
+
     def show(self, value: Any, text: str) -> None:
         """Print a result, as JSON if that was asked for."""
         click.echo(json.dumps(value) if self.json else text)
@@ -70,7 +74,8 @@ KEY_ARGUMENT = Text("KEY", key_name)
 def command(work: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
     """Turn a coroutine function into what click calls: with NATS flags, `--bucket` and `-o`.
 
-    It gets a `Session` first, and returns the exit code (None: 0). Warnings go to standard error.
+    It gets a `Session` first, and returns the exit code (None: 0). Log lines go to standard error,
+    and only errors do: a command that looks says what is wrong itself.
     """
 
     @nats_flags
@@ -92,7 +97,7 @@ def command(work: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..
             raise Refusal(str(error)) from error
         access = access_from(settings, name="incumbent " + work.__name__.replace("_", " "))
         session = Session(access, bucket, json=output == "json")
-        logs.configure("text", level="warning")
+        logs.configure("text", level="error")
         try:
             code = asyncio.run(work(session, **options))
         except ConfigurationError as error:

@@ -56,6 +56,7 @@ async def file(
         msg = "name the KEY of the election, or give --check."
         raise ConfigurationError(msg)
     _claim(path)
+    session.warn()
     election = Election(
         session.access,
         session.bucket,

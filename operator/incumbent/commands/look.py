@@ -162,6 +162,7 @@ async def watch(session: Session, key: str | None) -> None:
 
     async with session.connected() as nats:
         await nats.bucket(session.bucket).info()
+        session.warn()
         nats.bucket(session.bucket).follow(lambda *seen: sightings.put_nowait(seen))
         while True:
             name, sighting = await sightings.get()

@@ -98,6 +98,7 @@ async def run(
       incumbent run nightly -- /usr/local/bin/nightly --verbose
       incumbent run gateway --on-loss signal -- gateway --standby
     """  # noqa: D301
+    session.warn()
     async with Election(
         session.access, session.bucket, key, name, profile=Profile(profile)
     ) as election:
