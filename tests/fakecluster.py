@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from incumbent.resource import API_VERSION, KIND
 from incumbent.status import Event
 
 NAMESPACE = "shop"
+TIMEOUT = 5.0
+"""Seconds after which the real adapter gives up any request."""
 CLUSTER_UID = "7f3a91c2-0000-4000-8000-000000000000"
 
 
@@ -29,9 +32,11 @@ class Operation:
     target: str = ""
     """The name of what it is about, or the label selector of a list."""
     version: str = ""
-    """The resourceVersion that a write expects."""
+    """The resourceVersion that a write expects, or than which a list may not be older."""
     labels: Mapping[str, str | None] = field(default_factory=dict)
     annotations: Mapping[str, str | None] = field(default_factory=dict)
+    timeout: float = 0.0
+    """Seconds for which the caller of a patch waits."""
 
 
 def make_pod(name: str, **values: Any) -> Pod:
@@ -77,7 +82,9 @@ def make_election(
 class LateWrites:
     """Patches on their way, whose callers get no answer any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, quota: float) -> None:
+        self.quota = quota
+        """How many more will be held back."""
         self.pending: list[Callable[[], None]] = []
         self.refused: list[ClusterError] = []
         """What the callers would have been told of those that were refused when they arrived."""
@@ -95,9 +102,9 @@ class FakeCluster:
     """An API server in memory.
 
     A write gives an object a resourceVersion of its own; one that changes nothing leaves it alone.
-    Every call takes a turn of the loop on its way. The faults are context managers, which can be
-    combined and last as long as their block; time-outs are waited for by the clock of the loop, so
-    looptime can speed them up.
+    Every call takes `latency` seconds on its way, and at least a turn of the loop. The faults are
+    context managers, which can be combined and last as long as their block; time-outs are waited
+    for by the clock of the loop, so looptime can speed them up.
     """
 
     def __init__(self) -> None:
@@ -107,12 +114,14 @@ class FakeCluster:
         self.events: list[Event] = []
         self.pods: dict[tuple[str, str], Pod] = {}
         self.elections: dict[tuple[str, str], dict[str, Any]] = {}
+        self.latency = 0.0
         self._version = 0
         self._watchers: dict[object, tuple[str, asyncio.Queue[PodEvent]]] = {}
         self._held: list[tuple[str, PodEvent]] | None = None
         self._late: LateWrites | None = None
         self._unreachable = self._drop_answers = False
         self._refusals: dict[str, ClusterError] = {}
+        self._hanging: set[str] = set()
         self._interludes: dict[str, list[Callable[[], object]]] = {}
 
     @property
@@ -142,8 +151,8 @@ class FakeCluster:
         return self.pods.get((namespace, name))
 
     async def list_pods(self, namespace: str, label_selector: str, *, since: str = "") -> list[Pod]:
-        """Return the pods of a namespace that a label selector matches."""
-        await self._arrive(Operation("list_pods", label_selector))
+        """Return the pods of a namespace that a label selector matches, always as they are now."""
+        await self._arrive(Operation("list_pods", label_selector, since))
         pods = self._pods_of(namespace)
         return [pod for pod in pods if selects(label_selector, pod.labels)]
 
@@ -156,8 +165,9 @@ class FakeCluster:
         timeout: float,
     ) -> Pod:
         """Set labels and annotations; refused if it is another pod or resourceVersion."""
-        operation = Operation("patch_pod", pod.name, pod.resource_version, labels, annotations)
-        await self._arrive(operation)
+        await self._arrive(
+            Operation("patch_pod", pod.name, pod.resource_version, labels, annotations, timeout)
+        )
 
         def carry_out() -> Pod:
             current = self.pods.get((pod.namespace, pod.name))
@@ -176,7 +186,8 @@ class FakeCluster:
                 )
             )
 
-        if self._late is not None:
+        if self._late is not None and self._late.quota > 0:
+            self._late.quota -= 1
             self._late.pending.append(carry_out)
             await self._no_answer(timeout)
         patched = carry_out()
@@ -251,7 +262,10 @@ class FakeCluster:
         return copy.deepcopy(stored)
 
     def before_next(self, name: str, action: Callable[[], object]) -> None:
-        """Do this when the next call of a method arrives, just before it is carried out."""
+        """Do this when the next call of a method arrives, just before it is carried out.
+
+        A `ClusterError` that the action raises is the answer to the call.
+        """
         self._interludes.setdefault(name, []).append(action)
 
     # Faults
@@ -277,9 +291,12 @@ class FakeCluster:
             self._drop_answers = False
 
     @contextmanager
-    def delaying_writes(self) -> Iterator[LateWrites]:
-        """Hold patches back until their callers have given up: to the end, or `carry_out`."""
-        self._late = late = LateWrites()
+    def delaying_writes(self, first: float = math.inf) -> Iterator[LateWrites]:
+        """Hold patches back until their callers have given up: to the end, or `carry_out`.
+
+        Only the `first` so many are, and later ones can overtake them.
+        """
+        self._late = late = LateWrites(first)
         try:
             yield late
         finally:
@@ -308,11 +325,22 @@ class FakeCluster:
             for name in names:
                 del self._refusals[name]
 
+    @contextmanager
+    def hanging(self, *names: str) -> Iterator[None]:
+        """Never answer these methods, until the callers or their adapter give up."""
+        self._hanging |= set(names)
+        try:
+            yield
+        finally:
+            self._hanging -= set(names)
+
     # Inside
 
     async def _arrive(self, operation: Operation) -> None:
         self.calls.append(operation)
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.latency)
+        if operation.name in self._hanging:
+            await self._no_answer(operation.timeout or TIMEOUT)
         interludes = self._interludes.get(operation.name)
         if interludes:
             interludes.pop(0)()

@@ -13,8 +13,8 @@ Warrant
     was stored. So a replica that stood still and has lost its authority finds out first.
 
 Only the API server confirms a strip: its answer to the patch, or a read that finds no such pod.
-A watch that shows a pod as deleted does not, for the pod may only have left a selector. A patch
-without an answer counts as done, until a later strip is confirmed.
+A watch that shows a pod as deleted does not, for the pod may only have left a selector. A label
+write without an answer counts as done, until a later strip is confirmed.
 """
 
 from __future__ import annotations
@@ -22,26 +22,47 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 from incumbent import clock
-from incumbent.errors import ClusterUnreachable, Conflict, NotFound
+from incumbent.errors import ClusterUnreachable, Conflict, NotFound, Refused
 from incumbent.model import Pod
 from incumbent.ports import Cluster
 from incumbent.resource import Resource
 from incumbent.verdict import LEADER, shows, why_not
 
 PATCH_TIMEOUT = 2.0
+"""Seconds to wait for the answer to a patch, at most."""
+LEAST = 0.1
+"""Seconds that a step of a strip has, also when there is no time left: it is always tried once."""
+ADD_TRIES = 5
+"""How often an add starts over, before its caller has to look at everything anew."""
 NO_TOKEN = "0"  # noqa: S105
 """Value of the token annotation that means none: revisions begin at 1."""
 
 
 class Labels:
-    """The label of one election on the pods of its namespace."""
+    """The label of one election on the pods of its namespace.
+
+    Args:
+        cluster: where the pods are.
+        resource: the election; its namespace, UID and label key stay what they are.
+        learn: is told each state of a pod that the API server answers with.
+    """
 
     def __init__(self, cluster: Cluster, resource: Resource, learn: Callable[[Pod], None]) -> None:
+        self.resource = resource
         self._cluster = cluster
         self._learn = learn
-        self.resource = resource
+        self._doubtful: dict[str, Pod] = {}
+
+    @property
+    def doubtful(self) -> list[Pod]:
+        """The pods to which the leader label was sent, without an answer so far.
+
+        They count as labelled, whatever they show, until a strip of them is confirmed.
+        """
+        return list(self._doubtful.values())
 
     async def strip(self, pod: Pod, value: str | None, *, until: float) -> None:
         """Take the leader label and the token from a pod, confirmed by the API server.
@@ -50,33 +71,26 @@ class Labels:
             pod: as last seen; it may be gone, changed, or never have carried the label. Without
                 a resourceVersion it is read first.
             value: what the label says from now on; None removes it.
-            until: time until which to try.
+            until: time until which to try; it is tried once in any case.
 
         Raises:
             ClusterUnreachable: not confirmed in time: the pod counts as labelled.
             Refused: the API server does not allow it.
         """
-        namespace, name, uid = pod.namespace, pod.name, pod.uid
-        current: Pod | None = pod
-        if not pod.resource_version:
-            current = await self._read(namespace, name, until)
-        while current is not None and current.uid == uid:
+        current = pod if pod.resource_version else await self._read(pod, until)
+        while current is not None:
+            timeout = min(PATCH_TIMEOUT, _left(until))
             try:
-                await self._patch(
-                    current,
-                    value,
-                    self._fence(current),
-                    timeout=max(0.1, min(PATCH_TIMEOUT, until - clock.now())),
-                )
-            except (NotFound, Conflict):
-                pass
-            except ClusterUnreachable:
-                if clock.now() >= until:
-                    raise
-                await asyncio.sleep(random.uniform(0.02, 0.1))  # noqa: S311
+                await self._patch(current, value, self._fence(current), timeout=timeout)
+            except (Conflict, NotFound) as error:
+                _not_past(until, pod, error)
+            except ClusterUnreachable as error:
+                _not_past(until, pod, error)
+                await _pause()
             else:
                 return
-            current = await self._read(namespace, name, until)
+            current = await self._read(pod, until)
+        self._doubtful.pop(pod.uid, None)
 
     async def add(
         self,
@@ -92,21 +106,24 @@ class Labels:
             pod: as last read.
             warrant: stores a bucket write and returns the token; None if it was not stored.
             until: returns the time after which no label may be sent.
-            first: whether this is the first label of a term: then no other pod may carry one.
+            first: whether this is the first label of a term: then the election must exist, and no
+                other pod may carry a label. Asking is left out later, for who leads is known then.
 
         Returns:
             The pod as labelled; None if it was not, and then there is no warrant, the pod is no
-            candidate any more, or another pod carries the label.
+            candidate any more, it keeps changing, or another pod may carry the label.
 
         Raises:
-            ClusterUnreachable: no answer: the pod may be labelled.
+            ClusterUnreachable: no answer: the pod may be labelled, see `doubtful`.
             Refused: the API server does not allow it.
         """
         current: Pod | None = pod
-        if first and not await self._nobody_else(pod):
-            return None
-        while current is not None and current.uid == pod.uid:
-            if why_not(current, self.resource.selector):
+        for _ in range(ADD_TRIES):
+            if current is None or why_not(current, self.resource.selector):
+                return None
+            if first and not await self.unclaimed(pod):
+                return None
+            if not self._doubtful.keys() <= {pod.uid}:
                 return None
             token = await warrant()
             left = until() - clock.now()
@@ -115,28 +132,62 @@ class Labels:
             if shows(current, self.resource, token):
                 return current
             try:
-                timeout = min(PATCH_TIMEOUT, left)
-                return await self._patch(current, LEADER, str(token), timeout=timeout)
-            except Conflict:
-                current = await self._cluster.get_pod(pod.namespace, pod.name)
-            except NotFound:
-                return None
+                return await self._send(current, token, timeout=min(PATCH_TIMEOUT, left))
+            except (Conflict, NotFound):
+                current = await self._look(pod)
+                # A label write that was decided on an earlier state has come to its end by now.
+                self._doubtful.pop(pod.uid, None)
         return None
 
-    async def mark(self, pod: Pod, value: str | None) -> None:
-        """Set the label of a pod that does not show `leader`, as it was last seen.
+    async def mark(self, pod: Pod, value: Literal["candidate"] | None) -> None:
+        """Set the label of a pod, as it was last seen, unless it shows `leader`.
 
         Does nothing if the pod has changed since: then another look is due anyway.
         """
+        if pod.labels.get(self.resource.label_key) == LEADER:
+            return  # that takes a strip
         try:
             await self._patch(pod, value, None, timeout=PATCH_TIMEOUT)
         except (Conflict, NotFound):
             return
 
-    async def carriers(self) -> list[Pod]:
-        """List the pods that carry the leader label, consistently, by the label alone."""
+    async def unclaimed(self, *allowed: Pod, since: str = "") -> bool:
+        """Whether the election exists, and no pods but the allowed ones may carry the label.
+
+        `since` as for `carriers`.
+        """
+        key, uids = self.resource.key, {pod.uid for pod in allowed}
+        election, carriers = await asyncio.gather(
+            self._cluster.get_election(key.namespace, key.name), self.carriers(since=since)
+        )
+        if election is None or election["metadata"]["uid"] != self.resource.uid:
+            return False
+        if "deletionTimestamp" in election["metadata"]:
+            return False
+        return all(carrier.uid in uids for carrier in carriers)
+
+    async def carriers(self, *, since: str = "") -> list[Pod]:
+        """List the pods that carry the leader label, consistently, by the label alone.
+
+        Those that are `doubtful` are among them. With `since` the list is at least as new as that
+        resourceVersion, which is quicker: enough while we hold the record, for then nobody else
+        of this site has labelled since we last looked.
+        """
         query = f"{self.resource.label_key}={LEADER}"
-        return await self._cluster.list_pods(self.resource.key.namespace, query)
+        namespace = self.resource.key.namespace
+        listed = await self._cluster.list_pods(namespace, query, since=since)
+        return list({pod.uid: pod for pod in (*self.doubtful, *listed)}.values())
+
+    async def _send(self, pod: Pod, token: int, *, timeout: float) -> Pod:
+        """Send a leader label, which counts as done from now on if it is not refused."""
+        doubtful = pod.uid in self._doubtful
+        self._doubtful[pod.uid] = pod
+        try:
+            return await self._patch(pod, LEADER, str(token), timeout=timeout)
+        except Refused:
+            if not doubtful:
+                del self._doubtful[pod.uid]
+            raise
 
     async def _patch(
         self, pod: Pod, value: str | None, token: str | None, *, timeout: float
@@ -147,6 +198,9 @@ class Labels:
             annotations={self.resource.token_key: token},
             timeout=timeout,
         )
+        if patched.resource_version != pod.resource_version:
+            # What is still on its way to this pod will be refused.
+            self._doubtful.pop(pod.uid, None)
         self._learn(patched)
         return patched
 
@@ -154,23 +208,35 @@ class Labels:
         """Return a value of the token annotation that is not the present one."""
         return None if self.resource.token_key in pod.annotations else NO_TOKEN
 
-    async def _nobody_else(self, pod: Pod) -> bool:
-        """Whether no other pod carries the label, and the election still exists."""
-        key = self.resource.key
-        carriers, election = await asyncio.gather(
-            self.carriers(), self._cluster.get_election(key.namespace, key.name)
-        )
-        if election is None or election["metadata"]["uid"] != self.resource.uid:
-            return False
-        if "deletionTimestamp" in election["metadata"]:
-            return False
-        return all(carrier.uid == pod.uid for carrier in carriers)
+    async def _look(self, pod: Pod) -> Pod | None:
+        """Read a pod; None if it is gone, or another pod has its name."""
+        current = await self._cluster.get_pod(pod.namespace, pod.name)
+        if current is None or current.uid != pod.uid:
+            return None
+        self._learn(current)
+        return current
 
-    async def _read(self, namespace: str, name: str, until: float) -> Pod | None:
+    async def _read(self, pod: Pod, until: float) -> Pod | None:
+        """As `_look`, but try until then."""
         while True:
             try:
-                return await self._cluster.get_pod(namespace, name)
-            except ClusterUnreachable:
-                if clock.now() >= until:
-                    raise
-                await asyncio.sleep(random.uniform(0.02, 0.1))  # noqa: S311
+                async with asyncio.timeout(_left(until)):
+                    return await self._look(pod)
+            except (ClusterUnreachable, TimeoutError) as error:
+                _not_past(until, pod, error)
+                await _pause()
+
+
+def _left(until: float) -> float:
+    return max(LEAST, until - clock.now())
+
+
+async def _pause() -> None:
+    await asyncio.sleep(random.uniform(0.02, 0.1))  # noqa: S311
+
+
+def _not_past(until: float, pod: Pod, error: Exception) -> None:
+    if clock.now() >= until:
+        why = str(error) or "no answer"
+        msg = f"Pod {pod.name} counts as labelled, for no strip was confirmed in time: {why}"
+        raise ClusterUnreachable(msg) from error
