@@ -375,7 +375,8 @@ async def test_a_renewal_whose_answer_was_lost_does_not_keep_the_key_after_stop(
         record = election.campaign.lease.record
         headers = {"Incumbent-Replica": record.replica, "Incumbent-Term": str(record.term)}
         bucket.put(KEY, "a", headers | {"Incumbent-Promoted": "true"})
-    assert bucket.operations == ["create", "release", "read", "release"]
+    writes = [operation for operation in bucket.operations if operation != "read"]
+    assert writes == ["create", "release", "release"]
     assert bucket._latest(KEY).entry.cause.value == "released"
 
 
