@@ -19,16 +19,12 @@ from incumbent.flags import (
     DEFAULTS,
     Refusal,
     Text,
-    bucket_name,
     check,
     flag,
     http_address,
-    label_prefix,
-    namespace,
     nats_flags,
-    plain_name,
-    ttl,
 )
+from incumbent.names import bucket_name, label_prefix, namespace, plain_name, ttl
 from incumbent.settings import Settings
 
 COMMANDS = {

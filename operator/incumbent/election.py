@@ -7,7 +7,6 @@ import contextlib
 import functools
 import inspect
 import random
-import re
 import secrets
 import socket
 import weakref
@@ -25,9 +24,9 @@ from incumbent.bucket import Nats
 from incumbent.campaign import Campaign, Member
 from incumbent.errors import BucketInvalid, ConfigurationError, IncumbentError
 from incumbent.events import Lost, Relieved, Won
-from incumbent.flags import bucket_name, nats_url
 from incumbent.member import MemberDriver
 from incumbent.model import BucketInfo, Nominee, Profile, State
+from incumbent.names import bucket_name, identity_name, key_name, nats_url
 from incumbent.ports import Outcome, Sighting, WatchedBucket
 from incumbent.timing import Backoff, Timing, timing_for
 
@@ -39,9 +38,6 @@ LAST_WORDS = 1.0
 """Seconds that callbacks have at the end, at least."""
 RELEASE_TRIES = 3
 FAILURE_PAUSE = 1.0
-
-_KEY = r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*"
-_LONGEST_KEY = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,36 +54,6 @@ CampaignCallback = Callable[[State], Awaitable[None] | None]
 
 class StoppedError(IncumbentError):
     """The election was stopped while somebody waited for it."""
-
-
-def key_name(text: str) -> str:
-    """Return the key of an election.
-
-    Raises:
-        ConfigurationError: it is not one that a `LeaderElection` may have, too.
-    """
-    if re.fullmatch(_KEY, text) and len(text) <= _LONGEST_KEY:
-        return text
-    msg = (
-        f"{text!r} is not a valid key; it must consist of at most {_LONGEST_KEY} letters, digits,"
-        " '-', '_', '=' and '/', with dots between its parts."
-    )
-    raise ConfigurationError(msg)
-
-
-def identity_name(text: str) -> str:
-    """Return what a record may say.
-
-    Raises:
-        ConfigurationError: it is empty or long, or breaks the header that it becomes a part of.
-    """
-    if text.isprintable() and text.strip() == text and 0 < len(text) <= _LONGEST_KEY:
-        return text
-    msg = (
-        f"{text!r} is not a valid identity; it must consist of 1 to {_LONGEST_KEY} printable"
-        " characters, the first and the last not a space."
-    )
-    raise ConfigurationError(msg)
 
 
 class Election:

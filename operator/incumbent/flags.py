@@ -5,31 +5,17 @@ As for `incumbent.cli`, everything imported here is paid for by every `--help`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
 from incumbent.errors import ConfigurationError
+from incumbent.names import bucket_name, nats_url
 from incumbent.settings import Settings
-from incumbent.timing import MAXIMUM_TTL, MINIMUM_TTL
 
 DEFAULTS = Settings()
-
-UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-"""Units of durations, in seconds."""
-
-SCHEMES = ("nats", "tls", "ws", "wss")
-"""What nats-py can connect to."""
-
-BUCKET = r"[a-zA-Z0-9_-]+"
-"""The rule of NATS for bucket names, and for JetStream domains."""
-
-DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
-"""The rule of Kubernetes for DNS subdomain names."""
 
 
 class Refusal(click.ClickException):
@@ -57,113 +43,6 @@ class Text(click.ParamType[Any, Any]):
     def split_envvar_value(self, rv: str) -> Sequence[str]:
         """Split a list from the environment, of which a comma at the end is no part."""
         return [part.strip() for part in rv.split(",") if part.strip()]
-
-
-def duration(text: str) -> float:
-    """Return the seconds in a text like `30s`, `1m30s`, `500ms` or `30`.
-
-    Raises:
-        ConfigurationError: it is none.
-    """
-    number = r"\d+(?:\.\d+)?"
-    if re.fullmatch(rf"{number}|(?:{number}(?:ms|s|m|h))+", text):
-        parts = re.findall(rf"({number})(ms|s|m|h|)", text)
-        return sum(float(count) * UNITS[unit] for count, unit in parts)
-    msg = f"{text!r} is not a duration; write it like 30s, 1m30s, 500ms, or 30 for seconds."
-    raise ConfigurationError(msg)
-
-
-def ttl(text: str) -> float:
-    """Return the seconds of a bucket's TTL.
-
-    Raises:
-        ConfigurationError: it is none, or outside the limits that every election has.
-    """
-    seconds = duration(text)
-    if MINIMUM_TTL <= seconds <= MAXIMUM_TTL:
-        return seconds
-    msg = f"{text} is no TTL for elections; it must be from 1 second to 1 hour."
-    raise ConfigurationError(msg)
-
-
-def nats_url(text: str) -> str:
-    """Return the URL of a NATS server, with the scheme `nats` if there was none.
-
-    Raises:
-        ConfigurationError: nats-py would not understand it; the message has no password in it.
-    """
-    url = text if "://" in text else f"nats://{text}"
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in SCHEMES and parts.hostname and parts.port != 0 and "," not in url
-    except ValueError:
-        valid = False
-    if valid:
-        return url
-    shown = text.rpartition("@")[2]
-    msg = (
-        f"{shown!r} is not the URL of a NATS server; write it like nats://host:4222, with the"
-        f" scheme {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}, and give the flag once for each."
-    )
-    raise ConfigurationError(msg)
-
-
-def bucket_name(text: str) -> str:
-    """Return the name of a bucket, or of a JetStream domain.
-
-    Raises:
-        ConfigurationError: NATS allows no such name.
-    """
-    if re.fullmatch(BUCKET, text):
-        return text
-    msg = f"{text!r} is not a valid name; it must consist of letters, digits, '-' and '_'."
-    raise ConfigurationError(msg)
-
-
-def plain_name(text: str) -> str:
-    """Return the name of a site or a replica, which becomes part of identities and headers.
-
-    Raises:
-        ConfigurationError: it is too long, or has characters that end a part.
-    """
-    if re.fullmatch(r"[a-zA-Z0-9._-]{1,253}", text):
-        return text
-    msg = (
-        f"{text!r} is not a valid name; it must consist of at most 253 letters, digits,"
-        " '.', '-' and '_'."
-    )
-    raise ConfigurationError(msg)
-
-
-def namespace(text: str) -> str:
-    """Return the name of a namespace.
-
-    Raises:
-        ConfigurationError: Kubernetes allows no such name.
-    """
-    if re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", text):
-        return text
-    msg = (
-        f"{text!r} is not the name of a namespace; it must consist of at most 63 lower-case"
-        " letters, digits and '-'. Give the flag once for each."
-    )
-    raise ConfigurationError(msg)
-
-
-def label_prefix(text: str) -> str:
-    """Return a prefix of label keys, without the slash.
-
-    Raises:
-        ConfigurationError: it is none, or belongs to Kubernetes.
-    """
-    prefix = text.removesuffix("/")
-    if not re.fullmatch(DOMAIN, prefix) or len(prefix) > 253:  # noqa: PLR2004  # as in Kubernetes
-        msg = f"{text!r} is not a prefix of label keys; write a domain name, like example.com."
-        raise ConfigurationError(msg)
-    if re.search(r"(^|\.)(kubernetes|k8s)\.io$", prefix):
-        msg = f"{text!r} belongs to Kubernetes; use a domain of your own."
-        raise ConfigurationError(msg)
-    return prefix
 
 
 def http_address(text: str) -> str:

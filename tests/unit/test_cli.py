@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from incumbent import cli, flags
+from incumbent import cli, names
 from incumbent.errors import ConfigurationError
 from incumbent.settings import Settings
 
@@ -259,14 +259,14 @@ def test_the_exit_code_is_that_of_the_operator(settings_of):
 )
 def test_durations(text, seconds):
     """Durations are written as in Go; a plain number is one of seconds."""
-    assert flags.duration(text) == seconds
+    assert names.duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ("", "s", "-1s", "1 s", "1d", "1s30", "1m30", ".5s", "1e3", "inf"))
 def test_what_is_no_duration(text):
     """Everything else is refused, also what could be guessed."""
     with pytest.raises(ConfigurationError, match="not a duration"):
-        flags.duration(text)
+        names.duration(text)
 
 
 @pytest.mark.parametrize("arguments", (("--help",), ("operator", "--help"), ("--version",)))

@@ -16,9 +16,9 @@ import click
 from incumbent import logs
 from incumbent.access import NatsAccess, access_from
 from incumbent.bucket import Nats
-from incumbent.election import key_name
 from incumbent.errors import BucketUnreachable, ConfigurationError, IncumbentError
-from incumbent.flags import Refusal, Text, bucket_name, check, flag, nats_flags
+from incumbent.flags import Refusal, Text, check, flag, nats_flags
+from incumbent.names import bucket_name, key_name
 from incumbent.settings import Settings
 
 CONNECT_WITHIN = 5.0

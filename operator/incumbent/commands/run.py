@@ -14,10 +14,11 @@ import click
 import structlog
 
 from incumbent.commands.common import KEY_ARGUMENT, Failure, Session, command
-from incumbent.election import Election, identity_name
+from incumbent.election import Election
 from incumbent.events import Lost, Won
-from incumbent.flags import Text, duration
+from incumbent.flags import Text
 from incumbent.model import Profile
+from incumbent.names import duration, identity_name
 
 log = structlog.get_logger(__name__)
 
