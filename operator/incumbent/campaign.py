@@ -11,9 +11,9 @@ Rules that everything here follows:
 
 * Leadership is a deadline, counted from the moment *before* the write was sent. It is moved only
   by a stored write of this process.
-* A write without an answer stays open until the key shows a newer revision, or until the lease
-  under which it was begun has ended. It is neither taken for stored nor for refused: the next
-  step is to look.
+* A write without an answer is neither taken for stored nor for refused: the next step is to look.
+  A record tells its writer which write it comes from. It is adopted only while that write is
+  open: no other was stored since, and the lease under which it was begun has not ended.
 * A record of somebody else is never written over. A record of another replica of the same site
   is that site's: it may be renewed (*relayed*) when its steward is silent.
 * A record is *promoted* once nobody who held the key before can act any more, and only then may
@@ -104,8 +104,9 @@ class Campaign:
 
     @property
     def unanswered(self) -> bool:
-        """Whether a write is open whose outcome is not known."""
-        return bool(self._open)
+        """Whether a write that may change the latest entry is open: its outcome is not known."""
+        known = self.latest
+        return known is not None and any(w.expected == known.revision for w in self._open)
 
     @property
     def record(self) -> Record | None:
@@ -176,7 +177,7 @@ class Campaign:
         self.tries += 1
         latest = self.latest or Nothing()
         expected = 0 if isinstance(latest, Record) else latest.revision
-        promotable_at = max(now, self._past.settled_at(latest, self.latest_at, self.timing))
+        promotable_at = self._past.settled_at(latest, self.latest_at, self.timing)
         if self.timing.profile is Profile.CHORIA:
             promotable_at = max(promotable_at, now + self.timing.interval)
         return self._begin(self._new_term(self.nominee), expected, now, promotable_at)
@@ -231,13 +232,14 @@ class Campaign:
     def answered(self, write: Write, answer: Answer, now: float) -> None:
         """Take in how a write ended; also after everybody has stopped waiting for it."""
         if write not in self._open:
-            return  # a newer revision has been seen, or what it was begun for has ended
+            return  # it was seen, or another was stored, or what it was begun for has ended
         if answer.outcome is not Outcome.UNKNOWN:
             self._open.remove(write)
-        if answer.outcome is Outcome.STORED:
+        known = self.latest or Nothing()
+        if answer.outcome is not Outcome.STORED:
+            self._failed(write, known, now)
+        elif answer.revision > known.revision:
             self._stored(write, answer.revision, now)
-        elif not self._explained(write, answer, now):
-            self._look_at = now
 
     # Observations
 
@@ -270,8 +272,6 @@ class Campaign:
         self._open.clear()
         self._past.forget(now)
         self.latest = self._ended = None
-        self._look_at, self._looks = NEVER, 0
-        self._next_at = now
 
     # Inside, about time
 
@@ -304,9 +304,7 @@ class Campaign:
 
     def _renewal_due(self, lease: Lease) -> float:
         due = lease.sent_at + self.timing.interval
-        if lease.acts_from == NEVER and self.timing.profile is Profile.PROMPT:
-            due = min(due, lease.promotable_at)
-        return due
+        return min(due, lease.promotable_at) if lease.acts_from == NEVER else due
 
     def _relay_due(self, record: Record) -> float:
         if record.replica == self.member.replica or record.leaving or self._urged:
@@ -327,41 +325,42 @@ class Campaign:
 
     def _begin(self, record: Record, expected: int, now: float, promotable_at: float) -> Write:
         acts = self.lease is not None and self.lease.acts_from < NEVER
-        record = replace(record, promoted=acts or now >= promotable_at)
+        record = replace(record, promoted=acts or now >= promotable_at, sent_at=now)
         timeout = self._timeout(now)
         write = Write(record, expected, timeout, now, headers_of(record), promotable_at)
-        self._open.append(write)
+        # To adopt an older one would be worth nothing.
+        self._open = [w for w in self._open if now < w.sent_at + self.timing.lease] + [write]
         self._next_at = now + self.timing.pause(self.tries, self._random())
         return write
 
-    def _explained(self, write: Write, answer: Answer, now: float) -> bool:
-        """Whether a write was refused for a record that we knew, as a Choria member expects.
+    def _failed(self, write: Write, known: Entry, now: float) -> None:
+        """Look, unless what is known by now explains the failure.
 
-        Any other refusal needs a look: it can even hit the rightful holder (nats-server#7281).
+        A refusal alone explains nothing: it can hit the rightful holder (nats-server#7281).
         """
-        refused = answer.outcome is Outcome.REFUSED and write.expected == 0
-        return refused and self.record is not None and now < self._lapse_at
+        lapsed = isinstance(known, Record) and now >= self._lapse_at
+        if lapsed or known.revision == write.expected:
+            self._look_at = now
 
     def _stored(self, write: Write, revision: int, now: float) -> None:
         record = write.stored_as(revision)
         if record is not None:
-            self._hold(record, [write], now)
+            self._hold(record, write, now)
             return
         cause = Cause.RELEASED if RELEASE in write.headers else Cause.EVICTED
         self._vacated(Marker(revision, cause), now, now)
 
-    def _hold(self, record: Record, writes: list[Write], now: float) -> None:
-        """Take a stored record as our lease, counted from the earliest of the writes."""
-        sent_at = min(write.sent_at for write in writes)
-        promotable_at = max(write.promotable_at for write in writes)
+    def _hold(self, record: Record, write: Write, now: float) -> None:
+        """Take the record that a write of ours stored as our lease."""
         acts_from = self._acts_from(record, now)
         if self.lease is not None and self.lease.record.term != record.term:
             self._step_down(Loss.HANDED_OVER)
-        deadline = sent_at + self.timing.lease
-        self.lease = Lease(record, sent_at, deadline, promotable_at, acts_from)
+        deadline = write.sent_at + self.timing.lease
+        self.lease = Lease(record, write.sent_at, deadline, write.promotable_at, acts_from)
+        self._open.clear()
         self._took(record, now, now)
         if self.timing.profile is Profile.CHORIA:
-            self._next_at = sent_at + self.timing.interval
+            self._next_at = write.sent_at + self.timing.interval
         self._let_time_act(now)
 
     def _acts_from(self, record: Record, now: float) -> float:
@@ -370,8 +369,7 @@ class Campaign:
             return NEVER
         if self.lease is not None and self.lease.acts_from < NEVER:
             return self.lease.acts_from
-        before = self.record
-        relay = before is not None and before.promoted and self.ours(before)
+        relay = self.record is not None and self.record.promoted
         choria = self.timing.profile is Profile.CHORIA
         return now + STAND_DOWN if choria and not relay else now
 
@@ -396,10 +394,10 @@ class Campaign:
 
     def _found(self, record: Record, at: float, now: float) -> None:
         """See a record that is news: our own write, our site's, or somebody else's."""
-        writes = [write for write in self._open if write.can_be(record)]
-        if writes:
-            self._hold(record, writes, now)
-            return
+        for write in self._open:
+            if write.stored_as(record.revision) == record:
+                self._hold(record, write, now)
+                return
         if self._announced and self.member.site and self.ours(record):
             self._announced = False
             self._events.append(Relieved(record))
@@ -428,11 +426,9 @@ class Campaign:
     def _know(self, entry: Entry, at: float, now: float) -> None:
         self.latest, self.latest_at = entry, at
         self._urged = False
+        self._look_at = NEVER
         if self.timing.profile is Profile.PROMPT:
             self._next_at = now
-        # Any other write cannot come true any more.
-        self._open = [write for write in self._open if write.expected == entry.revision]
-        self._look_at = NEVER
 
     def _step_down(self, loss: Loss) -> None:
         """End our lease, if there is one, and all that was begun under it."""
@@ -447,5 +443,9 @@ class Campaign:
 def _same(one: Entry, other: Entry) -> bool:
     """Whether two entries of one revision are one: in a bucket made anew they need not be."""
     if isinstance(one, Record) and isinstance(other, Record):
-        return (one.replica, one.holder) == (other.replica, other.holder)
+        return (one.replica, one.holder, one.sent_at) == (
+            other.replica,
+            other.holder,
+            other.sent_at,
+        )
     return type(one) is type(other)

@@ -54,6 +54,8 @@ class Record:
     pod_uid: str = ""
     promoted: bool = True
     leaving: bool = False
+    sent_at: float = 0.0
+    """On its writer's own clock: tells the writer which of its writes this is, others nothing."""
 
     @property
     def stranger(self) -> bool:

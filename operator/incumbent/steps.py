@@ -73,10 +73,6 @@ class Write:
             return None
         return replace(self.record, revision=revision, term=self.record.term or revision)
 
-    def can_be(self, record: Record) -> bool:
-        """Whether a record that was seen can come from this write."""
-        return self.expected < record.revision and self.stored_as(record.revision) == record
-
 
 @dataclass(frozen=True, slots=True)
 class Lease:

@@ -6,6 +6,7 @@ The value is the identity, UTF-8, and nothing else, so that `choria election inf
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from incumbent.model import Cause, Entry, Marker, Record
@@ -24,6 +25,8 @@ RELEASE = "Incumbent-Release"
 it can act any more. Without it a deletion is an eviction."""
 LEAVING = "Incumbent-Leaving"
 """On the last renewal of a replica that is about to end."""
+SENT_AT = "Incumbent-Sent-At"
+"""Seconds on the writer's own clock, by which it knows which of its writes was stored."""
 
 OPERATION = "KV-Operation"
 MARKER_REASON = "Nats-Marker-Reason"
@@ -53,6 +56,7 @@ def entry_from(value: bytes, headers: Mapping[str, str], revision: int) -> Entry
         pod_uid=headers.get(POD_UID, ""),
         promoted=PROMOTED in headers,
         leaving=LEAVING in headers,
+        sent_at=_seconds(headers.get(SENT_AT, "")),
     )
 
 
@@ -72,6 +76,8 @@ def headers_of(record: Record) -> dict[str, str]:
         headers[PROMOTED] = "true"
     if record.leaving:
         headers[LEAVING] = "true"
+    if record.sent_at:
+        headers[SENT_AT] = repr(record.sent_at)
     return headers
 
 
@@ -90,3 +96,11 @@ def _term(value: str, revision: int) -> int:
     plain = value.isascii() and value.isdecimal() and len(value) <= _DIGITS
     term = int(value) if plain else 0
     return term if 0 < term <= revision else revision
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0

@@ -252,6 +252,7 @@ def test_a_create_at_an_empty_key_expects_no_message():
         "Incumbent-Site": "site",
         "Incumbent-Pod-UID": "uid-a",
         "Incumbent-Promoted": "true",
+        "Incumbent-Sent-At": "1000.0",
     }
 
 
@@ -380,9 +381,10 @@ def test_the_holder_of_an_unused_key_acts_at_once():
 
     record = scene.store(scene.begin())
 
+    assert scene.campaign.events() == [Won(record)], "without another poll"
     assert scene.leads
-    assert record == Record(101, POD.identity, 101, "me-1", "site", POD.pod_uid)
-    assert scene.events() == [Won(record)]
+    assert not scene.campaign.stands_by
+    assert record == Record(101, POD.identity, 101, "me-1", "site", POD.pod_uid, sent_at=1000.0)
     assert scene.events() == []
 
 
@@ -397,7 +399,8 @@ def test_a_leader_renews_every_interval(member, interval):
 
     assert scene.now == pytest.approx(sent_at + interval)
     assert write.expected == first.revision
-    assert scene.store(write) == replace(first, revision=first.revision + 1)
+    renewed = scene.store(write)
+    assert renewed == replace(first, revision=first.revision + 1, sent_at=scene.now)
     assert scene.events() == []
 
 
@@ -575,16 +578,24 @@ def test_nothing_is_waited_for_past_the_deadline():
     assert scene.campaign.begin_renewal(scene.now).timeout == 2
 
 
-def test_a_process_that_stood_still_looks_before_it_writes():
+@pytest.mark.parametrize(
+    "begin",
+    (
+        lambda scene: scene.campaign.begin_create(scene.now),
+        lambda scene: scene.campaign.begin_renewal(scene.now),
+        lambda scene: scene.campaign.begin_transfer(OTHER_POD, scene.now),
+    ),
+    ids=("create", "renewal", "transfer"),
+)
+def test_a_process_that_stood_still_looks_before_it_writes(begin):
     """After a pause of a minute the first act is to find out, not to write."""
     scene = prompt()
     record = scene.lead()
 
     scene.after(60)
 
+    assert begin(scene) is None
     assert not scene.leads
-    assert scene.campaign.begin_renewal(scene.now) is None
-    assert scene.campaign.begin_transfer(OTHER_POD, scene.now) is None
     assert scene.step == Look(record.revision, 2)
     assert scene.events() == [Lost(record, Loss.DEADLINE)]
 
@@ -604,35 +615,66 @@ def test_an_acknowledgement_from_before_a_pause_makes_no_leader(lead_first):
     assert [type(event) for event in scene.events()] == [Lost] * lead_first
 
 
-def test_an_adopted_record_counts_from_the_earliest_attempt_that_can_have_stored_it():
-    """Of two attempts with the same content, the earlier sending moves the deadline."""
+@pytest.mark.parametrize("which", (0, 1))
+def test_an_adopted_record_counts_from_the_sending_of_the_write_that_stored_it(which):
+    """Of two attempts alike, the record itself tells which was stored."""
     scene = prompt()
     record = scene.lead()
+    writes = []
+    for _ in range(2):
+        writes.append(scene.begin())
+        scene.after(2).lose(writes[-1])
+        scene.look(record)
 
-    first = scene.begin()
-    scene.after(2).lose(first)
-    scene.look(record)
-    second = scene.begin()
-    scene.after(2).lose(second)
-    scene.look(scene.entry_of(second, 300))
+    scene.watch(scene.entry_of(writes[which], 300))
 
-    assert first.sent_at < second.sent_at
-    assert scene.campaign.lease.deadline == first.sent_at + DEADLINE
+    assert writes[0].sent_at < writes[1].sent_at
+    assert scene.campaign.lease.deadline == writes[which].sent_at + DEADLINE
+    assert not scene.campaign.unanswered
 
 
-def test_an_adopted_record_does_not_count_from_an_attempt_of_other_content():
-    """An attempt that would look different on the wire is not what was stored."""
+def test_a_create_that_a_late_watch_seemed_to_rule_out_still_counts_from_its_own_sending():
+    """A marker that the watch shows late may be gone, and expecting no message is right again."""
     scene = prompt()
-    record = scene.lead()
+    early = scene.begin()
+    scene.watch(EXPIRED)
+    scene.after(4).lose(early)
+    record = scene.entry_of(early, 200)
 
-    renewal = scene.begin()
-    scene.after(2).lose(renewal)
-    scene.look(record)
-    transfer = scene.campaign.begin_transfer(OTHER_POD, scene.now)
-    scene.after(2).lose(transfer)
-    scene.look(scene.entry_of(transfer, 300))
+    late = scene.begin()
+    scene.watch(record)
+    scene.refuse(late)
 
-    assert scene.campaign.lease.sent_at == transfer.sent_at
+    assert late.expected == 101
+    assert scene.leads
+    assert scene.campaign.lease.deadline == early.sent_at + DEADLINE
+
+
+def test_a_create_that_arrives_when_it_is_worth_nothing_any_more_is_not_adopted():
+    """A write older than a lease is forgotten; a later one is not taken for it."""
+    scene = prompt()
+    ancient = scene.begin()
+    scene.lose(ancient)
+    scene.look(NOTHING)
+    scene.after(DEADLINE)
+    scene.lose(scene.begin())
+
+    scene.look(scene.entry_of(ancient, 200))
+
+    assert scene.campaign.lease is None
+    assert scene.step == Renew()
+
+
+def test_a_stored_create_that_was_replaced_before_its_answer_came_is_history():
+    """An answer that is older than what the watch showed makes no leader."""
+    scene = prompt()
+
+    write = scene.begin()
+    scene.watch(replace(MEMBER, revision=150, term=150), live=False)
+    scene.campaign.answered(write, Answer(Outcome.STORED, 101), scene.now)
+
+    assert scene.campaign.lease is None
+    assert scene.campaign.record.revision == 150
 
 
 @pytest.mark.parametrize("seen", ("look", "watch"))
@@ -694,8 +736,10 @@ def test_a_member_that_finds_its_own_record_after_its_deadline_takes_it_up(membe
     assert scene.lost() == [Loss.DEADLINE]
 
     scene.look(before)
+    gave_up_at = scene.now
     after = scene.store(scene.begin())
 
+    assert scene.now == gave_up_at or scene.campaign.timing.profile is Profile.CHORIA
     assert (after.term == before.term) == same_term
     assert scene.leads
     assert scene.events() == [Won(after)]
@@ -735,6 +779,7 @@ def test_a_lower_ttl_shortens_the_lease_at_once():
     sent_at = scene.campaign.lease.sent_at
 
     scene.campaign.timing = timing_for(60)
+    assert scene.campaign.timing.ttl == 60
     assert scene.campaign.lease.deadline == sent_at + DEADLINE
     scene.campaign.timing = timing_for(10)
     assert scene.campaign.lease.deadline == sent_at + 9
@@ -859,6 +904,20 @@ def test_without_markers_the_last_record_watched_tells_who_held_the_key(holder, 
     scene.lead()
 
     assert scene.now == pytest.approx(vacant_at + waits, abs=0.2)
+
+
+def test_a_holder_that_only_a_look_has_shown_is_not_forgotten():
+    """When the watch stays behind, the last holder is the one that was read."""
+    scene = prompt(MEMBER)
+    scene.after(TTL).refuse(scene.begin())
+    scene.look(STRANGER)
+    scene.after(TTL).refuse(scene.begin())
+    scene.look(NOTHING)
+    vacant_at = scene.now
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(vacant_at + STRANGER_AFTER)
 
 
 def test_without_markers_a_new_watch_that_shows_nothing_makes_the_holder_unknown():
@@ -1060,9 +1119,21 @@ def test_a_choria_candidate_looks_when_a_refusal_is_not_explained_by_what_it_kno
     assert scene.begin().expected == scene.campaign.latest.revision
 
 
+def test_a_lost_answer_at_a_held_key_needs_no_look():
+    """The watch shows what becomes of a create that was not expected to succeed."""
+    scene = choria(MEMBER)
+
+    write = scene.begin()
+    scene.lose(write)
+    assert isinstance(scene.step, Wait)
+    record = scene.watch(scene.entry_of(write, 200))
+
+    assert scene.campaign.lease.record == record
+
+
 def test_a_choria_candidate_backs_off_by_tries_until_it_succeeds():
     """The pause follows the tries, whoever renews meanwhile, and is the interval on success."""
-    scene = choria(MEMBER, backoff=lambda tries: 3.0 + tries)
+    scene = choria(MEMBER, backoff=lambda tries: 30.0 + tries)
     times = []
     for _ in range(3):
         write = scene.begin()
@@ -1075,7 +1146,7 @@ def test_a_choria_candidate_backs_off_by_tries_until_it_succeeds():
 
     scene.store(write)
 
-    assert [after - before for before, after in itertools.pairwise(times)] == [4, 5, 6]
+    assert [after - before for before, after in itertools.pairwise(times)] == [31, 32, 33]
     assert scene.step == Wait(scene.now + CHORIA_INTERVAL)
     assert scene.campaign.tries == 0
 
@@ -1171,7 +1242,7 @@ def test_an_eviction_while_a_renewal_is_in_flight_is_an_eviction(answer):
         scene.watch(scene.entry_of(write, 102))
         scene.watch(EVICTED)
         scene.campaign.answered(write, Answer(Outcome.STORED, 102), scene.now)
-        record = replace(record, revision=102)
+        record = replace(record, revision=102, sent_at=write.sent_at)
     else:
         scene.watch(EVICTED)
         (scene.refuse if answer == "refused" else scene.lose)(write)
@@ -1211,6 +1282,7 @@ def test_a_stale_watch_takes_nothing_away():
     assert scene.leads
     assert scene.campaign.record == record
     assert scene.events() == []
+    assert isinstance(scene.step, Wait)
 
 
 def test_a_snapshot_that_leaves_records_out_is_enough_to_lose():
@@ -1270,6 +1342,16 @@ def test_a_bucket_that_went_back_is_believed():
 
     assert scene.events() == [Lost(record, Loss.OVERTAKEN)]
     assert scene.campaign.record.revision == 7
+
+
+def test_a_record_of_the_revision_of_a_known_marker_is_news():
+    """The same holds while the key is vacant."""
+    scene = prompt(EXPIRED)
+
+    scene.watch(replace(MEMBER, revision=101, term=101))
+    scene.look(replace(MEMBER, revision=101, term=101))
+
+    assert scene.campaign.record is not None
 
 
 @pytest.mark.parametrize("seen", ("look", "watch"))
@@ -1370,7 +1452,7 @@ def test_a_standby_relays_when_the_steward_is_silent(nominee):
 
     assert scene.now == start + scene.campaign.timing.relay_after
     assert write.expected == seen.revision
-    assert record == replace(seen, revision=record.revision, replica="me-1")
+    assert record == replace(seen, revision=record.revision, replica="me-1", sent_at=write.sent_at)
     assert scene.leads
     assert scene.events() == [Won(record)]
 
@@ -1480,6 +1562,18 @@ def test_a_steward_that_takes_its_term_back_still_knows_whom_it_waits_for():
     scene.lead()
 
     assert scene.now == pytest.approx(vacant_at + TTL)
+
+
+def test_whom_an_earlier_term_waited_for_says_nothing_about_the_next():
+    """A record of another term that was not promoted is waited for anew."""
+    scene = prompt(EVICTED)
+    scene.lead()
+    scene.watch(replace(SIBLING, promoted=False, leaving=True))
+    start = scene.now
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(start + TTL)
 
 
 def test_a_relay_whose_answer_was_lost_is_adopted():
@@ -1642,6 +1736,7 @@ def test_a_release_without_an_answer_is_looked_for(stored):
     assert scene.campaign.unanswered
     scene.look(scene.entry_of(write, 200) if stored else record)
 
+    assert scene.after(1).step == Wait(NEVER)
     again = scene.campaign.begin_release(scene.now)
     assert (again is None) == stored
     assert scene.campaign.unanswered == (not stored)

@@ -17,6 +17,7 @@ headers_of_anybody = st.dictionaries(
             "Incumbent-Pod-UID",
             "Incumbent-Promoted",
             "Incumbent-Leaving",
+            "Incumbent-Sent-At",
             "Incumbent-Release",
             "KV-Operation",
             "Nats-Marker-Reason",
@@ -39,6 +40,7 @@ headers_of_anybody = st.dictionaries(
         pod_uid=words,
         promoted=st.booleans(),
         leaving=st.booleans(),
+        sent_at=st.floats(allow_nan=False, allow_infinity=False),
     )
 )
 def test_a_record_survives_the_wire(record):
@@ -108,6 +110,14 @@ def test_a_term_that_cannot_be_is_not_believed(term, read):
     headers = {"Incumbent-Replica": "r", "Incumbent-Term": term}
 
     assert entry_from(b"pod", headers, 9) == Record(9, "pod", read, replica="r", promoted=False)
+
+
+@pytest.mark.parametrize("sent_at", ("", "x", "nan", "inf", "-inf", "1e999"))
+def test_a_sending_time_that_cannot_be_is_none(sent_at):
+    """Only a number is a time, and anything else is equal to itself when it is read again."""
+    headers = {"Incumbent-Replica": "r", "Incumbent-Sent-At": sent_at}
+
+    assert entry_from(b"pod", headers, 9).sent_at == 0
 
 
 @given(value=st.binary(), headers=headers_of_anybody, revision=st.integers(min_value=1))
