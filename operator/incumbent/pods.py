@@ -6,8 +6,15 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+import structlog
+
 from incumbent.model import Pod
-from incumbent.ports import Cluster, PodChanged, PodDeleted, PodsReplaced
+from incumbent.ports import Cluster, PodDeleted, PodEvent, PodsReplaced
+
+log = structlog.get_logger(__name__)
+
+PAUSE = 1.0
+"""Seconds after which a watch that broke, which none should, is begun anew."""
 
 Interest = Callable[[Pod], bool]
 """Whether a change of this pod matters; asked about the pod before and after the change."""
@@ -44,34 +51,43 @@ class NamespacePods:
 
     def learn(self, pod: Pod) -> None:
         """Take in a pod from the answer to a write, which can be faster than the watch."""
-        known = self._known.get(pod.name)
-        if known is not None and known.uid == pod.uid and not _newer(known, pod):
-            self._known[pod.name] = pod
+        known = (self.pods or {}).get(pod.name)
+        if self.pods and known and known.uid == pod.uid and not _newer(known, pod):
+            self.pods[pod.name] = pod
 
     async def _follow(self) -> None:
-        async with contextlib.aclosing(self._cluster.watch_pods(self.namespace)) as changes:
-            async for change in changes:
-                match change:
-                    case PodsReplaced(pods):
-                        self.pods = {pod.name: pod for pod in pods}
-                        self._tell(None, None)
-                    case PodChanged(pod):
-                        before = self._known.get(pod.name)
-                        if before is None or not _newer(before, pod):
-                            self._known[pod.name] = pod
-                            self._tell(before, pod)
-                    case PodDeleted(pod):
-                        self._tell(self._known.pop(pod.name, None), pod)
+        while True:
+            try:
+                async with contextlib.aclosing(self._cluster.watch_pods(self.namespace)) as events:
+                    async for event in events:
+                        self._take(event)
+            except Exception:
+                # Elections that see no pods any more would do harm in silence.
+                log.exception("pods.watch_broke", namespace=self.namespace)
+            await asyncio.sleep(PAUSE)
 
-    @property
-    def _known(self) -> dict[str, Pod]:
+    def _take(self, event: PodEvent) -> None:
+        if isinstance(event, PodsReplaced):
+            self.pods = {pod.name: pod for pod in event.pods}
+            self._tell()
+            return
         if self.pods is None:
-            self.pods = {}
-        return self.pods
+            return  # a watch begins with a list
+        pod, before = event.pod, self.pods.get(event.pod.name)
+        if isinstance(event, PodDeleted):
+            if before and before.uid == pod.uid:
+                del self.pods[pod.name]
+        elif before and _newer(before, pod):
+            return
+        else:
+            self.pods[pod.name] = pod
+        self._tell(pod, before)
 
-    def _tell(self, before: Pod | None, after: Pod | None) -> None:
+    def _tell(self, *views: Pod | None) -> None:
+        """Tell the listeners that care about one of the views of a pod; no view: all of them."""
+        pods = [pod for pod in views if pod]
         for interest, changed in tuple(self._listeners.values()):
-            if after is None or interest(after) or (before is not None and interest(before)):
+            if not pods or any(map(interest, pods)):
                 changed()
 
 

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from fakecluster import NAMESPACE, FakeCluster, make_pod
+from incumbent import pods as pods_module
+from incumbent.pods import NamespacePods
+from incumbent.ports import PodChanged, PodDeleted, PodsReplaced
+
+
+@pytest.fixture
+def cluster():
+    """An API server with two pods."""
+    cluster = FakeCluster()
+    cluster.add(make_pod("a"))
+    cluster.add(make_pod("b"))
+    return cluster
+
+
+@pytest.fixture
+def pods(cluster):
+    return NamespacePods(cluster, NAMESPACE)
+
+
+@contextmanager
+def listening(pods, interest=lambda _: True):
+    """Listen, and return a list that grows with each call."""
+    calls = []
+    end = pods.listen(interest, lambda: calls.append(1))
+    try:
+        yield calls
+    finally:
+        end()
+
+
+async def turn():
+    """Let what was shown arrive."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_nothing_is_known_before_the_first_list(pods):
+    """No pods seen and no pods there are told apart."""
+    assert pods.pods is None
+    with listening(pods):
+        assert pods.pods is None
+        await turn()
+        assert pods.pods.keys() == {"a", "b"}
+
+
+async def test_an_empty_namespace_is_known(cluster, pods):
+    """A list without pods is knowledge, and what comes after it is seen."""
+    cluster.delete("a")
+    cluster.delete("b")
+    with listening(pods):
+        await turn()
+        assert pods.pods == {}
+        cluster.add(make_pod("c"))
+        await turn()
+        assert pods.pods == {"c": cluster.pod("c")}
+
+
+async def test_changes_are_followed(cluster, pods):
+    """Pods that come, change and go are seen, and told."""
+    with listening(pods) as calls:
+        await turn()
+        for number, action in enumerate(
+            (
+                lambda: cluster.add(make_pod("c")),
+                lambda: cluster.change("a", ready=False),
+                lambda: cluster.delete("b"),
+            ),
+            start=2,
+        ):
+            action()
+            await turn()
+            assert len(calls) == number
+        assert pods.pods == {"a": cluster.pod("a"), "c": cluster.pod("c")}
+
+
+async def test_a_list_replaces_everything(cluster, pods):
+    """A deletion that the watch missed does not survive the next list."""
+    with listening(pods) as calls:
+        await turn()
+        with cluster.unreachable():
+            cluster.delete("a")
+            await turn()
+            assert "a" in pods.pods
+        await turn()
+        assert pods.pods.keys() == {"b"}
+        assert len(calls) == 2
+
+
+async def test_a_listener_hears_only_what_concerns_it(cluster, pods):
+    """A change counts if the pod matters as it was or as it is."""
+    selected = {"app": "other"}
+    with listening(pods, lambda pod: pod.labels == selected) as calls:
+        await turn()
+        calls.clear()
+        cluster.change("a", ready=False)
+        await turn()
+        assert calls == []
+        cluster.change("a", labels=selected)
+        await turn()
+        assert len(calls) == 1
+        cluster.change("a", labels={})
+        await turn()
+        assert len(calls) == 2
+        cluster.change("a", ready=True)
+        cluster.delete("b")
+        await turn()
+        assert len(calls) == 2
+
+
+async def test_a_list_concerns_everybody(pods):
+    """Nobody can tell what is missing from it."""
+    with listening(pods, lambda _: False) as calls:
+        await turn()
+        assert len(calls) == 1
+
+
+async def test_elections_share_one_watch(cluster, pods):
+    """It begins with the first listener and ends with the last one, and then nothing is known."""
+    with listening(pods):
+        with listening(pods):
+            await turn()
+        await turn()
+        assert cluster.operations == ["watch_pods"]
+        assert len(cluster._watchers) == 1
+    assert pods.pods is None
+    await turn()
+    assert len(cluster._watchers) == 0
+
+
+async def test_a_watch_begins_anew_for_a_later_listener(cluster, pods):
+    """What was known when the last one left is not taken for present."""
+    with listening(pods):
+        await turn()
+    cluster.delete("a")
+    with listening(pods):
+        await turn()
+        assert pods.pods.keys() == {"b"}
+
+
+async def test_ending_twice_harms_nobody(cluster, pods):
+    """The second time it is somebody else's watch."""
+    end = pods.listen(lambda _: True, lambda: None)
+    end()
+    with listening(pods) as calls:
+        end()
+        await turn()
+        assert len(calls) == 1
+
+
+async def test_a_listener_may_leave_when_it_is_told(pods):
+    """Others are told all the same."""
+    ends = []
+
+    def leave():
+        ends.pop()()
+
+    with listening(pods) as before:
+        ends.append(pods.listen(lambda _: True, leave))
+        with listening(pods) as after:
+            await turn()
+            assert (len(before), len(after)) == (1, 1)
+    assert ends == []
+
+
+async def test_the_answer_to_a_write_is_learnt(cluster, pods):
+    """It can be faster than the watch, and what the watch shows later is older, or the same."""
+    with listening(pods) as calls:
+        await turn()
+        with cluster.delaying_watches():
+            cluster.change("a", ready=False)
+            learnt = cluster.change("a", ready=True)
+            pods.learn(learnt)
+            assert pods.pods["a"] == learnt
+            calls.clear()
+        await turn()
+        assert pods.pods["a"] == learnt
+        assert len(calls) == 1
+
+
+async def test_an_older_answer_is_not_learnt(cluster, pods):
+    """The watch was faster."""
+    with listening(pods):
+        await turn()
+        answer = cluster.change("a", ready=False)
+        newest = cluster.change("a", ready=True)
+        await turn()
+        pods.learn(answer)
+        assert pods.pods["a"] == newest
+
+
+async def test_versions_are_numbers(cluster, pods):
+    """10 is newer than 9."""
+    cluster._version = 8
+    with listening(pods):
+        await turn()
+        nine, ten = cluster.change("a", ready=False), cluster.change("a", ready=True)
+        assert (nine.resource_version, ten.resource_version) == ("9", "10")
+        await turn()
+        pods.learn(nine)
+        assert pods.pods["a"] == ten
+
+
+async def test_a_version_that_is_no_number_is_taken_as_it_comes(cluster, pods):
+    """Where nothing can be compared, the latest message wins."""
+    with listening(pods):
+        await turn()
+        odd = replace(pods.pods["a"], resource_version="x", ready=False)
+        pods.learn(odd)
+        assert pods.pods["a"] == odd
+        cluster.change("a")
+        await turn()
+        assert pods.pods["a"] == cluster.pod("a")
+
+
+@pytest.mark.parametrize("name", ("a", "unknown"))
+async def test_an_answer_about_another_pod_is_not_learnt(pods, name):
+    """It is gone, or has not been seen so far; the watch knows better."""
+    with listening(pods):
+        await turn()
+        pods.learn(make_pod(name, uid="another", resource_version="99"))
+        assert {pod.uid for pod in pods.pods.values()} == {"uid-a", "uid-b"}
+
+
+async def test_an_answer_that_comes_too_early_or_late_is_no_list(pods):
+    """One pod is not all pods: without a list nothing is known."""
+    pods.learn(make_pod("a", resource_version="9"))
+    assert pods.pods is None
+
+
+class Scripted:
+    """An API server whose watches show just these events, and then end or fail."""
+
+    def __init__(self, *watches):
+        self.watches = list(watches)
+
+    async def watch_pods(self, _namespace):
+        """Show the events of the next watch."""
+        events = self.watches.pop(0) if self.watches else [asyncio.Event()]
+        for event in events:
+            if isinstance(event, Exception):
+                raise event
+            if isinstance(event, asyncio.Event):
+                await event.wait()
+            yield event
+
+
+A, B = make_pod("a", resource_version="5"), make_pod("b", resource_version="6")
+
+
+async def test_only_the_very_pod_is_deleted():
+    """The end of an earlier pod of the same name does not end the present one."""
+    earlier = replace(A, uid="earlier", resource_version="4")
+    cluster = Scripted([PodsReplaced((A,)), PodDeleted(earlier), asyncio.Event()])
+    pods = NamespacePods(cluster, NAMESPACE)
+    with listening(pods):
+        await turn()
+        assert pods.pods == {"a": A}
+
+
+async def test_a_deletion_counts_whatever_its_version():
+    """A UID does not come back."""
+    cluster = Scripted(
+        [PodsReplaced((A,)), PodDeleted(replace(A, resource_version="4")), asyncio.Event()]
+    )
+    pods = NamespacePods(cluster, NAMESPACE)
+    with listening(pods):
+        await turn()
+        assert pods.pods == {}
+
+
+async def test_a_pod_that_was_made_anew_replaces_the_old_one():
+    """Versions of different pods of one name are not compared."""
+    anew = replace(A, uid="anew", resource_version="4")
+    pods = NamespacePods(
+        Scripted([PodsReplaced((A,)), PodChanged(anew), asyncio.Event()]), NAMESPACE
+    )
+    with listening(pods):
+        await turn()
+        assert pods.pods == {"a": anew}
+
+
+async def test_a_change_before_the_first_list_is_no_list():
+    """A watch that begins in the middle knows nothing about the others."""
+    pods = NamespacePods(Scripted([PodChanged(A), asyncio.Event()]), NAMESPACE)
+    with listening(pods) as calls:
+        await turn()
+        assert pods.pods is None
+        assert calls == []
+
+
+@pytest.mark.parametrize("failure", (ValueError("a bug"), None))
+async def test_a_watch_that_breaks_is_begun_anew(monkeypatch, failure):
+    """No watch should end; one that does must not leave the elections blind."""
+    monkeypatch.setattr(pods_module, "PAUSE", 0.0)
+    first = [PodsReplaced((A,)), *([failure] if failure else [])]
+    cluster = Scripted(first, [PodsReplaced((B,)), asyncio.Event()])
+    pods = NamespacePods(cluster, NAMESPACE)
+    with listening(pods):
+        await turn()
+        assert pods.pods == {"b": B}
