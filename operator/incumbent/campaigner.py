@@ -41,8 +41,9 @@ log = structlog.get_logger(__name__)
 
 DELETE_WITHIN = 4.0
 """Seconds after which a deleted election no longer waits for NATS: its record will lapse."""
+LEAST = 0.001
 LONGEST_PAUSE = 2.0
-"""Seconds between passes that are not done, at most."""
+"""Seconds between passes that are not done, at least and at most."""
 PATIENCE = 1.0
 """Seconds for which NATS may be away, or nothing be known yet, before the status says so."""
 PATIENCE_WITH_PEERS = 10.0
@@ -156,6 +157,7 @@ class Campaigner:
         self.counts = Counts(self._driver.attempts)
         self._due = asyncio.Event()
         self._due_at = self._began_at = clock.now()
+        self._timer: asyncio.TimerHandle | None = None
         self._limit: asyncio.Timeout | None = None
         self._settings: BucketInfo | None = None
         self._settled_at = 0.0
@@ -198,6 +200,8 @@ class Campaigner:
             self._driver.end()
             end_bucket()
             end_pods()
+            if self._timer is not None:
+                self._timer.cancel()
 
     def update(self, body: Mapping[str, Any], resource: Resource) -> None:
         """Take in a change of the resource."""
@@ -221,7 +225,6 @@ class Campaigner:
         self._office.resource = replace(self.resource, deleting=True)
         self._interrupt()
         self._wake()
-        self._wake_in(DELETE_WITHIN)
         await self._ended.wait()
 
     async def leave(self) -> None:
@@ -277,7 +280,14 @@ class Campaigner:
             self._due.set()
 
     def _wake_in(self, seconds: float) -> None:
-        asyncio.get_running_loop().call_later(max(0.0, seconds), self._wake)
+        """Wake then, at the latest; whoever still needs it later asks again in the next pass."""
+        loop = asyncio.get_running_loop()
+        when = loop.time() + max(LEAST, seconds)
+        if self._timer is not None and self._timer.when() > when:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = loop.call_at(when, self._wake)
 
     def _interrupt(self) -> None:
         """End the pass that is under way, so that the next one need not wait for it."""
@@ -379,6 +389,9 @@ class Campaigner:
         while True:
             await self._due.wait()
             self._due.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             try:
                 async with asyncio.timeout(None) as self._limit:
                     done = await self._pass()
@@ -414,7 +427,9 @@ class Campaigner:
         if self._blocked is not None:
             await self._office.vacate()
             return True
-        done = await self._office.settle(withdrawn=self._withdrawn, since=self._due_at)
+        done = await self._office.settle(
+            withdrawn=self._withdrawn, blind=self._bucket.problem is not None, since=self._due_at
+        )
         if self._resigned and done and self._driver.lease is None:
             self._ended.set()
         return done
@@ -430,6 +445,8 @@ class Campaigner:
             left = ""
         if not left:
             self._ended.set()
+        elif clock.now() < self._retire_by:
+            self._wake_in(self._retire_by - clock.now())
         return not left
 
     @property
@@ -465,12 +482,13 @@ class Campaigner:
         steward = (self._reporter.status.get("steward") or {}).get("replica", self._replica.name)
         patience = PATIENCE if steward == self._replica.name else PATIENCE_WITH_PEERS
         trouble = self._trouble.look(self._bucket.problem, now, patience=patience)
-        if trouble is None and self._bucket.problem is not None:
+        blink = trouble is None and self._bucket.problem is not None
+        if blink:
             self._wake_in(patience)
         if 0 <= self._trouble.lasts(BucketNotFound, now) < self._known_ttl:
             self._wake_in(self._known_ttl - self._trouble.lasts(BucketNotFound, now))
         rests, campaign = self._office.rests, self._driver.campaign
-        if self._retire_by < NEVER or (rests and trouble is None):
+        if self._retire_by < NEVER or blink or (rests and trouble is None):
             return
         problem = self._blocked or self._invalid or self._refused or trouble
         if not self._office.lapsed:

@@ -23,7 +23,7 @@ from incumbent.roster import Roster
 
 log = structlog.get_logger(__name__)
 
-BACKOFFS = (0.5, 1.0, 2.0, 5.0, 10.0)
+BACKOFFS = (0.5, 1.0, 2.0, 5.0)
 """Seconds between kopf's attempts at a request that fails; the last one again and again."""
 PAUSE = 5.0
 """Seconds before kopf is started again, if it has failed."""

@@ -80,6 +80,9 @@ class Office:
         self._labels = Labels(cluster, resource, pods.learn)
         self._last_held: Record | None = None
         self._in_office = 0
+        """The term whose pod was labelled by us, or seen to be."""
+        self._answers = False
+        """Whether a pod may carry the label because we led, and were not relieved."""
         self._undone_since = NEVER
         self._patience = UNDONE_AFTER
         self._sweep = False
@@ -133,18 +136,24 @@ class Office:
         return campaign.lease is None and record.replica == campaign.member.replica
 
     def hear(self, record: Record | None) -> None:
-        """Take in the record of our site that was seen last."""
+        """Take in the latest record."""
         campaign = self._driver.campaign
-        if campaign is not None and record is not None and campaign.ours(record):
-            if record != self._last_held:
-                self._relieved = False
-            self._last_held = record
+        if campaign is None or record is None or not campaign.ours(record):
+            return
+        if record != self._last_held:
+            self._relieved = False
+        self._last_held = record
+        if campaign.lease is not None:
+            self._answers = True
+        elif not self.lapsed:
+            self._answers = False
 
-    async def settle(self, *, withdrawn: bool, since: float) -> bool:
+    async def settle(self, *, withdrawn: bool, blind: bool, since: float) -> bool:
         """Bring everything in line, as far as that is our work.
 
         Args:
             withdrawn: whether nobody of this site is to lead, whoever could.
+            blind: whether NATS is away, so that what we know of the record may be old.
             since: when the reason for this pass came up.
 
         Returns:
@@ -161,10 +170,11 @@ class Office:
         self._driver.nominate(self._nominee(chosen) if chosen is not None else None)
         if campaign.lease is not None:
             settled = await self._govern(chosen, withdrawn=withdrawn, since=since)
+            self._patience = UNDONE_AFTER if settled else self._patience
         elif campaign.stands_by and not self.lapsed:
             settled = await self._stand_by(withdrawn=withdrawn)
         else:
-            settled = await self._stand_down()
+            settled = await self._stand_down(blind=blind)
             if chosen is not None and self._driver.create_due:
                 settled = await self._take_office(chosen, since=since)
         if not self.rests:
@@ -184,9 +194,9 @@ class Office:
 
     async def vacate(self) -> None:
         """Strip the pod that we labelled, if we did: this election may not go on."""
-        ours = [self._pod_of(self._last_held)] if self._in_office and self._last_held else []
+        ours = [self._pod_of(self._last_held)] if self._answers and self._last_held else []
         await self._strip_all([*ours, *self._labels.doubtful])
-        self._in_office = 0
+        self._in_office, self._answers = 0, False
 
     async def take_back(self) -> Literal["labels", "record", ""]:
         """Of a deleted election, take back everything; return what is left for another try."""
@@ -210,7 +220,7 @@ class Office:
 
     async def _govern(self, chosen: Pod | None, *, withdrawn: bool, since: float) -> bool:
         """Keep the leader, or hand over, or release."""
-        lease = self._driver.lease
+        lease, self._undone_since = self._driver.lease, NEVER
         if lease is None:
             return False
         if withdrawn:
@@ -336,14 +346,17 @@ class Office:
 
     # Without a record of our site
 
-    async def _stand_down(self) -> bool:
-        """See to it that no pod carries the label, while none of this site leads."""
-        carriers = self._carriers
+    async def _stand_down(self, *, blind: bool) -> bool:
+        """See to it that no pod carries the label, while none of this site leads.
+
+        Who is blind strips what it answers for, once. A label that comes later is another
+        replica's, which sees more.
+        """
         self._relieved = self.lapsed and await self._relieved_by_status()
-        if self._relieved:
-            return True
-        await self._strip_all(carriers)
-        self._in_office = 0
+        if not self._relieved and (self._answers or not (blind or self.lapsed)):
+            await self._strip_known()
+        elif not self._relieved:
+            await self._strip_all(self._labels.doubtful)
         return True
 
     async def _settle_blindly(self, *, withdrawn: bool) -> None:
@@ -351,9 +364,16 @@ class Office:
 
         Not if we led ourselves, or if nobody is to lead.
         """
-        if withdrawn or self._in_office or self._labels.doubtful:
-            await self._strip_all(self._carriers)
-            self._in_office = 0
+        if withdrawn or self._answers or self._labels.doubtful:
+            await self._strip_known()
+
+    async def _strip_known(self) -> None:
+        """Strip all pods that carry the label as far as known, or may do so because we led."""
+        carriers = self._carriers
+        if self._answers and self._last_held is not None:
+            carriers.append(self._pod_of(self._last_held))  # our view of the pods may lag
+        await self._strip_all(carriers)
+        self._in_office, self._answers = 0, False
 
     async def _take_office(self, pod: Pod, *, since: float) -> bool:
         """Create the record for a pod, after everything that could carry the label is fenced."""

@@ -148,6 +148,9 @@ class Reporter:
             return False
         if before.get("observedGeneration", -1) < 0:
             return False
+        known = situation.record.revision if situation.record is not None else 0
+        if situation.ours and (before.get("steward") or {}).get("revision", 0) > known:
+            return True
         return problem is None or self._said == _gist(situation)
 
     async def _emit(self) -> None:

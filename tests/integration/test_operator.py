@@ -20,8 +20,11 @@ from operatorprocess import OperatorProcess
 
 BUCKET = "ELECTIONS"
 TTL = 5.0
+SLOW_TTL = 8.0
+"""Longer than a process needs to start on a busy machine."""
 CREATE = (f"--bucket={BUCKET}", "--create-bucket", f"--bucket-ttl={TTL:g}s")
 SHORT_TTL = 3.0
+CREATE_SLOW = (f"--bucket={BUCKET}", "--create-bucket", f"--bucket-ttl={SLOW_TTL:g}s")
 CREATE_SHORT = (f"--bucket={BUCKET}", "--create-bucket", f"--bucket-ttl={SHORT_TTL:g}s")
 
 
@@ -410,7 +413,7 @@ async def test_stable_election_writes_nothing_to_the_api_server(site, shared, op
 @pytest.mark.parametrize("how", ("SIGKILL", "SIGTERM"))
 async def test_restart_changes_nothing(election, private_nats, start, how):
     """The leader of a replica that ends is the leader of its successor, in the same term."""
-    operator = start(private_nats, CREATE)
+    operator = start(private_nats, CREATE_SLOW)
     await operator.start()
     await led(election)
     before = await election.status()
@@ -528,32 +531,6 @@ async def test_bucket_made_anew_gets_a_new_term(election, private_nats, start):
         await watch.wait(lambda c: c.leaders, timeout=8)
         assert watch.most == 1
         await election.wait_leader()
-
-
-async def test_changed_ttl_is_followed(election, private_nats, start):
-    """A higher TTL counts at once; after a lower one nobody leads for as long as the old one."""
-    operator = start(private_nats)
-    await operator.start()
-    leader = await led(election, "one")
-    gauge = series("incumbent_campaign_interval_seconds", election)
-    async with store_on(private_nats) as store:
-        config = (await store.jetstream.stream_info(f"KV_{BUCKET}")).config
-        config.max_age = 6
-        await store.jetstream.update_stream(config)
-        deadline = time.monotonic() + 15
-        while (await operator.metrics())[gauge] != 2:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.1)
-        assert (await election.labels())["one"] == LEADER
-
-        config.max_age = 4
-        config.duplicate_window = 4
-        await store.jetstream.update_stream(config)
-
-        condition = await election.wait_reason("BucketInvalid")
-        assert "lowered to 4 s" in condition["message"]
-        assert (await election.labels())["one"] == "candidate"
-        assert await election.wait_leader(timeout=10) == leader
 
 
 async def test_outage_of_the_api_server_changes_no_leader(

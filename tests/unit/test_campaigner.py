@@ -1,0 +1,918 @@
+"""One replica's work for an election, or that of several, on a bucket and a cluster in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+import pytest
+from structlog.testing import capture_logs
+
+from fakecluster import NAMESPACE, FakeCluster, make_election, make_pod
+from fakes import FakeBucket
+from incumbent import clock, wire
+from incumbent.campaigner import DELETE_WITHIN, PATIENCE, Campaigner, Replica, Site, Trouble
+from incumbent.errors import BucketDenied, BucketNotFound, BucketUnreachable, Forbidden
+from incumbent.pods import NamespacePods
+from incumbent.resource import resource_from
+from incumbent.status import Problem
+
+pytestmark = pytest.mark.looptime(noop_cycles=2)
+
+KEY = "shop.billing"
+LABEL = "incumbent.dev/billing"
+TOKEN = "incumbent.dev/billing.token"
+TTL = 6.0
+MARGIN = 0.6
+RELEASE = "release"
+IN_USE = Problem("KeyInUse", "somebody else has it", of_bucket=False)
+
+
+@pytest.fixture(autouse=True)
+def clock_of_the_loop(monkeypatch):
+    """Let the package's clock be the loop's, which looptime turns forward."""
+    monkeypatch.setattr(clock, "now", lambda: asyncio.get_running_loop().time())
+
+
+class Watches:
+    """An observer that keeps nothing."""
+
+    def bucket_write(self, outcome, seconds):
+        """See `Observer`."""
+
+    def label_write(self, seconds):
+        """See `Observer`."""
+
+    def handover(self, seconds):
+        """See `Observer`."""
+
+    def failover(self, seconds):
+        """See `Observer`."""
+
+
+class Cluster(FakeCluster):
+    """A cluster that shows elections, too, and whose requests can hang."""
+
+    def __init__(self):
+        super().__init__()
+        self.hanging = set()
+        """Names of the methods whose calls do not return."""
+        self.shown = []
+        """Functions that are called with each state of an election."""
+
+    def delete(self, name, **where):
+        """Delete a pod; in the history it loses its labels."""
+        pod = super().delete(name, **where)
+        self.history.append(replace(pod, labels={}))
+        return pod
+
+    def put_election(self, election):
+        """Create or change an election, and show it."""
+        stored = super().put_election(election)
+        self.show(stored)
+        return stored
+
+    async def replace_status(self, namespace, name, **status):
+        """Replace the status, and show it."""
+        answer = await super().replace_status(namespace, name, **status)
+        self.show(answer)
+        return answer
+
+    def show(self, election):
+        """Show an election to everybody, a moment later."""
+        for shown in self.shown:
+            asyncio.get_running_loop().call_later(0.01, shown, election)
+
+    async def _arrive(self, operation):
+        await super()._arrive(operation)
+        if operation.name in self.hanging:
+            await asyncio.Event().wait()
+
+
+class View:
+    """One replica's connection to a bucket that others use, too."""
+
+    def __init__(self, bucket):
+        self.bucket = bucket
+        self.name = bucket.name
+        self.problem = None
+        self.listeners = []
+
+    def __getattr__(self, name):
+        return getattr(self.bucket, name)
+
+    def listen(self, changed):
+        """See `WatchedBucket`."""
+        self.listeners.append(changed)
+        return self.bucket.listen(changed)
+
+    def watch(self, key, seen):
+        """See `Bucket`; nothing is shown while this is blind."""
+
+        def show(sighting):
+            if self.problem is None:
+                seen(sighting)
+
+        return self.bucket.watch(key, show)
+
+    async def write(self, key, value, **options):
+        """See `Bucket`."""
+        if self.problem is not None:
+            return await FakeBucket.write(self._lost(), key, value, **options)
+        return await self.bucket.write(key, value, **options)
+
+    async def read(self, key, *, timeout):
+        """See `Bucket`."""
+        if self.problem is not None:
+            raise self.problem
+        return await self.bucket.read(key, timeout=timeout)
+
+    def _lost(self):
+        lost = FakeBucket()
+        lost.problem, lost._unreachable = self.problem, True
+        return lost
+
+    @contextlib.contextmanager
+    def blind(self):
+        """Cut this replica off from NATS."""
+        self._be(BucketUnreachable("NATS is away"))
+        try:
+            yield
+        finally:
+            self._be(None)
+
+    def _be(self, problem):
+        self.problem = problem
+        for changed in self.listeners:
+            changed()
+
+
+class Stage:
+    """A bucket, a cluster, and the replicas of one site."""
+
+    def __init__(self):
+        self.bucket = FakeBucket(ttl=TTL)
+        self.cluster = Cluster()
+        self.bucket.calls = self.cluster.calls = []  # in one order
+        self.views = {}
+        self.tasks = {}
+
+    async def start(self, name="one", *, nonce="nonce", view=None):
+        """Start a replica."""
+        body = await self.cluster.get_election(NAMESPACE, "billing")
+        self.cluster.calls.pop()
+        campaigner = Campaigner(
+            body,
+            resource_from(body, default_bucket="LEADER_ELECTION"),
+            site=Site("site", "uid-of-cluster"),
+            replica=Replica(name, nonce),
+            bucket=view or self.bucket,
+            cluster=self.cluster,
+            pods=NamespacePods(self.cluster, NAMESPACE),
+            observer=Watches(),
+            changed=lambda: None,
+        )
+
+        def shown(election):
+            resource = resource_from(election, default_bucket="LEADER_ELECTION")
+            campaigner.update(election, resource)
+
+        self.cluster.shown.append(shown)
+        self.tasks[campaigner] = asyncio.create_task(campaigner.run())
+        return campaigner
+
+    async def lead(self):
+        """Start a replica, and wait until `a` leads."""
+        self.first = await self.start()
+        wanted = ("True", "Leading")
+        await self.until(lambda: self.leaders == ["a"] and self.condition() == wanted)
+        await asyncio.sleep(0.1)
+        self.cluster.calls.clear()
+
+    async def kill(self, campaigner):
+        """End a replica as SIGKILL does."""
+        task = self.tasks.pop(campaigner)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    def change(self, **spec):
+        """Change the spec."""
+        election = self.cluster.elections[NAMESPACE, "billing"]
+        metadata = {**election["metadata"], "generation": election["metadata"]["generation"] + 1}
+        changed = {**election, "metadata": metadata, "spec": {**election["spec"], **spec}}
+        self.cluster.put_election(changed)
+
+    @property
+    def leaders(self):
+        """The pods that carry the leader label."""
+        pods = self.cluster.pods.values()
+        return [pod.name for pod in pods if pod.labels.get(LABEL) == "leader"]
+
+    @property
+    def record(self):
+        """Who holds the record, None for nobody."""
+        return getattr(self.bucket._latest(KEY).entry, "holder", None)
+
+    @property
+    def status(self):
+        """The status of the election."""
+        return self.cluster.elections[NAMESPACE, "billing"]["status"]
+
+    def condition(self, kind="Ready"):
+        """Return status and reason of a condition."""
+        for condition in self.status.get("conditions", ()):
+            if condition["type"] == kind:
+                return condition["status"], condition["reason"]
+        return None
+
+    @property
+    def reasons(self):
+        """The reasons of all events so far."""
+        return [event.reason for event in self.cluster.events]
+
+    @property
+    def writes(self):
+        """What was written anywhere, in order, without renewals."""
+        kinds = {"create", "transfer", "release", "evict"}
+        found = []
+        for call in self.cluster.calls:
+            if call.name == "patch_pod":
+                found.append(f"{call.target}={call.labels[LABEL]}")
+            elif call.name in kinds:
+                found.append(call.name)
+        return found
+
+    def most_at_once(self):
+        """Return the most pods that ever carried the leader label at the same time."""
+        shown, most = {}, 0
+        for pod in self.cluster.history:
+            shown[pod.uid] = pod.labels.get(LABEL) == "leader"
+            most = max(most, sum(shown.values()))
+        return most
+
+    async def until(self, condition, *, timeout=60):
+        """Turn the clock forward until a condition holds."""
+        async with asyncio.timeout(timeout):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def stage():
+    """A site with two candidates, `a` and `b`, and no replica."""
+    stage = Stage()
+    stage.cluster.put_election(make_election())
+    for name in ("a", "b"):
+        stage.cluster.add(make_pod(name, created=f"2026-01-01T00:00:0{ord(name) - 96}Z"))
+    yield stage
+    for campaigner in list(stage.tasks):
+        await stage.kill(campaigner)
+
+
+# Changes of leader
+
+
+async def test_first_leader_is_labelled_after_its_record_is_stored(stage):
+    """Nothing carries the leader label before the record names it."""
+    await stage.start()
+    await stage.until(lambda: stage.leaders)
+    assert stage.writes.index("create") < stage.writes.index("a=leader")
+    await stage.until(lambda: "b=candidate" in stage.writes)
+    assert stage.record == "site/shop/a"
+
+
+@pytest.mark.parametrize("how", ("not ready", "terminating", "gone"))
+async def test_hand_over_strips_writes_and_labels_in_this_order(stage, how):
+    """The old pod is stripped first, confirmed, and the new one is labelled last."""
+    await stage.lead()
+    match how:
+        case "not ready":
+            stage.cluster.change("a", ready=False)
+        case "terminating":
+            stage.cluster.change("a", terminating=True)
+        case "gone":
+            stage.cluster.delete("a")
+    await stage.until(lambda: stage.leaders == ["b"])
+    wanted = ["a=None", "transfer", "b=leader"]
+    assert stage.writes[-3:] == (wanted if how != "gone" else ["transfer", "b=leader"])
+    assert stage.record == "site/shop/b"
+    await stage.until(lambda: "HandedOver" in stage.reasons)
+    assert stage.most_at_once() == 1
+
+
+@pytest.mark.parametrize("stored", (True, False))
+async def test_transfer_without_an_answer_comes_to_an_end(stage, stored):
+    """Whether it was stored or not, the new pod leads, and never two."""
+    await stage.lead()
+    lost = stage.bucket.dropping_answers if stored else stage.bucket.dropping_requests
+
+    def lose():
+        faults.enter_context(lost())
+        asyncio.get_running_loop().call_later(1.5, faults.close)
+
+    with contextlib.ExitStack() as faults:
+        # The strip of the old pod comes after the renewal and right before the transfer.
+        stage.cluster.before_next("patch_pod", lose)
+        stage.cluster.change("a", ready=False)
+        await stage.until(lambda: stage.leaders == ["b"], timeout=TTL)
+    assert stage.record == "site/shop/b"
+    assert stage.most_at_once() == 1
+    assert stage.first.counts.transitions == 2
+
+
+@pytest.mark.parametrize("stored", (True, False))
+async def test_create_without_an_answer_comes_to_an_end(stage, stored):
+    """Whether it was stored or not, one pod leads in the end."""
+    lost = stage.bucket.dropping_answers if stored else stage.bucket.dropping_requests
+    with lost():
+        await stage.start()
+        await stage.until(lambda: "create" in stage.writes)
+        await asyncio.sleep(0.5)
+        assert not stage.leaders
+    await stage.until(lambda: stage.leaders == ["a"], timeout=TTL)
+    assert stage.most_at_once() == 1
+
+
+async def test_pod_that_comes_back_before_the_transfer_keeps_the_term(stage):
+    """A leader that was stripped for a hand-over which could not be written leads on."""
+    await stage.lead()
+    token = stage.status["token"]
+    stage.cluster.before_next("patch_pod", lambda: faults.enter_context(cut))
+    cut = stage.bucket.dropping_requests()
+    with contextlib.ExitStack() as faults:
+        stage.cluster.change("a", ready=False)
+        await stage.until(lambda: not stage.leaders)
+        stage.cluster.change("a", ready=True)
+        await asyncio.sleep(0.5)
+    await stage.until(lambda: stage.leaders == ["a"], timeout=TTL)
+    assert stage.status["token"] == token
+
+
+async def test_without_candidates_the_record_is_released(stage):
+    """The release comes after the strip, and only after a list has confirmed that nobody is left."""
+    await stage.lead()
+    stage.cluster.change("b", ready=False)
+    stage.cluster.change("a", ready=False)
+    await stage.until(lambda: stage.record is None)
+    assert stage.writes.index("a=None") < stage.writes.index(RELEASE)
+    await stage.until(lambda: stage.condition() == ("False", "NoCandidates"))
+    assert {"Released", "NoCandidates"} <= set(stage.reasons)
+
+
+async def test_candidate_that_the_watch_missed_prevents_the_release(stage):
+    """What a watch does not show is asked for before everything is given up."""
+    await stage.lead()
+    stage.cluster.change("b", ready=False)
+    await stage.until(lambda: "b=None" in stage.writes)
+    with stage.cluster.delaying_watches():
+        stage.cluster.change("b", ready=True)
+        stage.cluster._held.clear()
+        stage.first._pods.pods["a"] = replace(stage.first._pods.pods["a"], ready=False)
+        stage.first._wake()
+        await asyncio.sleep(0.5)
+    assert stage.record == "site/shop/a"
+
+
+async def test_leader_that_the_watch_missed_is_not_replaced(stage):
+    """A pod that the record names counts as gone only when the API server says so."""
+    await stage.lead()
+    stage.first._pods.pods.pop("a")
+    stage.first._wake()
+    await asyncio.sleep(1)
+    assert "transfer" not in stage.writes
+
+
+async def test_evicted_leader_is_told_and_avoided(stage):
+    """Another pod leads, and the event says why."""
+    await stage.lead()
+    stage.bucket.delete(KEY)
+    await stage.until(lambda: stage.leaders == ["b"])
+    await stage.until(lambda: "LeaderElected" in stage.reasons[1:])
+    assert stage.reasons == ["LeaderElected", "Evicted", "LeaderElected"]
+    assert stage.most_at_once() == 1
+
+
+async def test_overwritten_record_is_left_alone(stage):
+    """The label goes at once, and nothing is written over the record."""
+    await stage.lead()
+    stage.bucket.put(KEY, "stranger")
+    await stage.until(lambda: not stage.leaders, timeout=0.5)
+    await stage.until(lambda: stage.condition() == ("True", "LedElsewhere"))
+    assert stage.record == "stranger"
+    assert "LeaderLost" in stage.reasons
+
+
+@pytest.mark.parametrize("change", ("suspend", "selector", "interval"))
+async def test_changed_spec_that_allows_no_leader_releases(stage, change):
+    """Suspension, a selector without pods and an impossible interval give everything up."""
+    await stage.lead()
+    spec, reason = {
+        "suspend": ({"suspend": True}, ("False", "Suspended")),
+        "selector": ({"selector": {"matchLabels": {"app": "other"}}}, ("False", "NoCandidates")),
+        "interval": ({"campaign": {"intervalSeconds": 60}}, ("False", "BucketInvalid")),
+    }[change]
+    stage.change(**spec)
+    await stage.until(lambda: stage.condition() == reason)
+    assert stage.record is None
+    assert stage.leaders == []
+
+    stage.change(suspend=False, selector={"matchLabels": {"app": "billing"}}, campaign={})
+    await stage.until(lambda: stage.leaders == ["a"], timeout=1)
+
+
+# Labels that somebody else sets
+
+
+async def test_leader_label_on_another_pod_is_corrected(stage):
+    """It is taken away, counted and told, and the leader stays."""
+    await stage.lead()
+    stage.cluster.change("b", labels={"app": "billing", LABEL: "leader"})
+    await stage.until(lambda: stage.leaders == ["a"], timeout=0.5)
+    assert stage.first.counts.corrections == 1
+    await stage.until(lambda: "LabelCorrected" in stage.reasons)
+
+
+async def test_stray_label_is_shown_while_it_cannot_be_corrected(stage):
+    """Without NATS nobody knows whether to correct, and the condition says what is wrong."""
+    await stage.lead()
+    with stage.bucket.unreachable():
+        stage.cluster.change("b", labels={"app": "billing", LABEL: "leader"})
+        await stage.until(lambda: stage.condition("LabelsInSync") == ("False", "LabelsNotWritten"))
+        assert stage.leaders == ["a", "b"]
+    await stage.until(lambda: stage.leaders == ["a"], timeout=2)
+    await stage.until(lambda: stage.condition("LabelsInSync") == ("True", "LabelsWritten"))
+
+
+async def test_leader_label_that_was_removed_is_restored(stage):
+    """With the same token."""
+    await stage.lead()
+    token = stage.cluster.pod("a").annotations[TOKEN]
+    stage.cluster.change("a", labels={"app": "billing"}, annotations={})
+    await stage.until(lambda: stage.leaders == ["a"], timeout=0.5)
+    assert stage.cluster.pod("a").annotations[TOKEN] == token
+
+
+async def test_label_write_without_an_answer_cannot_come_too_late(stage):
+    """An add that is still on its way when its term ends is refused when it arrives."""
+    stage.cluster.pods.pop((NAMESPACE, "b"))
+    with stage.cluster.delaying_writes() as late:
+        await stage.start()
+        await stage.until(lambda: "a=leader" in stage.writes)
+        on_its_way = [late.pending.pop() for _ in late.pending]
+        await asyncio.sleep(0)
+    stage.bucket.put(KEY, "stranger")
+    await stage.until(lambda: stage.condition() == ("True", "LedElsewhere"))
+    await asyncio.sleep(3)
+    for arrive in on_its_way:
+        with contextlib.suppress(Exception):
+            arrive()
+    assert stage.leaders == []
+
+
+# The API server slow, away, or unwilling
+
+
+async def test_slow_api_server_makes_no_renewal_late(stage):
+    """A pass that hangs does not keep the record from being renewed."""
+    await stage.lead()
+    stage.cluster.hanging = {"patch_pod", "get_pod", "list_pods", "replace_status"}
+    stage.cluster.change("a", ready=False)
+    await asyncio.sleep(3 * TTL)
+    renewals = [call.at for call in stage.cluster.calls if call.name == "renew"]
+    assert max(b - a for a, b in zip(renewals, renewals[1:], strict=False)) < TTL / 3 + 0.1
+    assert stage.record == "site/shop/a"
+
+
+@pytest.mark.parametrize("stuck", ("patch_pod", "get_pod", "list_pods", "emit_event"))
+async def test_strip_comes_in_time_while_a_pass_hangs(stage, stuck):
+    """When the deadline passes, a request that hangs is not waited for."""
+    await stage.lead()
+    stage.cluster.hanging = {stuck}
+    stage.cluster.change("b", ready=False)
+    if stuck != "patch_pod":
+        stage.first._pods.pods.pop("a")
+        stage.first._wake()
+    await asyncio.sleep(0.1)
+    with stage.bucket.unreachable():
+        lease = stage.first._driver.lease
+        await asyncio.sleep(lease.deadline - clock.now() - 0.05)
+        assert stage.leaders == ["a"]
+        stage.cluster.hanging = set()
+        await stage.until(lambda: not stage.leaders)
+        assert clock.now() < lease.deadline + MARGIN
+
+
+async def test_strip_does_not_wait_for_the_status(stage):
+    """Whether another replica has taken over is asked for no longer than there is time."""
+    await stage.lead()
+    stage.cluster.hanging = {"get_election", "replace_status", "emit_event"}
+    with stage.bucket.unreachable():
+        lease = stage.first._driver.lease
+        await stage.until(lambda: not stage.leaders)
+        assert clock.now() < lease.deadline + MARGIN
+
+
+async def test_api_server_away_at_the_deadline_is_tried_until_it_is_back(stage):
+    """The strip is carried out soon after."""
+    await stage.lead()
+    with stage.bucket.unreachable():
+        with stage.cluster.unreachable():
+            await asyncio.sleep(3 * TTL)
+        await stage.until(lambda: not stage.leaders, timeout=3)
+    await stage.until(lambda: stage.leaders == ["a"])
+
+
+async def test_missing_right_is_told_and_heals(stage):
+    """Conditions, an event and one log line name the right; nothing has to be restarted."""
+    await stage.lead()
+    with stage.cluster.refusing("patch_pod", error=Forbidden("may not patch pods")):
+        stage.cluster.change("a", ready=False)
+        await stage.until(lambda: stage.condition("LabelsInSync") == ("False", "LabelsNotWritten"))
+        assert stage.condition("Stalled") == ("True", "PermissionDenied")
+        await asyncio.sleep(TTL)
+        assert stage.record == "site/shop/a"
+    await stage.until(lambda: stage.leaders == ["b"], timeout=3)
+    await stage.until(lambda: stage.condition("LabelsInSync") == ("True", "LabelsWritten"))
+
+
+async def test_status_that_cannot_be_written_delays_no_change_of_leader(stage):
+    """Labels go on, and the status follows when it may be written again."""
+    await stage.lead()
+    with stage.cluster.refusing("replace_status", "emit_event"):
+        stage.cluster.change("a", ready=False)
+        await stage.until(lambda: stage.leaders == ["b"], timeout=0.5)
+        await asyncio.sleep(2)
+    await stage.until(lambda: stage.status["leader"]["podName"] == "b", timeout=6)
+
+
+async def test_status_changed_by_somebody_else_is_corrected(stage):
+    """A status that says something else is written anew."""
+    await stage.lead()
+    election = stage.cluster.elections[NAMESPACE, "billing"]
+    stage.cluster.put_election({**election, "status": {**stage.status, "state": "Candidate"}})
+    await stage.until(lambda: stage.status["state"] == "Leader", timeout=1)
+
+
+async def test_events_are_lost_rather_than_repeated(stage):
+    """An event that is refused does not come later, nor keep others back."""
+    await stage.lead()
+    with stage.cluster.refusing("emit_event"):
+        stage.cluster.change("a", ready=False)
+        await stage.until(lambda: stage.status.get("leader", {}).get("podName") == "b")
+        await asyncio.sleep(1)
+    stage.cluster.change("b", ready=False)
+    await stage.until(lambda: "Released" in stage.reasons)
+    assert "HandedOver" not in stage.reasons
+
+
+async def test_error_of_our_own_does_not_end_the_campaign(stage, monkeypatch):
+    """Renewals go on, and the next pass may do better."""
+    await stage.lead()
+    broken = True
+
+    async def settle(**_):
+        if broken:
+            msg = "no such thing"
+            raise LookupError(msg)
+        return True
+
+    monkeypatch.setattr(stage.first._office, "settle", settle)
+    with capture_logs() as logs:
+        stage.first._wake()
+        await asyncio.sleep(2 * TTL)
+    assert "pass.broke" in [line["event"] for line in logs]
+    assert stage.record == "site/shop/a"
+    assert not stage.tasks[stage.first].done()
+    broken = False
+    stage.first._wake()
+    await asyncio.sleep(3)
+    assert stage.first._due.is_set() is False
+
+
+# NATS away, the bucket another one
+
+
+async def test_absence_of_nats_is_told_after_a_moment(stage):
+    """The leader stays until the deadline; then it is stripped, and told."""
+    await stage.lead()
+    with stage.bucket.unreachable():
+        await asyncio.sleep(PATIENCE / 2)
+        assert stage.condition("BucketReady") == ("True", "BucketFound")
+        await stage.until(lambda: stage.condition("BucketReady") == ("False", "BucketUnreachable"))
+        assert stage.condition() == ("True", "Leading")
+        await stage.until(lambda: not stage.leaders)
+        await stage.until(lambda: stage.condition() == ("False", "BucketUnreachable"))
+        assert stage.reasons[1:] == ["LeaderLost", "BucketUnreachable"]
+        await asyncio.sleep(2 * TTL)
+    await stage.until(lambda: stage.leaders == ["a"])
+    await stage.until(lambda: stage.condition() == ("True", "Leading"))
+
+
+async def test_blink_of_nats_is_not_told(stage):
+    """A reconnect writes nothing to the API server."""
+    await stage.lead()
+    with stage.bucket.unreachable():
+        await asyncio.sleep(PATIENCE / 2)
+    await asyncio.sleep(TTL)
+    assert not {"replace_status", "patch_pod", "emit_event"} & set(stage.cluster.operations)
+
+
+async def test_label_goes_when_the_bucket_is_made_anew_and_shows_nothing(stage):
+    """What was known of the old bucket does not count, even before the new one is seen."""
+    await stage.lead()
+    stage.bucket._synchronised = False
+    stage.bucket._generation += 1
+    stage.bucket._take_settings()
+    await stage.until(lambda: not stage.leaders, timeout=0.5)
+
+
+async def test_missing_bucket_counts_only_when_everybody_has_stopped(stage):
+    """A label from an earlier life is taken away after a TTL without a bucket, not before."""
+    stage.cluster.change("a", labels={"app": "billing", LABEL: "leader"})
+    status = {"observedGeneration": 1, "bucket": {"name": "LEADER_ELECTION", "ttlSeconds": TTL}}
+    stage.cluster.put_election(make_election(status=status))
+    stage.bucket._unreachable = True
+    stage.bucket.problem = BucketNotFound("there is no bucket")
+    await stage.start()
+    await asyncio.sleep(TTL - 0.5)
+    assert stage.leaders == ["a"]
+    assert stage.condition() == ("False", "BucketNotFound")
+    await asyncio.sleep(1)
+    assert stage.leaders == []
+
+
+async def test_higher_ttl_counts_at_once(stage):
+    """Nothing changes but the interval."""
+    await stage.lead()
+    stage.bucket.configure(ttl=2 * TTL)
+    await asyncio.sleep(3 * TTL)
+    assert stage.first.reading().interval == 2 * TTL / 3
+    assert not stage.cluster.patches
+    assert stage.record == "site/shop/a"
+
+
+async def test_after_a_lower_ttl_nobody_leads_for_an_old_one(stage):
+    """Everything is given up, and begun anew when nobody counts on the old TTL any more."""
+    await stage.lead()
+    stage.bucket.configure(ttl=3)
+    lowered = clock.now()
+    await stage.until(lambda: stage.condition() == ("False", "BucketInvalid"))
+    assert stage.leaders == []
+    assert stage.record is None
+    await stage.until(lambda: stage.leaders == ["a"])
+    assert TTL <= clock.now() - lowered < TTL + 1
+
+
+async def test_bucket_that_breaks_the_limits_has_no_leader(stage):
+    """Also one that carried a label before, for nobody can lead by right."""
+    stage.cluster.change("a", labels={"app": "billing", LABEL: "leader"})
+    stage.bucket.ttl = 0.5
+    await stage.start()
+    await stage.until(lambda: not stage.leaders)
+    await stage.until(lambda: stage.condition() == ("False", "BucketInvalid"))
+    stage.bucket.configure(ttl=TTL)
+    await stage.until(lambda: stage.leaders == ["a"])
+
+
+# The end of an election, of a replica
+
+
+async def test_deletion_takes_everything_back(stage):
+    """Labels, annotations and record are gone."""
+    await stage.lead()
+    stage.change()  # nothing
+    await stage.first.retire()
+    assert stage.record is None
+    assert stage.writes[-1] != "transfer"
+    for pod in stage.cluster.pods.values():
+        assert pod.labels == {"app": "billing"}
+        assert not pod.annotations
+
+
+async def test_deletion_waits_for_nats_only_so_long(stage):
+    """Labels go at once, and the record is left to lapse."""
+    await stage.lead()
+    began = clock.now()
+    with stage.bucket.unreachable():
+        retiring = asyncio.create_task(stage.first.retire())
+        await stage.until(lambda: not stage.leaders, timeout=0.5)
+        await retiring
+    assert DELETE_WITHIN <= clock.now() - began < DELETE_WITHIN + 0.5
+
+
+async def test_deletion_waits_for_the_labels(stage):
+    """As long as a label is there, the election is not done with."""
+    await stage.lead()
+    with stage.cluster.refusing("patch_pod"):
+        retiring = asyncio.create_task(stage.first.retire())
+        await asyncio.sleep(3 * DELETE_WITHIN)
+        assert not retiring.done()
+    await retiring
+    assert stage.leaders == []
+
+
+async def test_standby_that_is_cut_off_takes_back_the_labels_of_a_deleted_election(stage):
+    """Even if the steward is dead, and NATS away, nothing keeps the election from its end."""
+    steward = await stage.start("one")
+    standby = await stage.start("two")
+    await stage.until(lambda: stage.leaders == ["a"])
+    await asyncio.sleep(1)
+    await stage.kill(steward)
+    with stage.bucket.unreachable():
+        await standby.retire()
+    assert stage.leaders == []
+
+
+async def test_blocked_election_gives_its_label_up_and_leaves_the_record(stage):
+    """The record belongs to the other election now."""
+    await stage.lead()
+    stage.first.block(IN_USE)
+    await stage.until(lambda: not stage.leaders, timeout=0.5)
+    await stage.until(lambda: stage.condition() == ("False", "KeyInUse"))
+    assert RELEASE not in stage.writes
+    stage.first.block(None)
+    await stage.until(lambda: stage.leaders == ["a"])
+
+
+async def test_election_that_was_blocked_from_the_start_touches_nothing(stage):
+    """Labels that it finds are not its own."""
+    stage.cluster.change("a", labels={"app": "billing", LABEL: "leader"})
+    campaigner = await stage.start()
+    campaigner.block(IN_USE)
+    await asyncio.sleep(2 * TTL)
+    assert stage.writes == []
+    assert stage.condition() == ("False", "KeyInUse")
+
+
+async def test_replica_that_leaves_is_followed_at_once(stage):
+    """Its last renewal says so; no label changes."""
+    first = await stage.start("one")
+    await stage.until(lambda: stage.leaders == ["a"])
+    await stage.start("two")
+    await asyncio.sleep(1)
+    await first.leave()
+    left = clock.now()
+    await stage.kill(first)
+    patches = len(stage.cluster.patches)
+    await stage.until(lambda: stage.status["steward"]["replica"] == "two")
+    assert clock.now() - left < 0.5
+    assert len(stage.cluster.patches) == patches
+
+
+async def test_single_replica_can_release_at_its_end(stage):
+    """Nobody has to wait for a TTL then."""
+    await stage.lead()
+    await stage.first.resign()
+    assert stage.leaders == []
+    assert stage.record is None
+
+
+async def test_release_at_the_end_is_bounded(stage):
+    """Without NATS the process ends all the same, and the label is gone."""
+    await stage.lead()
+    with stage.bucket.unreachable():
+        await stage.first.resign()
+    assert stage.leaders == []
+
+
+# Several replicas
+
+
+async def test_restart_within_the_ttl_writes_one_steward_and_nothing_else(stage):
+    """Neither a label nor the term changes, nor is there an event."""
+    await stage.lead()
+    token, label = stage.status["token"], stage.cluster.pod("a")
+    await stage.kill(stage.first)
+    await asyncio.sleep(1)
+    second = await stage.start(nonce="another")
+    await stage.until(lambda: second._driver.leads)
+    await asyncio.sleep(1)
+    assert stage.status["token"] == token
+    assert stage.cluster.pod("a") == label
+    assert stage.reasons == ["LeaderElected"]
+    assert second.counts.transitions == 0
+
+
+async def test_standby_is_silent(stage):
+    """It writes nothing, neither to the bucket nor to the API server."""
+    await stage.lead()
+    await stage.start("two")
+    await asyncio.sleep(3 * TTL)
+    assert not {"patch_pod", "replace_status"} & set(stage.cluster.operations)
+    renewed_by = {
+        call.headers[wire.REPLICA] for call in stage.cluster.calls if call.name == "renew"
+    }
+    assert renewed_by == {"one/nonce"}
+
+
+async def test_blind_steward_is_relieved_and_says_nothing_wrong(stage):
+    """It neither strips what its peer keeps, nor writes over the status."""
+    view = View(stage.bucket)
+    first = await stage.start("one", view=view)
+    await stage.until(lambda: stage.leaders == ["a"])
+    second = await stage.start("two")
+    await asyncio.sleep(1)
+    patches = len(stage.cluster.patches)
+    with view.blind():
+        await stage.until(lambda: second._driver.leads)
+        await asyncio.sleep(PATIENCE * 5)
+        assert first._driver.lease is None
+        assert len(stage.cluster.patches) == patches
+        assert stage.reasons == ["LeaderElected"]
+        assert stage.condition() == ("True", "Leading")
+        assert stage.status["steward"]["replica"] == "two"
+    await asyncio.sleep(TTL)
+    assert len(stage.cluster.patches) == patches
+
+
+async def test_blind_replica_does_not_fight_for_the_status(stage):
+    """It says once that it sees nothing; who sees corrects that, and then there is peace."""
+    stage.bucket.put(KEY, "stranger")
+    view = View(stage.bucket)
+    await stage.start("one", view=view)
+    await stage.start("two")
+    await stage.until(lambda: stage.condition() == ("True", "LedElsewhere"))
+    stage.bucket.ttl = 0
+    stage.bucket.put(KEY, "stranger")
+    stage.bucket.ttl = TTL
+    before = stage.cluster.operations.count("replace_status")
+    with view.blind():
+        await asyncio.sleep(10 * TTL)
+        assert stage.condition() == ("True", "LedElsewhere")
+    assert stage.cluster.operations.count("replace_status") - before <= 2
+
+
+async def test_work_that_the_steward_leaves_undone_is_done_by_another(stage):
+    """A steward that cannot write to its API server is relieved after a second."""
+    view = View(stage.bucket)
+    first = await stage.start("one", view=view)
+    await stage.until(lambda: stage.leaders == ["a"])
+    second = await stage.start("two")
+    await asyncio.sleep(1)
+    first._office.settle = _hang
+    stage.cluster.change("a", ready=False)
+    gone = clock.now()
+    await stage.until(lambda: stage.leaders == ["b"])
+    assert 1 <= clock.now() - gone < 2
+    assert second._driver.leads
+    assert stage.most_at_once() == 1
+
+
+async def test_watch_that_lags_relieves_nobody(stage):
+    """A standby reads what it needs to know before it takes a record."""
+    await stage.lead()
+    standby = await stage.start("two")
+    await asyncio.sleep(1)
+    with stage.cluster.delaying_watches():
+        for pods in (stage.first._pods, standby._pods):
+            pods.pods["a"] = replace(pods.pods["a"], ready=True)
+        standby._pods.pods["b"] = replace(
+            standby._pods.pods["b"], labels={"app": "billing", LABEL: "leader"}
+        )
+        standby._wake()
+        await asyncio.sleep(2 * TTL)
+    assert standby._driver.lease is None
+
+
+async def test_replicas_that_cannot_do_the_work_do_not_quarrel(stage):
+    """The record changes hands at growing distances, not every second."""
+    first = await stage.start("one")
+    second = await stage.start("two")
+    await stage.until(lambda: stage.leaders == ["a"])
+    await asyncio.sleep(1)
+    before = stage.cluster.operations.count("replace_status")
+    with stage.cluster.refusing("patch_pod"):
+        stage.cluster.change("a", ready=False)
+        await asyncio.sleep(60)
+    assert stage.cluster.operations.count("replace_status") - before < 40
+    await stage.until(lambda: stage.leaders == ["b"], timeout=3)
+    assert first.counts.transitions + second.counts.transitions == 2
+
+
+async def _hang(**_):
+    await asyncio.Event().wait()
+
+
+# What people are told of a bucket
+
+
+def test_wording_is_told_once():
+    """Servers that fail in turn do not change the status with each attempt."""
+    trouble = Trouble()
+    errors = [BucketUnreachable(text) for text in ("one is away", "two is away")]
+    assert trouble.look(errors[0], 0.0, patience=1) is None
+    told = [trouble.look(errors[i % 2], 1.0 + i, patience=1).message for i in range(6)]
+    assert told == ["one is away"] + 5 * ["two is away"]
+
+
+def test_other_trouble_is_told_at_once():
+    """Only an absence is waited for."""
+    trouble = Trouble()
+    trouble.look(BucketUnreachable("away"), 0.0, patience=1)
+    assert trouble.look(BucketDenied("no right"), 0.1, patience=1).reason == "PermissionDenied"
+    assert trouble.look(None, 0.2, patience=1) is None
+    assert trouble.look(BucketUnreachable("away"), 0.3, patience=1) is None
+    assert trouble.lasts(BucketUnreachable, 2.3) == pytest.approx(2)
+    assert trouble.lasts(BucketNotFound, 2.3) < 0
