@@ -7,6 +7,7 @@ import base64
 import itertools
 import json
 import logging
+import random
 import shutil
 import subprocess
 import time
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nats
@@ -153,7 +155,8 @@ async def test_the_urls_are_tried_in_turn(
 ) -> None:
     """A server that is away costs one attempt, wherever its URL stands."""
     urls = [f"nats://127.0.0.1:{free_port()}", nats_server.url]
-    monkeypatch.setattr(bucket_module.random, "randrange", lambda _: first)
+    chance = SimpleNamespace(randrange=lambda _: first, uniform=random.uniform)
+    monkeypatch.setattr(bucket_module, "random", chance)
     async with connected(*urls) as connection:
         assert connection.connected
 
