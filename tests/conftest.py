@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from controlplane import build, shared
 from controlplane.kube import Kube
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
     from controlplane.sites import Site
 
 
-# Or pytest-asyncio 1.5 makes a loop of its own where tests with and without asyncio mix, never closes
-# it, and the run fails for that although all tests have passed.
+# Few examples, the same at each run; for more there is --hypothesis-profile=thorough.
+settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("thorough", max_examples=1000, deadline=None)
+settings.load_profile("quick")
+
+# Or pytest-asyncio 1.5 makes a loop of its own where tests with and without asyncio mix, never
+# closes it, and the run fails for that although all tests have passed.
 asyncio.set_event_loop(None)
 
 

@@ -7,15 +7,22 @@ election: a thousand elections would make ten thousand series of each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, Info, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    Histogram,
+    Info,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from incumbent.campaigner import Campaigner
-from incumbent.model import State
+from incumbent.model import ElectionKey, State
 from incumbent.ports import Outcome
 
 _ELECTION = ("namespace", "election")
@@ -23,18 +30,101 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _LONG_SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
+class Counts(Protocol):
+    """What only grows."""
+
+    @property
+    def campaigns(self) -> Mapping[State, int]:
+        """Attempts at a write of the record, by the state before."""
+        ...
+
+    @property
+    def transitions(self) -> int:
+        """Terms that began with this replica as the steward."""
+        ...
+
+    @property
+    def corrections(self) -> int:
+        """Leader labels taken from pods that did not lead."""
+        ...
+
+
+class Reading(Protocol):
+    """What is the case at this moment."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether a pod leads, and this replica is the steward."""
+        ...
+
+    @property
+    def interval(self) -> float:
+        """Seconds between renewals."""
+        ...
+
+    @property
+    def token(self) -> int:
+        """The token of the present term; 0 if there is none."""
+        ...
+
+    @property
+    def candidates(self) -> int:
+        """How many pods of this site could lead."""
+        ...
+
+    @property
+    def remaining(self) -> float:
+        """Seconds to the deadline; 0 if this replica is not the steward."""
+        ...
+
+    @property
+    def labelled(self) -> int:
+        """How many pods carry the leader label."""
+        ...
+
+    @property
+    def conditions(self) -> Iterable[tuple[str, str]]:
+        """Type and status of each condition."""
+        ...
+
+
+class Election(Protocol):
+    """An election that this process serves."""
+
+    @property
+    def key(self) -> ElectionKey:
+        """Its namespace and name."""
+        ...
+
+    @property
+    def counts(self) -> Counts:
+        """What only grows."""
+        ...
+
+    def reading(self) -> Reading:
+        """Look at what is the case."""
+        ...
+
+
 class Metrics:
-    """All metrics of one operator process; an `incumbent.ports.Observer`."""
+    """All metrics of one operator process; an `incumbent.ports.Observer`.
+
+    Args:
+        elections: returns those that are served now.
+        connected: whether NATS answers.
+        version: of the operator.
+    """
 
     def __init__(
         self,
-        campaigners: Callable[[], Iterable[Campaigner]],
+        elections: Callable[[], Iterable[Election]],
         *,
         connected: Callable[[], bool],
         version: str,
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Elections(campaigners))
+        self._registry.register(_Elections(elections))
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # noise: one gauge per series
         self._writes = self._histogram(
             "incumbent_bucket_write_seconds", "Time to the answer of a write.", ["outcome"]
         )
@@ -94,8 +184,8 @@ class Metrics:
 class _Elections(Collector):
     """The series of each election, made when they are asked for."""
 
-    def __init__(self, campaigners: Callable[[], Iterable[Campaigner]]) -> None:
-        self._campaigners = campaigners
+    def __init__(self, elections: Callable[[], Iterable[Election]]) -> None:
+        self._elections = elections
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: asking for the names must not need the elections."""
@@ -127,14 +217,13 @@ class _Elections(Collector):
             "1 for the present status of each condition of the resource.",
             labels=(*_ELECTION, "type", "status"),
         )
-        for campaigner in self._campaigners():
-            key = (campaigner.key.namespace, campaigner.key.name)
-            reading = campaigner.reading()
+        for election in self._elections():
+            key = (election.key.namespace, election.key.name)
+            counts, reading = election.counts, election.reading()
             for state in State:
-                count = campaigner.counts.campaigns[state]
-                campaigns.add_metric((*key, str(state)), count)
-            transitions.add_metric(key, campaigner.counts.transitions)
-            corrections.add_metric(key, campaigner.counts.corrections)
+                campaigns.add_metric((*key, str(state)), counts.campaigns.get(state, 0))
+            transitions.add_metric(key, counts.transitions)
+            corrections.add_metric(key, counts.corrections)
             leader.add_metric(key, reading.leads)
             interval.add_metric(key, reading.interval)
             token.add_metric(key, reading.token)

@@ -1,13 +1,13 @@
 """Which elections there are, and who serves them.
 
 Two elections must not share a key of the bucket, nor a label key in one namespace: the younger of
-the two is blocked until the older is gone, whichever of them was seen first.
+the two is blocked until the older is gone, whichever of them was seen first. Which pods they select
+does not matter for a label key, for leader labels are looked for by the key alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -15,6 +15,9 @@ from incumbent.campaigner import Campaigner
 from incumbent.model import ElectionKey
 from incumbent.resource import GROUP, Resource, resource_from
 from incumbent.status import Problem
+
+Claim = tuple[str, str, str]
+"""What only one election may have: its kind, where, and the key."""
 
 
 class Roster:
@@ -41,7 +44,7 @@ class Roster:
         self._default_bucket = default_bucket
         self._prefixes = (GROUP, *label_prefixes)
         self._resources: dict[ElectionKey, Resource] = {}
-        self._claims: dict[tuple[str, ...], set[ElectionKey]] = {}
+        self._claims: dict[Claim, set[ElectionKey]] = {}
 
     def elections(self) -> list[Mapping[str, Any]]:
         """Return what can be told about each election at this moment."""
@@ -66,35 +69,19 @@ class Roster:
     def look(self, body: Mapping[str, Any]) -> Resource:
         """Take in a resource as it is now."""
         resource = resource_from(body, default_bucket=self._default_bucket)
-        before = self._resources.get(resource.key)
-        if before is not None and before.uid != resource.uid:
-            self.forget(resource.key)
-        self._resources[resource.key] = resource
-        for claim in _claims(resource):
-            self._claims.setdefault(claim, set()).add(resource.key)
-        campaigner = self.campaigners.get(resource.key)
-        if campaigner is not None and campaigner.resource.uid == resource.uid:
+        self._enter(resource.key, resource)
+        campaigner = self._campaigner_of(resource)
+        if campaigner is not None:
             campaigner.update(body, resource)
-        self._judge(resource)
+            self.touch()
         return resource
-
-    def forget(self, key: ElectionKey) -> None:
-        """Take in that a resource is gone."""
-        resource = self._resources.pop(key, None)
-        if resource is None:
-            return
-        for claim in _claims(resource):
-            self._claims.get(claim, set()).discard(key)
-            if not self._claims.get(claim):
-                self._claims.pop(claim, None)
-        self._judge(resource)
 
     def forget_body(self, body: Mapping[str, Any]) -> None:
         """Take in that this very resource is gone, not another one of its name."""
         key = ElectionKey(body["metadata"]["namespace"], body["metadata"]["name"])
         resource = self._resources.get(key)
         if resource is not None and resource.uid == body["metadata"]["uid"]:
-            self.forget(key)
+            self._enter(key, None)
 
     async def serve(
         self, body: Mapping[str, Any], stopped: Awaitable[object], *, ending: Callable[[], str]
@@ -110,34 +97,48 @@ class Roster:
         self.campaigners[resource.key] = campaigner
         self.touch()
         work = asyncio.create_task(campaigner.run(), name=f"election {resource.key}")
-        stop = asyncio.ensure_future(stopped)
+        tasks: list[asyncio.Future[Any]] = [work, asyncio.ensure_future(stopped)]
         try:
-            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-            match ending():
-                case "retire":
-                    await campaigner.retire()
-                case "leave":
-                    await campaigner.leave()
-                case "resign":
-                    await campaigner.resign()
+            await _first_of(tasks)
+            end = {
+                "retire": campaigner.retire,
+                "leave": campaigner.leave,
+                "resign": campaigner.resign,
+            }.get(ending())
+            if end is not None:
+                tasks.append(asyncio.create_task(end(), name=f"end of election {resource.key}"))
+                await _first_of([work, tasks[-1]])
         finally:
-            for task in (work, stop):
+            for task in tasks:
                 task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(work, stop, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             if self.campaigners.get(resource.key) is campaigner:
                 del self.campaigners[resource.key]
             self.touch()
 
-    def _judge(self, resource: Resource) -> None:
-        """Decide anew about everybody who claims what this resource claims."""
-        for claim in _claims(resource):
-            for key in self._claims.get(claim, ()):
-                campaigner = self.campaigners.get(key)
-                if campaigner is not None:
-                    campaigner.block(self._problem(self._resources[key]))
+    def _enter(self, key: ElectionKey, resource: Resource | None) -> None:
+        """Put a resource in the place of what is known under its name, and decide anew."""
+        before = self._resources.pop(key, None)
+        old, new = (_claims(known) if known else () for known in (before, resource))
+        for claim in old:
+            self._claims[claim].remove(key)
+        for claim in new:
+            self._claims.setdefault(claim, set()).add(key)
+        if resource is not None:
+            self._resources[key] = resource
+        rivals = {rival for claim in (*old, *new) for rival in self._claims[claim]}
+        for claim in old:
+            if not self._claims[claim]:
+                del self._claims[claim]
+        for rival in rivals:
+            campaigner = self._campaigner_of(self._resources[rival])
+            if campaigner is not None:
+                campaigner.block(self._problem(self._resources[rival]))
+
+    def _campaigner_of(self, resource: Resource) -> Campaigner | None:
+        """Return who serves this very resource, not an earlier one of its name."""
+        campaigner = self.campaigners.get(resource.key)
+        return campaigner if campaigner and campaigner.resource.uid == resource.uid else None
 
     def _problem(self, resource: Resource) -> Problem | None:
         prefix = resource.label_key.partition("/")[0]
@@ -146,27 +147,40 @@ class Roster:
                 f"label key {resource.label_key} is not under {GROUP}/; to allow it, start the"
                 f" operator with --label-prefix {prefix}"
             )
-            return Problem("PermissionDenied", message)
+            return Problem("PermissionDenied", message, of_bucket=False)
         record, label = _claims(resource)
         older = self._older(resource, record)
         if older is not None:
-            message = f"election {older} already uses key {resource.record_key} of this bucket"
-            return Problem("KeyInUse", message)
+            message = (
+                f"election {older} already uses key {resource.record_key} of bucket"
+                f" {resource.bucket}: delete one of the two, and give it another key"
+            )
+            return Problem("KeyInUse", message, of_bucket=False)
         older = self._older(resource, label)
         if older is not None:
-            message = f"election {older} already uses label key {resource.label_key}"
-            return Problem("LabelKeyInUse", message)
+            message = (
+                f"election {older} already uses label key {resource.label_key}: delete one of the"
+                " two, and give it another label key"
+            )
+            return Problem("LabelKeyInUse", message, of_bucket=False)
         return None
 
-    def _older(self, resource: Resource, claim: tuple[str, ...]) -> ElectionKey | None:
+    def _older(self, resource: Resource, claim: Claim) -> ElectionKey | None:
         """Return the oldest election with this claim, if that is not the given one."""
-        rivals = (self._resources[key] for key in self._claims.get(claim, ()))
-        oldest = min(rivals, key=lambda r: (r.created, r.uid), default=resource)
+        rivals = (self._resources[key] for key in self._claims[claim])
+        oldest = min(rivals, key=lambda rival: (rival.created, rival.uid))
         return oldest.key if oldest.key != resource.key else None
 
 
-def _claims(resource: Resource) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _claims(resource: Resource) -> tuple[Claim, Claim]:
     return (
         ("record", resource.bucket, resource.record_key),
         ("label", resource.key.namespace, resource.label_key),
     )
+
+
+async def _first_of(tasks: list[asyncio.Future[Any]]) -> None:
+    """Wait until one of these has ended, and raise if one has failed."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()

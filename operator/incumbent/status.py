@@ -16,7 +16,7 @@ from incumbent.errors import (
     BucketInvalid,
     BucketNotFound,
     ConfigurationError,
-    IncumbentError,
+    Refused,
 )
 from incumbent.model import BucketInfo, Pod, Record, State
 from incumbent.resource import Resource
@@ -27,20 +27,18 @@ class Problem:
     """Why an election cannot work as asked."""
 
     reason: str
+    """The reason of the conditions that say so."""
     message: str
+    of_bucket: bool = True
+    """Whether it is about the bucket, and not about the resource or the cluster."""
 
     @property
     def stalls(self) -> bool:
-        """Whether a person has to act; the others heal when their cause goes away."""
-        return self.reason in {"KeyInUse", "LabelKeyInUse", "BucketInvalid", "PermissionDenied"}
-
-    @property
-    def of_bucket(self) -> bool:
-        """Whether it is about the bucket, not about the resource."""
-        return self.reason not in {"KeyInUse", "LabelKeyInUse"}
+        """Whether a person has to act; an unreachable bucket comes back by itself."""
+        return self.reason != "BucketUnreachable"
 
 
-def problem_from(error: IncumbentError) -> Problem:
+def problem_from(error: BucketError | ConfigurationError | Refused) -> Problem:
     """Name the condition reason of an error."""
     match error:
         case BucketNotFound():
@@ -51,7 +49,7 @@ def problem_from(error: IncumbentError) -> Problem:
             return Problem("BucketInvalid", str(error))
         case BucketError():
             return Problem("BucketUnreachable", str(error))
-    return Problem("PermissionDenied", str(error))
+    return Problem("PermissionDenied", str(error), of_bucket=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +92,19 @@ class Event:
 def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> dict[str, Any]:
     """Return the whole new status; equal to `before` if nothing has changed.
 
+    The token is kept while the key is vacant and while a stranger, whose records have none, holds
+    it: then it is the last one that is known, and the next one will be greater.
+
     Args:
         situation: what is the case.
         before: the present status.
         now: RFC 3339, for the times of what is new.
     """
     resource, record = situation.resource, situation.record
-    leader = situation.leader
-    status: dict[str, Any] = {
+    lasting = {"token"}
+    if not situation.seen:
+        lasting |= {"holder", "leader", "steward", "candidates"}
+    status = {
         "observedGeneration": resource.generation,
         "state": situation.state.name.capitalize(),
         "transitions": before.get("transitions", 0),
@@ -109,68 +112,67 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
         "key": resource.record_key,
         "labelKey": resource.label_key,
         "site": situation.site,
-        "bucket": {"name": resource.bucket, **_bucket(situation.bucket)},
+        "bucket": _bucket(situation, before),
+        **{name: value for name, value in before.items() if name in lasting},
     }
-    if not situation.seen:
-        kept = ("holder", "token", "leader", "steward")
-        status |= {name: before[name] for name in kept if name in before}
     if record is not None:
+        status["transitions"] += _begins_reign(record, before)
         status["holder"] = record.holder
         if not record.stranger:
             status["token"] = record.term
-    if situation.steward and record is not None:
-        kept = before.get("steward") or {}
-        same = kept.get("replica") == situation.steward and before.get("token") == record.term
-        revision = kept.get("revision") if same else record.revision
-        status["steward"] = {"replica": situation.steward, "revision": revision}
-    if leader is not None and record is not None:
-        shown = {
-            "podName": leader.name,
-            "podUID": leader.uid,
-            "nodeName": leader.node,
-            "podIP": leader.ip,
-        }
-        kept = before.get("leader") or {}
-        same = kept.get("podUID") == leader.uid and before.get("token") == record.term
-        shown["acquiredTime"] = kept.get("acquiredTime", now) if same else now
-        status["leader"] = {name: value for name, value in shown.items() if value}
-    if record is not None and _new_reign(status, before):
-        status["transitions"] += 1
+        same_term = status.get("token") == before.get("token")
+        if situation.steward:
+            kept = (before.get("steward") or {}) if same_term else {}
+            same = kept.get("replica") == situation.steward
+            revision = kept["revision"] if same else record.revision
+            status["steward"] = {"replica": situation.steward, "revision": revision}
+        if situation.leader is not None:
+            kept = (before.get("leader") or {}) if same_term else {}
+            same = kept.get("podUID") == situation.leader.uid
+            since = kept.get("acquiredTime", now) if same else now
+            status["leader"] = _leader(situation.leader, since)
     status["conditions"] = _conditions(situation, before, now)
     return status
 
 
-def events_from(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
-    """Return what a change of status means to a person; one event for one change."""
+def events_from(
+    before: Mapping[str, Any], after: Mapping[str, Any], *, evicted: bool = False
+) -> list[Event]:
+    """Return what a change of status means to a person; one event for one change.
+
+    Args:
+        before: the status as it was.
+        after: as it is now.
+        evicted: whether the old leader had to go because somebody deleted the record.
+    """
     events = []
     old, new = before.get("leader"), after.get("leader")
     reason, message = _ready(after)
-    old_reason = _ready(before)[0]
-    if new and (old or {}).get("podUID") != new["podUID"]:
+    if old and evicted:
+        note = f"pod {old['podName']} does not lead any more: somebody deleted its record"
+        events.append(Event("Warning", "Evicted", "StepDown", note))
+    elif old and not new:
+        note = f"pod {old['podName']} does not lead any more: {message}"
+        if reason in {"NoCandidates", "Suspended"}:
+            events.append(Event("Normal", "Released", "Release", note))
+        else:
+            events.append(Event("Warning", "LeaderLost", "StepDown", note))
+    if new and (not old or _term(before) != _term(after)):
         name, token = new["podName"], after.get("token")
-        if old:
+        if old and not evicted and old["podUID"] != new["podUID"]:
             note = f"pod {name} leads after pod {old['podName']}, with token {token}"
             events.append(Event("Normal", "HandedOver", "HandOver", note))
         else:
             note = f"pod {name} leads with token {token}"
             events.append(Event("Normal", "LeaderElected", "Elect", note))
-    elif old and not new:
-        planned = reason in {"NoCandidates", "Suspended"}
-        note = f"pod {old['podName']} does not lead any more: {message}"
-        if planned:
-            events.append(Event("Normal", "Released", "Release", note))
-        else:
-            events.append(Event("Warning", "LeaderLost", "StepDown", note))
-    if reason != old_reason:
-        if reason == "NoCandidates":
-            events.append(Event("Warning", reason, "Campaign", message))
-        elif reason in _TROUBLES:
-            events.append(Event("Warning", reason, "Connect", message))
+    if reason in _TROUBLES and reason != _ready(before)[0]:
+        events.append(Event("Warning", reason, "Campaign", message))
     return events
 
 
 _TROUBLES = frozenset(
     {
+        "NoCandidates",
         "BucketNotFound",
         "BucketInvalid",
         "BucketUnreachable",
@@ -179,26 +181,48 @@ _TROUBLES = frozenset(
         "LabelKeyInUse",
     }
 )
+"""Reasons of Ready that are news by themselves. The others come with a change of leader."""
 
 
-def _bucket(info: BucketInfo | None) -> dict[str, Any]:
+def _bucket(situation: Situation, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the bucket; what the server has not said again since the start is kept."""
+    name, info = situation.resource.bucket, situation.bucket
     if info is None:
-        return {}
+        kept: dict[str, Any] = before.get("bucket") or {}
+        return {**kept, "name": name}
     # The server gives nanoseconds; Kubernetes' date-time is satisfied with any.
     return {
+        "name": name,
         "ttlSeconds": round(info.ttl),
         "replicas": info.replicas,
         "createdTime": info.created,
     }
 
 
-def _new_reign(status: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Whether the record names another reign than the last one that the status knew."""
-    if "holder" not in before:
-        return True
-    if status["holder"] != before["holder"]:
-        return True
-    return "token" in status and status["token"] != before.get("token")
+def _leader(pod: Pod, since: str) -> dict[str, str]:
+    shown = {
+        "podName": pod.name,
+        "podUID": pod.uid,
+        "nodeName": pod.node,
+        "podIP": pod.ip,
+        "acquiredTime": since,
+    }
+    return {name: value for name, value in shown.items() if value}
+
+
+def _begins_reign(record: Record, before: Mapping[str, Any]) -> bool:
+    """Whether a record is of another reign than the last one that the status knew.
+
+    A stranger's record has a new revision with each renewal and no term, so its holder decides.
+    """
+    if record.stranger:
+        return record.holder != before.get("holder")
+    return record.term != before.get("token")
+
+
+def _term(status: Mapping[str, Any]) -> tuple[str, int | None]:
+    """Return which term of which pod the status shows."""
+    return status["leader"]["podUID"], status.get("token")
 
 
 def _ready(status: Mapping[str, Any]) -> tuple[str, str]:
@@ -250,13 +274,18 @@ def _ready_now(situation: Situation) -> _Verdict:
         return "True", "LedElsewhere", f"{record.holder} holds the record"
     if situation.ready == 0:
         return "False", "NoCandidates", _no_candidates(situation)
+    if record is not None:
+        return "False", "Vacant", f"{record.holder} holds the record, but is not labelled yet"
     return "False", "Vacant", "no pod leads; a candidate campaigns"
 
 
 def _no_candidates(situation: Situation) -> str:
     if situation.total == 0:
         return f"no pod matches the selector {situation.resource.selector}"
-    return f"none of {situation.total} matching pods is running, ready and not terminating"
+    return (
+        f"none of {situation.total} matching pods can lead: it has to be running, ready, neither"
+        " terminating nor excluded by its annotation"
+    )
 
 
 def _bucket_ready(situation: Situation) -> _Verdict:
@@ -266,13 +295,13 @@ def _bucket_ready(situation: Situation) -> _Verdict:
     info = situation.bucket
     if info is None:
         return "Unknown", "Starting", "the bucket has not been seen yet"
-    warnings = _warnings(info)
+    warnings = warnings_about(info)
     if warnings:
         return "True", "BucketAtRisk", "; ".join(warnings)
     return "True", "BucketFound", f"records live {info.ttl:g} s"
 
 
-def _warnings(info: BucketInfo) -> list[str]:
+def warnings_about(info: BucketInfo) -> list[str]:
     """Say what works but should not stay so, as Choria does."""
     warnings = []
     if info.history != 1:
