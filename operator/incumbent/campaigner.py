@@ -216,6 +216,8 @@ class Campaigner:
         """Keep the election from campaigning: another one has its key, or its label."""
         if problem != self._blocked:
             self._blocked = problem
+            if problem is not None:
+                self._log.warning("election.blocked", problem=problem.message)
             self._configure()
             self._wake()
 
@@ -310,7 +312,10 @@ class Campaigner:
             self._driver.end()
             self._interrupt()
         elif info is not None:
-            timing, self._invalid = self._timing(info, before)
+            timing, invalid = self._timing(info, before)
+            if invalid is not None and invalid != self._invalid:
+                self._log.warning("election.invalid", problem=invalid.message)
+            self._invalid = invalid
             if before is not None and before.created != info.created:
                 self._log.warning("bucket.recreated", bucket=info.name)
                 self._driver.forget()
@@ -332,8 +337,8 @@ class Campaigner:
             timing = timing_for(info.ttl, interval=self.resource.interval)
         except ConfigurationError as error:
             return None, problem_from(error)
-        if before is not None and info.ttl < before.ttl:
-            # A member elsewhere may still count on the old TTL.
+        if before is not None and info.ttl < before.ttl <= MAXIMUM_TTL:
+            # A member elsewhere may still count on the old TTL, unless nobody could.
             self._settled_at = now + before.ttl
         if now < self._settled_at:
             msg = (
@@ -422,6 +427,8 @@ class Campaigner:
 
     async def _pass(self) -> bool:
         """Bring everything in line with what is known now; return whether that is done."""
+        if self._pods.pods is None and clock.now() >= self._began_at + PATIENCE:
+            await self._office.probe()
         if self._retire_by < NEVER:
             return await self._take_back()
         if self._blocked is not None:

@@ -27,6 +27,9 @@ BACKOFFS = (0.5, 1.0, 2.0, 5.0)
 """Seconds between kopf's attempts at a request that fails; the last one again and again."""
 PAUSE = 5.0
 """Seconds before kopf is started again, if it has failed."""
+LEAVE_WITHIN = DELETE_WITHIN + 1.0
+"""Seconds that each election has to end in order when the process ends."""
+FOREVER = 1e9
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -68,6 +71,38 @@ async def _watch(
     release_on_exit: bool,
     stop: asyncio.Event,
 ) -> None:
+    async def wait_long() -> None:
+        await stop.wait()
+        await asyncio.sleep(LEAVE_WITHIN)
+
+    too_late = asyncio.create_task(wait_long(), name="end of all elections")
+    try:
+        tasks = await kopf.spawn_tasks(
+            registry=_registry(
+                roster, log_in=log_in, release_on_exit=release_on_exit, too_late=too_late
+            ),
+            settings=_settings(scan=not namespaces),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            stop_flag=stop,
+        )
+        # kopf has put its own signal handlers there, which fail at a second signal.
+        stop_on_signals(stop)
+        # At its end kopf would wait 5 s for all other tasks of the loop, and then cancel them.
+        await kopf.run_tasks(tasks, ignored=_Everything())
+    finally:
+        too_late.cancel()
+
+
+def _registry(
+    roster: Roster,
+    *,
+    log_in: Callable[[], Awaitable[Access]],
+    release_on_exit: bool,
+    too_late: asyncio.Task[None],
+) -> kopf.OperatorRegistry:
+    """Return what kopf is to do with each resource."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -92,7 +127,7 @@ async def _watch(
         else:
             roster.look(_plain(body))
 
-    @kopf.daemon(GROUP, VERSION, PLURAL, registry=registry, backoff=5.0, cancellation_polling=1.0)
+    @kopf.daemon(GROUP, VERSION, PLURAL, registry=registry, backoff=PAUSE)
     async def serve(body: Mapping[str, Any], stopped: kopf.DaemonStopped, **_: Any) -> None:
         def ending() -> str:
             reason = stopped.reason
@@ -102,19 +137,18 @@ async def _watch(
                 return "retire"
             return "resign" if release_on_exit else "leave"
 
-        await roster.serve(_plain(body), stopped.wait(), ending=ending)
+        serving = asyncio.create_task(
+            roster.serve(_plain(body), stopped.wait(), ending=ending), name="election"
+        )
+        try:
+            await asyncio.wait({serving, too_late}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            serving.cancel()
+            await asyncio.wait({serving})
+        if not serving.cancelled():
+            serving.result()
 
-    tasks = await kopf.spawn_tasks(
-        registry=registry,
-        settings=_settings(scan=not namespaces),
-        standalone=True,
-        clusterwide=not namespaces,
-        namespaces=namespaces,
-        stop_flag=stop,
-    )
-    stop_on_signals(stop)  # kopf has put its own handlers there, which fail at a second signal
-    # At its end kopf would wait 5 s for all other tasks of the loop, and then cancel them.
-    await kopf.run_tasks(tasks, ignored=_Everything())
+    return registry
 
 
 class _Everything(Collection[Any]):
@@ -152,8 +186,8 @@ def _settings(*, scan: bool) -> kopf.OperatorSettings:
     settings.scanning.disabled = not scan
     # Otherwise kopf kills the process 10 minutes after it has failed, also if it runs again.
     settings.process.ultimate_exiting_timeout = None
-    # A daemon that needs longer than this to end makes kopf touch the resource again and again.
-    settings.background.instant_exit_timeout = DELETE_WITHIN + 3.0
+    # For a daemon that needs longer than this to end, kopf annotates the resource again and again.
+    settings.background.instant_exit_timeout = FOREVER
     return settings
 
 

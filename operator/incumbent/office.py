@@ -181,6 +181,11 @@ class Office:
             await self._mark()
         return settled
 
+    async def probe(self) -> None:
+        """Find out why no pods were seen: a watch does not tell."""
+        resource = self.resource
+        await self._cluster.list_pods(resource.key.namespace, str(resource.selector))
+
     async def give_up(self) -> bool:
         """Strip everybody, confirmed, then release the record; return whether that was stored."""
         lease, until = self._driver.lease, self._deadline()
