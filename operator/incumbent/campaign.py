@@ -12,8 +12,8 @@ Rules that everything here follows:
 * Leadership is a deadline, counted from the moment *before* the write was sent. It is moved only
   by a stored write of this process.
 * A write without an answer is neither taken for stored nor for refused: the next step is to look.
-  A record tells its writer which write it comes from. It is adopted only while that write is
-  open: no other was stored since, and the lease under which it was begun has not ended.
+  A record tells its writer which write it comes from, and counts from the sending of that one. It
+  is not adopted when the lease under which it was begun has ended.
 * A record of somebody else is never written over. A record of another replica of the same site
   is that site's: it may be renewed (*relayed*) when its steward is silent.
 * A record is *promoted* once nobody who held the key before can act any more, and only then may
@@ -232,7 +232,7 @@ class Campaign:
     def answered(self, write: Write, answer: Answer, now: float) -> None:
         """Take in how a write ended; also after everybody has stopped waiting for it."""
         if write not in self._open:
-            return  # it was seen, or another was stored, or what it was begun for has ended
+            return  # what it was begun for has ended
         if answer.outcome is not Outcome.UNKNOWN:
             self._open.remove(write)
         known = self.latest or Nothing()
@@ -357,7 +357,6 @@ class Campaign:
             self._step_down(Loss.HANDED_OVER)
         deadline = write.sent_at + self.timing.lease
         self.lease = Lease(record, write.sent_at, deadline, write.promotable_at, acts_from)
-        self._open.clear()
         self._took(record, now, now)
         if self.timing.profile is Profile.CHORIA:
             self._next_at = write.sent_at + self.timing.interval

@@ -22,6 +22,8 @@ from incumbent.timing import Timing
 
 log = structlog.get_logger(__name__)
 
+TICK = 0.001
+"""Seconds to wait at least: the timers of an event loop are not exact, and may come too early."""
 REST = 1.0
 """Seconds to wait after an error that should not happen."""
 
@@ -201,7 +203,7 @@ class Driver:
 
     async def _sleep(self, until: float) -> None:
         """Wait until then, or until something stirs."""
-        seconds = None if until == NEVER else max(0.0, until - clock.now())
+        seconds = None if until == NEVER else max(TICK, until - clock.now())
         try:
             async with asyncio.timeout(seconds):
                 await self._stirred.wait()

@@ -194,7 +194,7 @@ class Office:
         if lease is not None and lease.record.pod_uid not in carriers:
             carriers[lease.record.pod_uid] = self._pod_of(lease.record)
         await self._strip_all(carriers.values(), until=until)
-        self._in_office = 0
+        self._in_office, self._answers = 0, False
         return await self._driver.release()
 
     async def vacate(self) -> None:
@@ -262,15 +262,14 @@ class Office:
 
     async def _correct(self, leader: Pod) -> bool:
         """Strip others that carry the label, if we still are who may say so."""
-        carriers = self._carriers
-        if self._sweep:
-            carriers += await self._labels.carriers()
-        strays = {pod.uid: pod for pod in carriers if pod.uid != leader.uid}
-        if strays:
-            if not await self._driver.renew():
+        if self._sweep or any(pod.uid != leader.uid for pod in self._carriers):
+            # Read before the write, as a warrant has to be, and not from a watch that may lag.
+            carriers = await self._labels.carriers()
+            strays = [pod for pod in carriers if pod.uid != leader.uid]
+            if strays and not await self._driver.renew():
                 return False
-            await self._strip_all(strays.values())
-            for stray in labelled(strays.values(), self.resource):
+            await self._strip_all(strays)
+            for stray in labelled(strays, self.resource):
                 self._corrected(stray)
         self._sweep = False
         return True

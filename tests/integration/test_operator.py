@@ -22,7 +22,6 @@ BUCKET = "ELECTIONS"
 TTL = 5.0
 CREATE = (f"--bucket={BUCKET}", "--create-bucket", f"--bucket-ttl={TTL:g}s")
 SHORT_TTL = 3.0
-CREATE_SLOW = (f"--bucket={BUCKET}", "--create-bucket", f"--bucket-ttl={SLOW_TTL:g}s")
 CREATE_SHORT = (f"--bucket={BUCKET}", "--create-bucket", f"--bucket-ttl={SHORT_TTL:g}s")
 
 

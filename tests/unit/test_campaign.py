@@ -446,6 +446,7 @@ def test_a_refused_renewal_is_no_loss_while_the_record_is_ours():
 
     scene.refuse(scene.begin())
     scene.look(record)
+    assert not scene.campaign.unanswered
     scene.store(scene.begin())
 
     assert scene.leads
@@ -820,6 +821,9 @@ def watch_all(scene, *entries):
         pytest.param(
             [(0, MEMBER), (9, RELEASED), (TTL, EXPIRED)], 0, id="a release that itself expired"
         ),
+        pytest.param(
+            [(0, STRANGER), (9, EVICTED), (TTL, EXPIRED)], 0, id="an eviction that itself expired"
+        ),
         pytest.param([(0, MEMBER), (9, EVICTED), (4, EVICTED)], TTL - 13, id="a key deleted twice"),
         pytest.param(
             [(0, MEMBER), (9, RELEASED), (1, STRANGER), (TTL, EXPIRED)],
@@ -880,13 +884,28 @@ def test_a_vacancy_found_by_a_look_leaves_the_watch_a_moment():
 
 def test_a_vacancy_known_from_a_look_only_counts_as_the_worst_case():
     """When the watch stays behind, the previous holder is unknown."""
-    scene = prompt(MEMBER)
+    scene = prompt(RELEASED)
+    scene.watch(MEMBER)
     scene.after(TTL).refuse(scene.begin())
     scene.look(EXPIRED)
     vacant_at = scene.now
 
     scene.lead()
 
+    assert scene.now == pytest.approx(vacant_at + STRANGER_AFTER)
+
+
+def test_a_watch_that_catches_up_with_a_look_shows_who_held_the_key_in_between():
+    """The holder before a marker is the one that the watch shows before it."""
+    scene = prompt(MEMBER)
+    scene.after(TTL).refuse(scene.begin())
+    scene.look(replace(EVICTED, revision=103))
+    vacant_at = scene.now
+
+    scene.watch(replace(STRANGER, revision=102, term=102), age=9)
+    scene.watch(replace(EVICTED, revision=103))
+
+    scene.lead()
     assert scene.now == pytest.approx(vacant_at + STRANGER_AFTER)
 
 
@@ -1406,7 +1425,7 @@ def test_an_open_create_does_not_outlive_its_bucket():
 def test_after_a_bucket_was_made_anew_nobody_acts_for_a_ttl(held):
     """Whoever held a record of the old bucket may not have heard of its end."""
     scene = prompt(held)
-    scene.campaign.forget(scene.now)
+    scene.after(5).campaign.forget(scene.now)
     gone_at = scene.now
     scene.after(1).watch(NOTHING, live=False)
 
@@ -1722,6 +1741,17 @@ def test_a_release_of_a_record_that_was_not_promoted_is_none_for_the_others():
     released_at = scene.now
     scene.lead()
     assert scene.now == pytest.approx(released_at + TTL)
+
+
+def test_a_release_after_the_deadline_releases_what_may_be_left():
+    """Leadership was lost by the deadline; the record is given up if it still is ours."""
+    scene = prompt()
+    record = scene.lead()
+
+    write = scene.after(60).campaign.begin_release(scene.now)
+
+    assert scene.events() == [Lost(record, Loss.DEADLINE)]
+    assert write.expected == record.revision
 
 
 @pytest.mark.parametrize("stored", (True, False))

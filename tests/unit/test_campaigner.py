@@ -418,6 +418,7 @@ async def test_changed_spec_that_allows_no_leader_releases(stage, change):
     await stage.until(lambda: stage.condition() == reason)
     assert stage.record is None
     assert stage.leaders == []
+    assert stage.writes.count("a=candidate") + stage.writes.count("a=None") == 1
 
     stage.change(suspend=False, selector={"matchLabels": {"app": "billing"}}, campaign={})
     await stage.until(lambda: stage.leaders == ["a"], timeout=1)
@@ -433,6 +434,17 @@ async def test_leader_label_on_another_pod_is_corrected(stage):
     await stage.until(lambda: stage.leaders == ["a"], timeout=0.5)
     assert stage.first.counts.corrections == 1
     await stage.until(lambda: "LabelCorrected" in stage.reasons)
+
+
+async def test_label_that_only_a_lagging_watch_shows_is_no_stray(stage):
+    """What was stripped already is neither written nor counted again."""
+    await stage.lead()
+    pods = stage.first._pods.pods
+    pods["b"] = replace(pods["b"], labels={"app": "billing", LABEL: "leader"})
+    stage.first._wake()
+    await asyncio.sleep(1)
+    assert stage.first.counts.corrections == 0
+    assert not stage.cluster.patches
 
 
 async def test_stray_label_is_shown_while_it_cannot_be_corrected(stage):

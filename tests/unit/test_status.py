@@ -400,6 +400,13 @@ def test_the_bucket_is_known_by_name_before_it_is_seen():
     assert latest(UNSEEN)["bucket"] == {"name": "LEADER_ELECTION"}
 
 
+def test_a_status_says_which_generation_it_is_about():
+    """The resource's and every condition's, so that a reader knows whether a change was seen."""
+    status = latest(led_by(A, 5), led_by(A, 5, resource=replace(RESOURCE, generation=7)))
+    assert status["observedGeneration"] == 7
+    assert {one["observedGeneration"] for one in status["conditions"]} == {7}
+
+
 def test_a_transition_is_a_change_of_status():
     """Another reason or sentence is none, so the time tells for how long it is so."""
     statuses = history(VACANT, NOBODY, led_by(A, 5), led_by(B, 9))

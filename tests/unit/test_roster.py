@@ -1,0 +1,402 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+
+from fakecluster import make_election
+from incumbent.model import ElectionKey
+from incumbent.roster import Roster
+
+
+class FakeCampaigner:
+    """Records what it is told; its work goes on until it is cancelled, or `fail` is set."""
+
+    def __init__(self, body, resource):
+        self.body = body
+        self.resource = resource
+        self.problem = None
+        self.told = []
+        self.running = False
+        self.fail = asyncio.Event()
+        self.ended = asyncio.Event()
+        """Set for endings to come to an end."""
+        self.ended.set()
+
+    async def run(self):
+        """Work."""
+        self.running = True
+        try:
+            await self.fail.wait()
+            msg = "a bug"
+            raise ValueError(msg)
+        finally:
+            await asyncio.sleep(0.001)  # ends in its own time
+            self.running = False
+
+    def update(self, body, resource):
+        """Take in a change."""
+        self.body, self.resource = body, resource
+
+    def block(self, problem):
+        """Take in whether this may work."""
+        self.problem = problem
+
+    def view(self):
+        """Return what can be told."""
+        return {"name": self.resource.key.name, "status": self.body["status"]}
+
+    async def retire(self):
+        """End, for the resource is deleted."""
+        await self._end("retire")
+
+    async def leave(self):
+        """End, for the process does."""
+        await self._end("leave")
+
+    async def resign(self):
+        """End for good."""
+        await self._end("resign")
+
+    async def _end(self, how):
+        self.told.append(f"{how} while running" if self.running else f"{how} too late")
+        await self.ended.wait()
+
+
+class Served:
+    """An election that is being served."""
+
+    def __init__(self, roster, body):
+        self.stopped = asyncio.Event()
+        self.ending = ""
+        work = roster.serve(body, self.stopped.wait(), ending=lambda: self.ending)
+        self.task = asyncio.create_task(work)
+
+    async def end(self, how=""):
+        """Stop, and wait for the end."""
+        self.ending = how
+        self.stopped.set()
+        await self.task
+
+
+@pytest.fixture
+def roster():
+    return Roster(FakeCampaigner, default_bucket="B", label_prefixes=("example.com",))
+
+
+@pytest.fixture
+async def serve(roster):
+    """Return a function that serves elections; whatever is still served is stopped at the end."""
+    served = []
+
+    async def begin(*bodies):
+        new = [Served(roster, body) for body in bodies]
+        served.extend(new)
+        await asyncio.sleep(0)  # for `serve` to begin
+        await asyncio.sleep(0)  # for the work to begin
+        return new[0] if len(new) == 1 else new
+
+    yield begin
+    for one in served:
+        if not one.task.done():
+            await one.end()
+
+
+def election(name, age=0, *, uid=None, **spec):
+    """Return an election that is the older, the smaller its age in seconds after a beginning."""
+    return make_election(
+        name,
+        spec=spec,
+        uid=uid or f"uid-{name}",
+        creationTimestamp=f"2026-01-01T00:00:{age:02}Z",
+    )
+
+
+def campaigner(roster, name):
+    return roster.campaigners[ElectionKey("shop", name)]
+
+
+def reason(roster, name):
+    """Return why an election is blocked, or nothing."""
+    problem = campaigner(roster, name).problem
+    return problem.reason if problem else ""
+
+
+# One key, one election
+
+KEY = {"key": "shared"}
+LABEL = {"label": {"key": "example.com/shared"}}
+
+
+@pytest.mark.parametrize(
+    ("shared", "blocked"), ((KEY, "KeyInUse"), (LABEL, "LabelKeyInUse"), (KEY | LABEL, "KeyInUse"))
+)
+@pytest.mark.parametrize("order", tuple(itertools.permutations(("oldest", "middle", "youngest"))))
+async def test_the_younger_is_blocked_whoever_comes_first(roster, serve, shared, blocked, order):
+    """And by a sentence that names the oldest."""
+    ages = {"oldest": 1, "middle": 2, "youngest": 3}
+    for name in order:
+        await serve(election(name, ages[name], **shared))
+    assert reason(roster, "oldest") == ""
+    assert reason(roster, "middle") == reason(roster, "youngest") == blocked
+    problem = campaigner(roster, "youngest").problem
+    assert "election shop/oldest already uses" in problem.message
+    assert not problem.of_bucket
+
+
+@pytest.mark.parametrize("shared", (KEY, LABEL))
+async def test_the_younger_is_free_when_the_older_is_gone(roster, serve, shared):
+    """Then the next one in age is the oldest."""
+    bodies = [election("a", 1, **shared), election("b", 2, **shared), election("c", 3, **shared)]
+    first, *_ = await serve(*bodies)
+    await first.end("retire")
+    assert reason(roster, "b") != ""
+    roster.forget_body(bodies[0])
+    assert reason(roster, "b") == ""
+    assert "shop/b already uses" in campaigner(roster, "c").problem.message
+
+
+async def test_an_older_election_blocks_before_it_is_served(roster, serve):
+    """It was seen, and will be served soon."""
+    roster.look(election("a", 1, **KEY))
+    await serve(election("b", 2, **KEY))
+    assert reason(roster, "b") == "KeyInUse"
+
+
+@pytest.mark.parametrize(("first", "second"), (("a", "b"), ("b", "a")))
+async def test_elections_of_one_age_have_an_order(roster, serve, first, second):
+    """Creation times are whole seconds; the UID decides between equals."""
+    await serve(election(first, 1, uid="1", **KEY), election(second, 1, uid="2", **KEY))
+    assert (reason(roster, first), reason(roster, second)) == ("", "KeyInUse")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    (
+        pytest.param({}, {}, id="nothing in common"),
+        pytest.param(KEY, KEY | {"bucket": "OTHER"}, id="one key in two buckets"),
+        pytest.param(LABEL, {"label": {"key": "example.com/other"}}, id="one prefix"),
+    ),
+)
+async def test_who_shares_nothing_is_not_blocked(roster, serve, first, second):
+    """Only the same key of the same bucket counts, and the same label key."""
+    await serve(election("a", 1, **first), election("b", 2, **second))
+    assert (reason(roster, "a"), reason(roster, "b")) == ("", "")
+
+
+async def test_a_label_key_is_used_within_a_namespace(roster, serve):
+    """Pods of another namespace are other pods; but the bucket is the same for all."""
+    elsewhere = make_election("a", namespace="other", spec=KEY | LABEL)
+    elsewhere["metadata"]["creationTimestamp"] = "2027-01-01T00:00:00Z"
+    await serve(election("a", 1, **LABEL), elsewhere)
+    assert roster.campaigners[ElectionKey("other", "a")].problem is None
+    roster.look(election("b", 2, **KEY))
+    assert roster.campaigners[ElectionKey("other", "a")].problem.reason == "KeyInUse"
+
+
+async def test_the_default_bucket_is_a_bucket(roster, serve):
+    """Whoever names it and whoever does not share it."""
+    await serve(election("a", 1, **KEY), election("b", 2, bucket="B", **KEY))
+    assert reason(roster, "b") == "KeyInUse"
+
+
+async def test_claims_move_with_their_election(roster, serve):
+    """A key that somebody writes into a status by hand is claimed, and the old one is free."""
+    body = election("a", 1, **KEY)
+    await serve(body, election("b", 2, **KEY))
+    assert reason(roster, "b") == "KeyInUse"
+    roster.look(body | {"status": {"key": "moved"}})
+    assert reason(roster, "b") == ""
+    await serve(election("c", 3, key="moved"))
+    assert reason(roster, "c") == "KeyInUse"
+    roster.forget_body(body)
+    assert reason(roster, "c") == ""
+
+
+async def test_an_election_made_anew_is_the_younger(roster, serve):
+    """Under its old name, with another UID, it comes last."""
+    old = election("a", 1, uid="old", **KEY)
+    first, _ = await serve(old, election("b", 2, **KEY))
+    await first.end("retire")
+    roster.look(election("a", 3, uid="new", **KEY))
+    assert reason(roster, "b") == ""
+    await serve(election("a", 3, uid="new", **KEY))
+    assert reason(roster, "a") == "KeyInUse"
+
+
+async def test_a_late_farewell_is_not_the_new_elections(roster, serve):
+    """The deletion of an earlier resource does not take the present one away."""
+    old = election("a", 1, uid="old", **KEY)
+    await serve(election("a", 2, uid="new", **KEY), election("b", 3, **KEY))
+    roster.forget_body(old)
+    roster.forget_body(election("unknown"))
+    assert reason(roster, "b") == "KeyInUse"
+
+
+async def test_who_retires_is_not_told_about_a_namesake(roster, serve):
+    """Its finalizer was taken by force, and it still has labels to take back."""
+    old = election("a", 2, uid="old", **KEY)
+    first = await serve(old)
+    retiring = campaigner(roster, "a")
+    roster.look(election("b", 1, **KEY))
+    before = (retiring.problem, retiring.body)
+    roster.look(election("a", 3, uid="new", **LABEL))
+    assert (retiring.problem, retiring.body) == before
+    await serve(election("a", 3, uid="new", **LABEL))
+    await first.end("retire")
+    assert campaigner(roster, "a").resource.uid == "new"
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed"),
+    (
+        ("incumbent.dev/x", True),
+        ("example.com/x", True),
+        ("sub.example.com/x", False),
+        ("example.org/x", False),
+    ),
+)
+async def test_a_label_prefix_has_to_be_allowed(roster, serve, key, allowed):
+    """Who may write elections could otherwise set any label on any pod."""
+    await serve(election("a", label={"key": key}))
+    problem = campaigner(roster, "a").problem
+    if allowed:
+        assert problem is None
+    else:
+        assert (problem.reason, problem.of_bucket) == ("PermissionDenied", False)
+        assert f"--label-prefix {key.partition('/')[0]}" in problem.message
+
+
+async def test_what_is_gone_leaves_nothing_behind(roster):
+    """A roster does not grow with the elections that there were."""
+    for name in "ab":
+        body = election(name, **KEY)
+        roster.look(body)
+        roster.forget_body(body)
+    assert not roster._claims
+    assert not roster._resources
+
+
+# Looking
+
+
+async def test_a_change_reaches_the_campaigner(roster, serve):
+    """The resource and its body are handed on."""
+    await serve(election("a"))
+    changed = election("a", suspend=True)
+    resource = roster.look(changed)
+    assert resource.suspend
+    assert campaigner(roster, "a").body == changed
+    assert campaigner(roster, "a").resource == resource
+
+
+async def test_elections_are_listed_in_order(roster, serve):
+    """By namespace and name, and only those that are served."""
+    roster.look(election("z"))
+    await serve(election("b"), election("a"), make_election("c", namespace="other"))
+    assert [one["name"] for one in roster.elections()] == ["c", "a", "b"]
+    assert roster.election("shop", "a")["name"] == "a"
+    assert roster.election("shop", "z") is None
+
+
+async def test_whoever_waits_hears_of_changes(roster, serve):
+    """Of elections that come, change or go, and of what a campaigner tells; once for each."""
+    seen = []
+
+    async def follow():
+        version = roster.version
+        while True:
+            await roster.changed(version)
+            version = roster.version
+            seen.append([one["name"] for one in roster.elections()])
+
+    follower = asyncio.create_task(follow())
+    await asyncio.sleep(0)
+    served = await serve(election("a"))
+    await asyncio.sleep(0)
+    assert seen == [["a"]]
+    roster.look(election("a"))
+    await asyncio.sleep(0)
+    roster.touch()
+    await asyncio.sleep(0)
+    assert seen == [["a"]] * 3
+    roster.look(election("another"))
+    await asyncio.sleep(0)
+    assert len(seen) == 3
+    await served.end()
+    await asyncio.sleep(0)
+    assert seen[-1] == []
+    follower.cancel()
+
+
+async def test_a_change_that_came_before_is_not_waited_for(roster):
+    """Nothing is missed between a look and the wait."""
+    version = roster.version
+    roster.touch()
+    await asyncio.wait_for(roster.changed(version), timeout=1)
+
+
+# Serving
+
+
+@pytest.mark.parametrize("how", ("retire", "leave", "resign"))
+async def test_an_election_ends_as_it_is_told(roster, serve, how):
+    """While its work still goes on, and then nothing of it is left."""
+    served = await serve(election("a"))
+    one = campaigner(roster, "a")
+    await served.end(how)
+    assert one.told == [f"{how} while running"]
+    assert not one.running
+    assert roster.campaigners == {}
+
+
+async def test_an_election_may_end_without_a_word(roster, serve):
+    """When nobody says why, nothing is taken back."""
+    served = await serve(election("a"))
+    one = campaigner(roster, "a")
+    await served.end()
+    assert one.told == []
+    assert not one.running
+
+
+async def test_a_bug_in_the_work_is_not_hidden(roster, serve):
+    """Whoever serves hears of it, and serves again."""
+    served = await serve(election("a"))
+    campaigner(roster, "a").fail.set()
+    with pytest.raises(ValueError, match="a bug"):
+        await served.task
+    assert roster.campaigners == {}
+    await serve(election("a"))
+    assert campaigner(roster, "a").running
+
+
+async def test_an_end_does_not_wait_for_work_that_has_failed(roster, serve):
+    """Nobody would do what it waits for, and the finalizer would stay for ever."""
+    served = await serve(election("a"))
+    one = campaigner(roster, "a")
+    one.ended.clear()
+    end = asyncio.create_task(served.end("retire"))
+    await asyncio.sleep(0.01)
+    assert one.told
+    one.fail.set()
+    with pytest.raises(ValueError, match="a bug"):
+        await end
+    assert roster.campaigners == {}
+
+
+@pytest.mark.parametrize("stopping", (False, True))
+async def test_whoever_serves_can_be_cancelled(roster, serve, stopping):
+    """At work or at the end: nothing goes on."""
+    served = await serve(election("a"))
+    one = campaigner(roster, "a")
+    if stopping:
+        one.ended.clear()
+        served.ending = "retire"
+        served.stopped.set()
+        await asyncio.sleep(0.01)
+    served.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await served.task
+    assert not one.running
+    assert roster.campaigners == {}
