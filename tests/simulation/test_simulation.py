@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from simulation import __main__ as command
@@ -13,7 +15,7 @@ MOST_RUNS = 200
 """Within which a planted fault is found."""
 
 
-def test_no_promise_is_broken():
+def test_no_promise_is_broken() -> None:
     """Whatever goes wrong, the promises hold, and enough goes wrong."""
     results = [scenario.run(seed) for seed in range(SEED, SEED + RUNS)]
     assert [f"seed {r.seed}: {r.violation}" for r in results if r.violation] == []
@@ -22,21 +24,21 @@ def test_no_promise_is_broken():
 
 
 @pytest.mark.parametrize("fault", faults.FAULTS, ids=lambda fault: fault.cause.__name__)
-def test_a_planted_fault_is_found(fault):
+def test_a_planted_fault_is_found(fault: faults.Fault) -> None:
     """Each mistake breaks the promise that it should, within a bounded number of runs."""
     assert any(
         fault.shows in _planted(fault, seed).violation for seed in range(SEED, SEED + MOST_RUNS)
     )
 
 
-def test_a_seed_reproduces_its_run():
+def test_a_seed_reproduces_its_run() -> None:
     """The same seed gives the same timeline; another seed another one."""
     first, again, other = (scenario.run(seed, timeline=True) for seed in (7, 7, 8))
     assert first == again
     assert first.timeline != other.timeline
 
 
-def test_a_timeline_changes_nothing():
+def test_a_timeline_changes_nothing() -> None:
     """A run that is watched goes as it went before."""
     fault = faults.FAULTS[0]
     seed = next(s for s in range(SEED, SEED + MOST_RUNS) if _planted(fault, s).violation)
@@ -45,7 +47,7 @@ def test_a_timeline_changes_nothing():
     assert watched.timeline[-1].endswith(watched.violation)
 
 
-def test_the_command_ends_with_the_counts(capsys):
+def test_the_command_ends_with_the_counts(capsys: pytest.CaptureFixture[str]) -> None:
     """The last line has the counts, and the exit code says that nothing was found."""
     assert command.main(["--runs", "3", "--seed", "5", "--seconds", "20"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
@@ -53,14 +55,15 @@ def test_the_command_ends_with_the_counts(capsys):
     assert last.endswith(" 0 violations")
 
 
-def test_the_command_shows_a_violation(capsys, monkeypatch):
+def test_the_command_shows_a_violation(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A violation comes with its seed and a timeline, and with exit code 1."""
     fault, run = faults.FAULTS[0], scenario.run
-
-    def plant(seed, **options):
-        return run(seed, member=fault.member, campaign=fault.campaign, focus=fault.focus, **options)
-
-    monkeypatch.setattr(scenario, "run", plant)
+    planted = functools.partial(
+        run, member=fault.member, campaign=fault.campaign, focus=fault.focus
+    )
+    monkeypatch.setattr(scenario, "run", planted)
     assert command.main(["--runs", "10", "--seed", "1"]) == 1
     out = capsys.readouterr().out
     assert "\nseed 1: two act at once: " in out
@@ -68,7 +71,7 @@ def test_the_command_shows_a_violation(capsys, monkeypatch):
     assert " 0 violations" not in out.splitlines()[-1]
 
 
-def _planted(fault, seed, *, timeline=False):
+def _planted(fault: faults.Fault, seed: int, *, timeline: bool = False) -> scenario.Result:
     return scenario.run(
         seed,
         timeline=timeline,
