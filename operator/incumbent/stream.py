@@ -264,7 +264,7 @@ class NatsBucket:
     async def _follow(self) -> str:
         """Watch until that is over, and return why."""
         await self._look()
-        feed = Feed(f"$KV.{self.name}.", self._last_revision, self._show)
+        feed = Feed(f"$KV.{self.name}.", self._last_revision, self._show, self._age)
         try:
             async with self._connection.subscribe(feed.take) as inbox:
                 request = jetstream.consumer_request(self.name, inbox, HEARTBEAT_EVERY)
@@ -365,10 +365,16 @@ class Feed:
         prefix: of the subjects; what follows is the key.
         last_revision: what the stream held at least when the consumer was made.
         changed: called with key and sighting for every entry, once this is `live`.
+        age: returns how old a message is that was stored then, at least: it may have waited in
+            the socket while the process stood still.
     """
 
     def __init__(
-        self, prefix: str, last_revision: int, changed: Callable[[str, Sighting], None]
+        self,
+        prefix: str,
+        last_revision: int,
+        changed: Callable[[str, Sighting], None],
+        age: Callable[[float], float],
     ) -> None:
         self.entries: dict[str, tuple[Entry, float]] = {}
         """For every key the latest entry, and when it was stored by the server's clock."""
@@ -379,6 +385,7 @@ class Feed:
         """Done when nothing of this counts any more, with the reason."""
         self._skip = len(prefix)
         self._changed = changed
+        self._age = age
         self._delivered = self._revision = 0
         self._pending = 1
         self._goal = 0
@@ -413,7 +420,8 @@ class Feed:
                 # on this key or another, was replaced before it could be delivered.
                 self._left_out = delivery.revision - 1
             known = before[0].revision if before else 0
-            self._changed(key, Sighting(entry, live=known >= self._left_out))
+            age = self._age(delivery.stored_at)
+            self._changed(key, Sighting(entry, age, live=known >= self._left_out))
         self._unbroken_to = max(self._unbroken_to, delivery.revision)
         self._revision, self._pending = delivery.revision, delivery.pending
         if self._revision >= self._goal:
