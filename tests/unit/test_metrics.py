@@ -57,7 +57,7 @@ class Reading:
     token: int = 4711
     candidates: int = 3
     remaining: float = 21.5
-    labelled: int = 1
+    labelled: int = 2
     conditions: list[tuple[str, str]] = field(
         default_factory=lambda: [("Ready", "True"), ("Stalled", "False")]
     )
@@ -140,7 +140,7 @@ def test_every_metric_is_explained(metrics):
         ("incumbent_token", {(): 4711.0}),
         ("incumbent_candidates", {(): 3.0}),
         ("incumbent_lease_remaining_seconds", {(): 21.5}),
-        ("incumbent_labelled_pods", {(): 1.0}),
+        ("incumbent_labelled_pods", {(): 2.0}),
         ("incumbent_condition", {("True", "Ready"): 1.0, ("False", "Stalled"): 1.0}),
         ("incumbent_nats_connected", {(): 1.0}),
         ("incumbent_build_info", {("1.2.3",): 1.0}),

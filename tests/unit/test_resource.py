@@ -204,3 +204,10 @@ def test_a_body_that_the_schema_admits_is_always_read(body):
     assert read.record_key
     assert read.label_key
     assert read.key == ElectionKey(body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+def test_a_body_without_a_spec_is_read():
+    """Such a body can be in a cluster whose schema is an earlier one; it selects nothing."""
+    body = make_election()
+    del body["spec"]
+    assert resource(body).selector == Selector()

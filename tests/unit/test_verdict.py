@@ -34,9 +34,9 @@ def names(pods):
 
 
 def born(second, name=None, *, template=None, priority=None, hash_label="pod-template-hash"):
-    """Return a candidate by its age; `template` is the value of the label with its hash."""
+    """Return a candidate by the second of its birth; `template` is its template's hash."""
     return make_pod(
-        name or f"pod-{second}",
+        name or f"{'zyxwvutsrq'[second]}-{second}",  # no order by names is one by age
         created=f"2026-01-01T00:00:{second:02}Z",
         labels=APP if template is None else APP | {hash_label: template},
         annotations={} if priority is None else {PRIORITY: priority},
@@ -96,7 +96,7 @@ def test_a_candidate_matches_runs_is_ready_stays_and_is_not_excluded(values, rea
 )
 def test_the_order_of_candidates(pods, order):
     """Priority, then the newest template, then age."""
-    assert names(candidates(pods, SELECTOR)) == [f"pod-{second}" for second in order]
+    assert [int(pod.name[2:]) for pod in candidates(pods, SELECTOR)] == order
 
 
 def test_the_name_decides_between_twins():
@@ -138,7 +138,7 @@ def test_a_template_is_as_new_as_its_candidates():
     """A pod that is not ready yet does not make its template the one to prefer."""
     starting = make_pod("x", ready=False, created="2027", labels=APP | {"pod-template-hash": "old"})
     pods = [born(1, template="old"), born(2, template="new"), starting]
-    assert names(candidates(pods, SELECTOR)) == ["pod-2", "pod-1"]
+    assert names(candidates(pods, SELECTOR)) == ["x-2", "y-1"]
 
 
 @pytest.mark.parametrize(
