@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from incumbent.model import Cause, Marker, Record
@@ -29,7 +29,6 @@ headers_of_anybody = st.dictionaries(
 )
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(
     record=st.builds(
         Record,
@@ -121,7 +120,6 @@ def test_a_sending_time_that_cannot_be_is_none(sent_at):
     assert entry_from(b"pod", headers, 9).sent_at == 0
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(value=st.binary(), headers=headers_of_anybody, revision=st.integers(min_value=1))
 def test_no_message_is_an_error(value, headers, revision):
     """Whatever somebody puts into the bucket is an entry of that revision."""
