@@ -11,7 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from incumbent.errors import ClusterError, ClusterUnreachable, Conflict, Forbidden, NotFound
+from incumbent.errors import (
+    ClusterError,
+    ClusterUnreachable,
+    Conflict,
+    Forbidden,
+    NotFound,
+    Refused,
+)
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced
 from incumbent.resource import API_VERSION, KIND
@@ -175,9 +182,12 @@ class FakeCluster:
                 msg = f"There is no pod {pod.name}"
                 raise NotFound(msg)
             # Without a resourceVersion a patch is unconditional, as on a real API server.
-            if pod.uid != current.uid or pod.resource_version not in {"", current.resource_version}:
+            if pod.resource_version not in {"", current.resource_version}:
                 msg = f"Pod {pod.name} changed in the meantime"
                 raise Conflict(msg)
+            if pod.uid != current.uid:
+                msg = f"The UID of pod {pod.name} is immutable"
+                raise Refused(msg)
             return self._store(
                 replace(
                     current,
