@@ -168,7 +168,6 @@ class Campaigner:
         self._undone = ""
         self._known: object = None
         self._begun = 0
-        self._lapsed_at = 0.0
         self._evicted = False
         self._resigned = False
         self._retire_by = NEVER
@@ -413,8 +412,7 @@ class Campaigner:
                 self._limit = None
             failures = 0 if done else failures + 1
             if not done:
-                pause = min(LONGEST_PAUSE, 0.05 * 2 ** min(failures, 8))
-                self._wake_in(pause * random.uniform(0.5, 1.0))  # noqa: S311
+                self._wake_in(_pause(failures))
             self._report()
 
     def _failed(self, error: ClusterError, failures: int) -> None:
@@ -430,7 +428,8 @@ class Campaigner:
         if self._pods.pods is None and clock.now() >= self._began_at + PATIENCE:
             await self._office.probe()
         if self._retire_by < NEVER:
-            return await self._take_back()
+            await self._take_back()
+            return True
         if self._blocked is not None:
             await self._office.vacate()
             return True
@@ -441,20 +440,22 @@ class Campaigner:
             self._ended.set()
         return done
 
-    async def _take_back(self) -> bool:
-        if self._blocked is not None and self._blocked.reason != "KeyInUse":
+    async def _take_back(self) -> None:
+        """Take everything back, and end."""
+        foreign = self._blocked is not None and self._blocked.reason != "KeyInUse"
+        if foreign:
             await self._office.vacate()  # the label key is not ours
-            left = ""
-        else:
-            left = await self._office.take_back()
-        if left == "record" and clock.now() >= self._retire_by:
-            self._log.warning("record.left", reason="NATS does not answer; the record will lapse")
-            left = ""
-        if not left:
-            self._ended.set()
-        elif clock.now() < self._retire_by:
-            self._wake_in(self._retire_by - clock.now())
-        return not left
+        tries = 0
+        while not foreign and (left := await self._office.take_back()):
+            time_left = self._retire_by - clock.now()
+            if left == "record" and time_left <= 0:
+                self._log.warning("record.left", reason="NATS does not answer; it will lapse")
+                break
+            # Not at once, whatever happens: a replica that has not heard of the deletion yet would
+            # be quick to create the record again.
+            tries += 1
+            await asyncio.sleep(min(_pause(tries), time_left if time_left > 0 else LONGEST_PAUSE))
+        self._ended.set()
 
     @property
     def _withdrawn(self) -> bool:
@@ -498,12 +499,6 @@ class Campaigner:
         if self._retire_by < NEVER or blink or (rests and trouble is None):
             return
         problem = self._blocked or self._invalid or self._refused or trouble
-        if not self._office.lapsed:
-            self._lapsed_at = now
-        elif trouble is None and now < self._lapsed_at + PATIENCE:
-            # A replica that stood still has much to hear before it can tell anything.
-            self._wake_in(self._lapsed_at + PATIENCE - now)
-            return
         seen = campaign is not None and campaign.latest is not None
         seen = seen and self._pods.pods is not None and not rests
         if not seen and problem is None and now < self._began_at + PATIENCE:
@@ -567,6 +562,11 @@ class Trouble:
     def lasts(self, kind: type[BucketError], now: float) -> float:
         """Return for how many seconds there was this kind of trouble, by the last look; or -1."""
         return now - self._since if self._kind is kind else -1.0
+
+
+def _pause(failures: int) -> float:
+    longest = min(LONGEST_PAUSE, 0.05 * 2.0 ** min(failures, 8))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 def _known(campaign: Campaign) -> object:

@@ -142,15 +142,14 @@ class Reporter:
             return
 
     def _leaves_it(self, situation: Situation, before: Mapping[str, Any]) -> bool:
-        """Whether the status is better left as it is, for another replica may see more."""
+        """Whether the status is better left as it is, for another replica sees more."""
+        if _knows_less(situation, before):
+            return True
         problem = situation.problem
         if situation.seen and (problem is None or problem.reason != "BucketUnreachable"):
             return False
         if before.get("observedGeneration", -1) < 0:
             return False
-        known = situation.record.revision if situation.record is not None else 0
-        if situation.ours and (before.get("steward") or {}).get("revision", 0) > known:
-            return True
         return problem is None or self._said == _gist(situation)
 
     async def _emit(self) -> None:
@@ -167,6 +166,19 @@ class Reporter:
                 )
             except ClusterError as error:
                 self._log.warning("event.lost", reason=event.reason, problem=str(error))
+
+
+def _knows_less(situation: Situation, before: Mapping[str, Any]) -> bool:
+    """Whether another replica of this site has renewed the record since, in the same bucket.
+
+    So it is with one that stood still, and has not heard the news yet.
+    """
+    record, bucket = situation.record, situation.bucket
+    if record is None or not situation.ours or bucket is None:
+        return False
+    if (before.get("bucket") or {}).get("createdTime") != bucket.created:
+        return False
+    return bool((before.get("steward") or {}).get("revision", 0) > record.revision)
 
 
 def _gist(situation: Situation) -> object:

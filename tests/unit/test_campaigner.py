@@ -14,7 +14,13 @@ from fakecluster import NAMESPACE, FakeCluster, make_election, make_pod
 from fakes import FakeBucket
 from incumbent import clock, wire
 from incumbent.campaigner import DELETE_WITHIN, PATIENCE, Campaigner, Replica, Site, Trouble
-from incumbent.errors import BucketDenied, BucketNotFound, BucketUnreachable, Forbidden
+from incumbent.errors import (
+    BucketDenied,
+    BucketNotFound,
+    BucketUnreachable,
+    Conflict,
+    Forbidden,
+)
 from incumbent.pods import NamespacePods
 from incumbent.resource import resource_from
 from incumbent.status import Problem
@@ -27,6 +33,7 @@ TOKEN = "incumbent.dev/billing.token"
 TTL = 6.0
 MARGIN = 0.6
 RELEASE = "release"
+WRITES = {"create", "renew", "transfer", "release", "patch_pod"}
 IN_USE = Problem("KeyInUse", "somebody else has it", of_bucket=False)
 
 
@@ -298,6 +305,8 @@ async def test_hand_over_strips_writes_and_labels_in_this_order(stage, how):
     await stage.until(lambda: stage.leaders == ["b"])
     wanted = ["a=None", "transfer", "b=leader"]
     assert stage.writes[-3:] == (wanted if how != "gone" else ["transfer", "b=leader"])
+    # Before the strip comes the proof that it is ours to do.
+    assert next(name for name in stage.cluster.operations if name in WRITES) == "renew"
     assert stage.record == "site/shop/b"
     await stage.until(lambda: "HandedOver" in stage.reasons)
     assert stage.most_at_once() == 1
@@ -373,7 +382,7 @@ async def test_candidate_that_the_watch_missed_prevents_the_release(stage):
         stage.first._pods.pods["a"] = replace(stage.first._pods.pods["a"], ready=False)
         stage.first._wake()
         await asyncio.sleep(0.5)
-    assert stage.record == "site/shop/a"
+    assert RELEASE not in stage.writes
 
 
 async def test_leader_that_the_watch_missed_is_not_replaced(stage):
@@ -482,6 +491,33 @@ async def test_label_write_without_an_answer_cannot_come_too_late(stage):
         with contextlib.suppress(Exception):
             arrive()
     assert stage.leaders == []
+
+
+async def test_label_write_of_a_dead_replica_cannot_come_too_late(stage):
+    """Before another pod is labelled, the one that the last record named is fenced."""
+    for name in ("a", "b"):
+        stage.cluster.change(name, labels={"app": "billing", LABEL: "candidate"})
+    with stage.cluster.delaying_writes() as late:
+        first = await stage.start("one")
+        await stage.start("two")
+        await stage.until(lambda: "a=leader" in stage.writes)
+        on_its_way = [late.pending.pop() for _ in late.pending]
+        await stage.kill(first)
+    stage.bucket.delete(KEY)
+    await stage.until(lambda: stage.leaders == ["b"])
+    for arrive in on_its_way:
+        with contextlib.suppress(Conflict):
+            arrive()
+    assert stage.leaders == ["b"]
+
+
+async def test_election_that_is_gone_gets_no_label(stage):
+    """The resource is read before the first label of a term."""
+    campaigner = await stage.start()
+    del stage.cluster.elections[NAMESPACE, "billing"]
+    await asyncio.sleep(TTL)
+    assert campaigner._driver.leads
+    assert "a=leader" not in stage.writes
 
 
 # The API server slow, away, or unwilling
@@ -613,7 +649,8 @@ async def test_absence_of_nats_is_told_after_a_moment(stage):
     with stage.bucket.unreachable():
         await asyncio.sleep(PATIENCE / 2)
         assert stage.condition("BucketReady") == ("True", "BucketFound")
-        await stage.until(lambda: stage.condition("BucketReady") == ("False", "BucketUnreachable"))
+        told = ("False", "BucketUnreachable")
+        await stage.until(lambda: stage.condition("BucketReady") == told, timeout=PATIENCE)
         assert stage.condition() == ("True", "Leading")
         await stage.until(lambda: not stage.leaders)
         await stage.until(lambda: stage.condition() == ("False", "BucketUnreachable"))
@@ -621,6 +658,18 @@ async def test_absence_of_nats_is_told_after_a_moment(stage):
         await asyncio.sleep(2 * TTL)
     await stage.until(lambda: stage.leaders == ["a"])
     await stage.until(lambda: stage.condition() == ("True", "Leading"))
+
+
+async def test_blind_replica_strips_once(stage):
+    """A label that comes after its strip is another's, as far as it can know."""
+    await stage.lead()
+    with stage.bucket.unreachable():
+        await stage.until(lambda: not stage.leaders)
+        stage.cluster.change("a", labels={"app": "billing", LABEL: "leader"})
+        await asyncio.sleep(2 * TTL)
+        assert stage.leaders == ["a"]
+    await stage.until(lambda: stage.condition() == ("True", "Leading"))
+    assert stage.leaders == ["a"]
 
 
 async def test_blink_of_nats_is_not_told(stage):
@@ -736,6 +785,24 @@ async def test_standby_that_is_cut_off_takes_back_the_labels_of_a_deleted_electi
     with stage.bucket.unreachable():
         await standby.retire()
     assert stage.leaders == []
+
+
+async def test_standby_takes_the_record_of_a_deleted_election_first(stage):
+    """A steward that has not heard of the deletion yet cannot label again."""
+    steward = await stage.start("one")
+    standby = await stage.start("two")
+    await stage.until(lambda: stage.leaders == ["a"])
+    await asyncio.sleep(1)
+    stage.cluster.calls.clear()
+    election = stage.cluster.elections[NAMESPACE, "billing"]
+    election["metadata"]["deletionTimestamp"] = "now"
+    retiring = asyncio.create_task(standby.retire())
+    await asyncio.sleep(0.5)
+    stage.cluster.show(election)
+    await asyncio.gather(retiring, steward.retire())
+    assert "a=leader" not in stage.writes
+    assert stage.record is None
+    assert all(pod.labels == {"app": "billing"} for pod in stage.cluster.pods.values())
 
 
 async def test_blocked_election_gives_its_label_up_and_leaves_the_record(stage):
@@ -855,6 +922,30 @@ async def test_blind_replica_does_not_fight_for_the_status(stage):
         await asyncio.sleep(10 * TTL)
         assert stage.condition() == ("True", "LedElsewhere")
     assert stage.cluster.operations.count("replace_status") - before <= 2
+
+
+async def test_replica_that_stood_still_writes_over_no_news(stage):
+    """What it remembers of its own term is older than what the status shows."""
+    view = View(stage.bucket)
+    first = await stage.start("one", view=view)
+    await stage.until(lambda: stage.leaders == ["a"])
+    second = await stage.start("two")
+    await asyncio.sleep(1)
+    with view.blind():
+        await stage.until(lambda: second._driver.leads)
+        before = stage.status
+        first._bucket = stage.bucket  # it believes that all is well
+        first._report()
+        await asyncio.sleep(1)
+        assert stage.status == before
+
+
+async def test_older_view_of_the_resource_is_ignored(stage):
+    """The answer to our own write can be faster than the watch."""
+    old = await stage.cluster.get_election(NAMESPACE, "billing")
+    await stage.lead()
+    stage.first.update(old, resource_from(old, default_bucket="LEADER_ELECTION"))
+    assert stage.first.view()["leader"]["podName"] == "a"
 
 
 async def test_work_that_the_steward_leaves_undone_is_done_by_another(stage):
