@@ -1056,6 +1056,7 @@ def test_a_record_that_is_not_renewed_is_vacant_a_ttl_after_it_was_seen():
     scene.watch(MEMBER, age=4)
 
     assert scene.step == Wait(pytest.approx(scene.now - 4 + TTL))
+    assert scene.begin().expected == 0
 
 
 @pytest.mark.parametrize(("age", "counted"), ((-3, 0), (999, TTL)))
@@ -1123,6 +1124,17 @@ def test_a_choria_candidate_tries_once_a_tick_and_never_looks_at_a_held_key(entr
         scene.until_due()
     assert scene.now == start + CHORIA_INTERVAL
     assert scene.step == Create()
+
+
+def test_a_choria_member_that_lost_goes_on_at_its_next_tick():
+    """A loss makes no haste."""
+    scene = choria()
+    scene.lead()
+    sent_at = scene.campaign.lease.sent_at
+
+    scene.after(1).watch(MEMBER)
+
+    assert scene.step == Wait(sent_at + CHORIA_INTERVAL)
 
 
 def test_a_choria_candidate_looks_when_a_refusal_is_not_explained_by_what_it_knows():
@@ -1349,6 +1361,7 @@ def test_a_look_that_was_overtaken_by_the_watch_is_history():
     scene.campaign.observe(Sighting(NOTHING), scene.now, look=look)
 
     assert scene.campaign.record is not None
+    assert isinstance(scene.step, Wait)
 
 
 def test_a_bucket_that_went_back_is_believed():
@@ -1593,6 +1606,18 @@ def test_whom_an_earlier_term_waited_for_says_nothing_about_the_next():
     scene.lead()
 
     assert scene.now == pytest.approx(start + TTL)
+
+
+def test_relays_that_fail_keep_their_distance():
+    """A relay that is refused for no reason is tried again after a pause."""
+    scene = prompt(SIBLING)
+    seen = scene.campaign.record
+    scene.campaign.urge()
+
+    scene.refuse(scene.begin())
+    scene.look(seen)
+
+    assert scene.step == Wait(pytest.approx(scene.now + 0.1))
 
 
 def test_a_relay_whose_answer_was_lost_is_adopted():
