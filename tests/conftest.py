@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -20,6 +20,8 @@ from controlplane.natsserver import NatsServer
 from controlplane.nodes import PodControl
 from controlplane.proxy import Proxy
 from controlplane.servers import ControlPlane
+from elections import Election
+from operatorprocess import OperatorProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -142,3 +144,32 @@ async def proxy() -> AsyncIterator[Callable[[int], Awaitable[Proxy]]]:
             return await stack.enter_async_context(Proxy(port))
 
         yield before
+
+
+@pytest.fixture
+def election(kube: Kube, namespace: str) -> Election:
+    """An election called `web`, not created yet, in the test's namespace."""
+    return Election(kube, namespace)
+
+
+@pytest.fixture
+def new_operator(
+    site: Site, namespace: str, tmp_path: Path
+) -> Iterator[Callable[..., OperatorProcess]]:
+    """Return a function that makes an operator for the test's namespace; it ends with the test.
+
+    Its arguments are the URL of NATS, more flags, and as keywords those of `OperatorProcess`. No
+    log line of it may be a traceback.
+    """
+    processes: list[OperatorProcess] = []
+
+    def make(nats_url: str, *arguments: str, **options: Any) -> OperatorProcess:
+        flags = (f"--namespace={namespace}", *arguments)
+        process = OperatorProcess(site, tmp_path, nats_url=nats_url, arguments=flags, **options)
+        processes.append(process)
+        return process
+
+    yield make
+    for process in processes:
+        process.process.kill()
+        assert "Traceback" not in process.log

@@ -1,21 +1,34 @@
-"""Elections for tests on a control plane: pods, a resource, and a record of every label change."""
+"""Elections for tests on a control plane: pods, a resource, its record, and every label change."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
+
+import nats
+from nats.js.errors import NotFoundError
 
 from controlplane.kube import has_condition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from nats.aio.client import Client
 
     from controlplane.kube import Kube
+    from controlplane.natsserver import NatsServer
 
 LEADER = "leader"
+BUCKET = "ELECTIONS"
+"""The bucket of tests that need no other."""
+
+
+def with_bucket(ttl: float) -> tuple[str, ...]:
+    """Return the operator's flags that create the bucket."""
+    return (f"--bucket={BUCKET}", "--create-bucket", f"--bucket-ttl={ttl:g}s")
 
 
 class Election:
@@ -63,6 +76,12 @@ class Election:
             await self.kube.create(self.pods_path, {"metadata": about, "spec": spec})
         for name in names:
             await self.kube.until(self.pod_path(name), lambda p: has_condition(p, "Ready"))
+
+    async def lead(self, *pods: str, **spec: Any) -> str:
+        """Create pods (by default `one` and `two`) and the resource, and wait for a leader."""
+        await self.add_pods(*(pods or ("one", "two")))
+        await self.create(**spec)
+        return await self.wait_leader()
 
     async def pods(self) -> dict[str, Any]:
         """Return all pods by their short names."""
@@ -243,3 +262,54 @@ class LabelWatch:
         if name and kind != "DELETED" and label_of(pod, self._election.label) == LEADER:
             token = pod["metadata"].get("annotations", {}).get(self._election.token, "")
             self._leaders[name] = token
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """The latest message of a key."""
+
+    revision: int
+    value: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Store:
+    """A bucket as any other NATS client sees it."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.jetstream = client.jetstream()
+
+    async def latest(self, key: str) -> Message | None:
+        """Return the latest message of a key, None without one."""
+        try:
+            found = await self.jetstream.get_msg(
+                f"KV_{BUCKET}", subject=f"$KV.{BUCKET}.{key}", direct=False
+            )
+        except NotFoundError:
+            return None
+        return Message(found.seq, (found.data or b"").decode(), dict(found.headers or {}))
+
+    async def until(
+        self, key: str, condition: Callable[[Message | None], object], *, timeout: float = 20
+    ) -> Message | None:
+        """Wait until the latest message of a key is as expected."""
+        deadline = time.monotonic() + timeout
+        while not condition(message := await self.latest(key)):
+            assert time.monotonic() < deadline, f"{key} is {message} after {timeout} s"
+            await asyncio.sleep(0.02)
+        return message
+
+    async def put(self, key: str, value: str, **headers: str) -> None:
+        """Put a record, whatever there is."""
+        await self.jetstream.publish(f"$KV.{BUCKET}.{key}", value.encode(), headers=headers)
+
+
+@contextlib.asynccontextmanager
+async def store_on(server: NatsServer) -> AsyncIterator[Store]:
+    """Connect to the bucket on a server."""
+    client = await nats.connect(server.url)
+    try:
+        yield Store(client)
+    finally:
+        await client.close()

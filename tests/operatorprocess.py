@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from controlplane.sites import Site
+    from elections import Election
 
 SOURCES = Path(__file__).parents[1] / "operator"
 
@@ -71,11 +72,11 @@ class OperatorProcess:
 
         await self.process.wait_until(is_ready, timeout=timeout)
 
-    async def wait_said(self, text: str, *, timeout: float = 20) -> None:
-        """Wait until the log contains a text."""
+    async def wait_said(self, text: str, *, times: int = 1, timeout: float = 20) -> None:
+        """Wait until the log contains a text so many times."""
 
         async def said() -> bool:
-            return text in self.log
+            return self.log.count(text) >= times
 
         await self.process.wait_until(said, timeout=timeout)
 
@@ -130,3 +131,10 @@ class OperatorProcess:
     async def __aexit__(self, *_: object) -> None:
         """Kill it."""
         self.process.kill()
+
+
+def series(metric: str, election: Election, **labels: str) -> str:
+    """Return the name of an election's series in `OperatorProcess.metrics`."""
+    labels = {"election": election.name, "namespace": election.namespace, **labels}
+    shown = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    return f"incumbent_{metric}{{{shown}}}"

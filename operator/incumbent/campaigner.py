@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -317,13 +318,19 @@ class Campaigner:
             self._invalid = invalid
             if before is not None and before.created != info.created:
                 self._log.warning("bucket.recreated", bucket=info.name)
-                self._driver.forget()
+                if not self._renewed_in(info):
+                    self._driver.forget()
             if timing is not None and self._driver.campaign is None:
                 self._log.info("election.configured", bucket=info.name, ttl=timing.ttl)
                 self._driver.begin(timing)
             elif timing is not None:
                 self._driver.adjust(timing)
         self._wake()
+
+    def _renewed_in(self, info: BucketInfo) -> bool:
+        """Whether our record is in this bucket for certain: it was written after its creation."""
+        lease, age = self._driver.lease, info.server_time - _seconds(info.created)
+        return lease is not None and lease.sent_at > clock.now() - age
 
     def _timing(
         self, info: BucketInfo, before: BucketInfo | None
@@ -562,6 +569,11 @@ class Trouble:
     def lasts(self, kind: type[BucketError], now: float) -> float:
         """Return for how many seconds there was this kind of trouble, by the last look; or -1."""
         return now - self._since if self._kind is kind else -1.0
+
+
+def _seconds(created: str) -> float:
+    """Return seconds since 1970 of an RFC 3339 time."""
+    return datetime.fromisoformat(created).timestamp()
 
 
 def _pause(failures: int) -> float:

@@ -17,7 +17,7 @@ from nats.js.api import StreamConfig, StreamSource
 from controlplane.kube import Kube
 from controlplane.natsserver import NatsServer
 from controlplane.processes import free_port
-from elections import LEADER, Election, condition_of
+from elections import LEADER, Election, condition_of, with_bucket
 from operatorprocess import SOURCES, OperatorProcess
 
 RULES = [
@@ -76,12 +76,6 @@ def shared(kube, operator, shared_namespace):
 
 
 @pytest.fixture
-def election(kube, namespace):
-    """The election of a test, not created yet, for an operator of its own."""
-    return Election(kube, namespace)
-
-
-@pytest.fixture
 async def jetstream(nats_server):
     """JetStream on the shared server."""
     client = await nats.connect(nats_server.url)
@@ -90,21 +84,13 @@ async def jetstream(nats_server):
 
 
 @pytest.fixture
-def start(site, namespace, tmp_path):
-    """Return a function that makes an operator of the test's own; it ends with the test."""
-    processes = []
+def start(new_operator):
+    """Return a function that makes an operator which creates its bucket."""
 
     def make(url, *arguments, **options):
-        arguments = (f"--namespace={namespace}", "--create-bucket", "--bucket-ttl=6s", *arguments)
-        process = OperatorProcess(site, tmp_path, nats_url=url, arguments=arguments, **options)
-        processes.append(process)
-        return process
+        return new_operator(url, *with_bucket(6), *arguments, **options)
 
-    yield make
-    for process in processes:
-        process.process.kill()
-        assert "Traceback" not in process.log
-        assert ".broke" not in process.log
+    return make
 
 
 def bucket(name, **config):

@@ -690,6 +690,19 @@ async def test_label_goes_when_the_bucket_is_made_anew_and_shows_nothing(stage):
     await stage.until(lambda: not stage.leaders, timeout=0.5)
 
 
+async def test_record_that_is_in_the_new_bucket_already_stays(stage, monkeypatch):
+    """Its writer may learn that the bucket is another one only after its first write there."""
+    await stage.lead()
+    info = stage.bucket.settings
+    age = clock.now() - stage.first._driver.lease.sent_at + 1
+    born = replace(info, created="1970-01-01T00:00:10.123456789Z", server_time=10.123457 + age)
+    monkeypatch.setattr(stage.bucket, "_info", lambda: born)
+    stage.bucket._take_settings()
+    await asyncio.sleep(TTL)
+    assert not stage.cluster.patches
+    assert stage.first._driver.leads
+
+
 async def test_missing_bucket_counts_only_when_everybody_has_stopped(stage):
     """A label from an earlier life is taken away after a TTL without a bucket, not before."""
     stage.cluster.change("a", labels={"app": "billing", LABEL: "leader"})
