@@ -132,8 +132,13 @@ class Process:
             await asyncio.sleep(_POLL)
 
     def pause(self) -> None:
-        """Freeze it: its connections stay open, and nothing answers on them."""
+        """Freeze it: its connections stay open, and nothing answers on them.
+
+        Returns when all its threads stand still, which takes a busy machine a moment.
+        """
         self._signal(signal.SIGSTOP)
+        if self.running:
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Go on after `pause`."""
