@@ -246,9 +246,10 @@ class Office:
 
     async def _hand_over(self, record: Record, to: Pod, *, since: float) -> bool:
         """Move the record from a pod that cannot lead any more to another."""
-        if not await self._driver.renew():
-            return False  # not our business any more, perhaps
         old = self._pod_of(record)
+        # A terminating pod may be stripped by anybody, for no replica wants it to lead again.
+        if not (old.terminating or await self._driver.renew()):
+            return False  # not our business any more, perhaps
         _, clear = await _all(
             self._strip(old, until=self._deadline()),
             self._labels.unclaimed(old, to, since=to.resource_version),

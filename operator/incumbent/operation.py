@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.metadata
 import random
 import secrets
@@ -45,6 +46,9 @@ def run(settings: Settings) -> int:
     Raises:
         ConfigurationError: the settings cannot work, whatever happens later.
     """
+    # What was imported stays. To look through it now and then for garbage would hold the event loop
+    # for 60 to 90 ms each time (measured with 100 elections).
+    gc.freeze()
     uvloop.run(_operate(settings))
     return 0
 
