@@ -1,6 +1,6 @@
 """The driver of a campaign: it does to a bucket what the campaign asks for.
 
-Nothing here waits for anything but the bucket, so nothing else makes a renewal late.
+Renewals wait for nothing but the bucket, so nothing else makes them late.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -26,6 +26,8 @@ TICK = 0.001
 """Seconds to wait at least: the timers of an event loop are not exact, and may come too early."""
 REST = 1.0
 """Seconds to wait after an error that should not happen."""
+RELEASE_TRIES = 3
+"""How often a release is tried that is refused, each time after a look."""
 
 
 class Driver:
@@ -37,9 +39,11 @@ class Driver:
         member: who campaigns.
         bucket: where.
         key: the key in it.
-        observer: is told how long writes took.
         happened: is called with what the campaign reports, after everything that it was told.
         vacant: is called when the record should be created, which the owner has to do: `create`.
+            Without it the record is created as soon as it is due.
+        trying: is called with the state before each campaign.
+        observer: is told how long writes took.
     """
 
     def __init__(
@@ -48,20 +52,22 @@ class Driver:
         bucket: Bucket,
         key: str,
         *,
-        observer: Observer,
         happened: Callable[[list[Event]], None],
-        vacant: Callable[[], None],
+        vacant: Callable[[], None] | None = None,
+        trying: Callable[[State], None] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.campaign: Campaign | None = None
         """None before `begin` and after `end`."""
         self.attempts: Counter[State] = Counter()
-        """Writes that were begun, by the state before."""
+        """Campaigns: writes of a record that were begun, by the state before."""
         self._member = member
         self._bucket = bucket
         self._key = key
-        self._observer = observer
         self._happened = happened
         self._vacant = vacant
+        self._trying = trying
+        self._observer = observer
         self._writing = asyncio.Lock()
         self._stirred = asyncio.Event()
         self._end_watch: Callable[[], None] | None = None
@@ -152,15 +158,16 @@ class Driver:
             campaign = self.campaign
             if campaign is None:
                 return False
-            return await self._write(campaign, campaign.begin_renewal(clock.now(), leaving=leaving))
+            write = campaign.begin_renewal(clock.now(), leaving=leaving)
+            return await self._write(campaign, write) is Outcome.STORED
 
-    async def create(self, nominee: Nominee) -> bool:
+    async def create(self, nominee: Nominee | None) -> bool:
         """Create the record, if that is due and for this nominee; return whether it was stored."""
         async with self._writing:
             campaign = self.campaign
             if campaign is None or campaign.nominee != nominee:
                 return False
-            return await self._write(campaign, campaign.begin_create(clock.now()))
+            return await self._write(campaign, campaign.begin_create(clock.now())) is Outcome.STORED
 
     async def transfer(self, nominee: Nominee) -> bool:
         """Hand our record to somebody else; return whether that was stored."""
@@ -168,15 +175,32 @@ class Driver:
             campaign = self.campaign
             if campaign is None:
                 return False
-            return await self._write(campaign, campaign.begin_transfer(nominee, clock.now()))
+            write = campaign.begin_transfer(nominee, clock.now())
+            return await self._write(campaign, write) is Outcome.STORED
 
-    async def release(self) -> bool:
-        """Give our record up; return whether that was stored."""
+    async def release(self, *, first: Callable[[], Awaitable[None]] | None = None) -> bool:
+        """Give our record up; return whether that was stored.
+
+        Args:
+            first: is awaited between the end of our lease, which is reported before, and the write.
+        """
         async with self._writing:
-            campaign = self.campaign
-            if campaign is None:
-                return False
-            return await self._write(campaign, campaign.begin_release(clock.now()))
+            for _ in range(RELEASE_TRIES):
+                campaign = self.campaign
+                write = campaign.begin_release(clock.now()) if campaign is not None else None
+                if campaign is None or write is None:
+                    return False
+                self._tell()
+                if first is not None:
+                    await first()
+                outcome = await self._write(campaign, write)
+                if outcome is not Outcome.REFUSED:
+                    break
+                # Perhaps for a renewal of ours that was stored without an answer.
+                step = campaign.poll(clock.now())
+                if isinstance(step, Look):
+                    await self._look(campaign, step)
+            return outcome is Outcome.STORED
 
     # Inside
 
@@ -195,9 +219,11 @@ class Driver:
                 await self._look(campaign, step)
             case Renew():
                 await self.renew()
-            case Create():
+            case Create() if self._vacant is not None:
                 self._vacant()
                 await self._stirred.wait()
+            case Create():
+                await self.create(campaign.nominee)
             case Wait(until):
                 await self._sleep(until)
 
@@ -219,11 +245,15 @@ class Driver:
             campaign.observe(sighting, clock.now(), look=look)
         self._tell()
 
-    async def _write(self, campaign: Campaign, write: Write | None) -> bool:
-        """Carry out a write that was begun; return whether it was stored."""
+    async def _write(self, campaign: Campaign, write: Write | None) -> Outcome | None:
+        """Carry out a write that was begun, if any; return how it ended."""
         if write is None:
-            return False
-        self.attempts[campaign.state(write.sent_at)] += 1
+            return None
+        if write.record is not None:
+            state = campaign.state(write.sent_at)
+            self.attempts[state] += 1
+            if self._trying is not None:
+                self._trying(state)
         answer = Answer(Outcome.UNKNOWN)
         try:
             if write.record is None:
@@ -242,11 +272,13 @@ class Driver:
                     timeout=write.timeout,
                 )
         finally:
+            # Also when cancelled: the write may have been stored.
             now = clock.now()
             campaign.answered(write, answer, now)
-            self._observer.bucket_write(answer.outcome, now - write.sent_at)
+            if self._observer is not None:
+                self._observer.bucket_write(answer.outcome, now - write.sent_at)
             self._tell()
-        return answer.outcome is Outcome.STORED
+        return answer.outcome
 
     def _seen(self, sighting: Sighting) -> None:
         """Take in what the watch of the bucket shows."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import inspect
-import random
 import secrets
 import socket
 import weakref
@@ -22,12 +21,12 @@ from incumbent import clock
 from incumbent.access import NatsAccess
 from incumbent.bucket import Nats
 from incumbent.campaign import Campaign, Member
+from incumbent.driver import Driver
 from incumbent.errors import BucketInvalid, ConfigurationError, IncumbentError
-from incumbent.events import Lost, Relieved, Won
-from incumbent.member import MemberDriver
+from incumbent.events import Event, Lost, Relieved, Won
 from incumbent.model import BucketInfo, Nominee, Profile, State
 from incumbent.names import bucket_name, identity_name, key_name, nats_url
-from incumbent.ports import Outcome, Sighting, WatchedBucket
+from incumbent.ports import WatchedBucket
 from incumbent.timing import Backoff, Timing, timing_for
 
 log = structlog.get_logger(__name__)
@@ -36,8 +35,6 @@ KEPT_EVENTS = 256
 """How many events wait for a slow reader before the oldest are dropped."""
 LAST_WORDS = 1.0
 """Seconds that callbacks have at the end, at least."""
-RELEASE_TRIES = 3
-FAILURE_PAUSE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +125,7 @@ class Election:
         self._connection: Nats | None = None
         self._store: WatchedBucket | None = None
         self._settings: BucketInfo | None = None
-        self._driver: MemberDriver | None = None
+        self._driver: Driver | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._calling: asyncio.Task[None] | None = None
         self._stopped: asyncio.Task[None] | None = None
@@ -147,31 +144,29 @@ class Election:
 
     @property
     def campaign(self) -> Campaign | None:
-        """The machine; None until the bucket has been read."""
+        """The machine; None until the bucket has been read, and after `stop`."""
         return self._driver.campaign if self._driver is not None else None
 
     @property
     def state(self) -> State:
         """Unknown, candidate or leader; leader also before the record may be acted on."""
-        return State.UNKNOWN if self.campaign is None else self.campaign.state(clock.now())
+        return self._driver.state if self._driver is not None else State.UNKNOWN
 
     @property
     def is_leader(self) -> bool:
         """Whether this member may act as the leader at this very moment."""
-        campaign = self.campaign
-        return not self._stopping and campaign is not None and campaign.leads(clock.now())
+        return not self._stopping and self._driver is not None and self._driver.leads
 
     @property
     def token(self) -> int | None:
         """The fencing token of our term; None while we do not lead. It grows from term to term."""
-        campaign = self.campaign
-        lease = campaign.lease if campaign is not None else None
+        lease = self._driver.lease if self._driver is not None else None
         return lease.record.term if lease is not None and self.is_leader else None
 
     @property
     def deadline(self) -> float | None:
         """When our leadership ends unless it is renewed, in seconds of `incumbent.clock.now`."""
-        lease = self.campaign.lease if self.campaign is not None else None
+        lease = self._driver.lease if self._driver is not None else None
         return lease.deadline if lease is not None and self.is_leader else None
 
     @property
@@ -183,17 +178,17 @@ class Election:
     @property
     def leader(self) -> str | None:
         """The identity that holds the key, as far as known; None: nobody."""
-        record = self.campaign.record if self.campaign is not None else None
+        record = self._driver.record if self._driver is not None else None
         return record.holder if record is not None else None
 
     @property
     def campaigns(self) -> Counter[State]:
         """How many writes were tried so far, by the state before."""
-        return self._driver.campaigns if self._driver is not None else Counter()
+        return self._driver.attempts if self._driver is not None else Counter()
 
     @property
     def interval(self) -> float | None:
-        """Seconds between renewals; None until the bucket has been read."""
+        """Seconds between renewals; None until the bucket has been read, and after `stop`."""
         return self.campaign.timing.interval if self.campaign is not None else None
 
     # Beginning and end
@@ -285,16 +280,23 @@ class Election:
             self._connection = Nats(self._nats)
             await self._connection.start()
         self._store = self._connection.bucket(self.bucket)
-        self._end.append(self._store.listen(self._configure))
+        self._driver = Driver(
+            Member(self._replica),
+            self._store,
+            self.key,
+            happened=self._happened,
+            trying=self._trying if self._on_campaign is not None else None,
+        )
+        self._end = [self._store.listen(self._configure), self._driver.end]
         self._configure()
-        while self._driver is None:
+        while self._driver.campaign is None:
             if isinstance(self.problem, ConfigurationError):
                 raise self.problem
             await self._wait()
             self._check_running()
         self._tasks = [
             asyncio.create_task(self._call(), name=f"callbacks of {self.key}"),
-            asyncio.create_task(self._run(self._driver), name=f"campaign for {self.key}"),
+            asyncio.create_task(self._driver.run(), name=f"campaign for {self.key}"),
         ]
 
     def _check_running(self) -> None:
@@ -320,37 +322,36 @@ class Election:
                 reader.close()
             self._changed.set()
 
-    async def _run(self, driver: MemberDriver) -> None:
-        """Campaign, whatever a store does that it should not."""
-        while True:
-            try:
-                await driver.run()
-            except Exception:
-                log.exception("election.failed", key=self.key)
-                await asyncio.sleep(FAILURE_PAUSE)
-
     def _configure(self) -> None:
         """Bring the campaign in line with the bucket, which may change while it runs."""
-        store = self._store
-        if store is None or self._stopping:
+        store, driver = self._store, self._driver
+        if store is None or driver is None or self._stopping:
             return
         info, before = store.settings, self._settings
-        self.problem = store.problem
-        self._settings = info
+        self.problem, self._settings = store.problem, info
         timing = self._timing(info) if info is not None else None
-        if self._driver is None and timing is not None:
-            self._begin(store, timing)
-        elif self._driver is not None:
-            campaign = self._driver.campaign
-            if timing is not None:
-                campaign.timing = timing
-            if before is not None and info is not None and before.created != info.created:
-                campaign.forget(clock.now())
-            campaign.nominate(Nominee(self.identity) if timing is not None else None)
-            if timing is None and info is not None:
-                self._tasks.append(asyncio.create_task(self._resign(self._driver)))
-            self._driver.stir()
-        self._happened()
+        if driver.campaign is not None:
+            self._go_on(driver, timing, info, before)
+        elif timing is not None:
+            driver.begin(timing)
+            driver.nominate(Nominee(self.identity))
+        self._changed.set()
+
+    def _go_on(
+        self,
+        driver: Driver,
+        timing: Timing | None,
+        info: BucketInfo | None,
+        before: BucketInfo | None,
+    ) -> None:
+        """Go on with other settings, or without any."""
+        if timing is not None:
+            driver.adjust(timing)
+        if before is not None and info is not None and before.created != info.created:
+            driver.forget()
+        driver.nominate(Nominee(self.identity) if timing is not None else None)
+        if timing is None and info is not None:
+            self._tasks.append(asyncio.create_task(self._resign(driver)))
 
     def _timing(self, info: BucketInfo) -> Timing | None:
         if info.mirror:
@@ -363,28 +364,13 @@ class Election:
             self.problem = error
             return None
 
-    def _begin(self, store: WatchedBucket, timing: Timing) -> None:
-        campaign = Campaign(Member(self._replica), timing, clock.now(), random=random.random)
-        campaign.nominate(Nominee(self.identity))
-        self._driver = MemberDriver(
-            campaign, store, self.key, happened=self._happened, trying=self._trying
-        )
-        self._end.append(store.watch(self.key, self._seen))
-
-    def _seen(self, sighting: Sighting) -> None:
-        if self._driver is not None:
-            self._driver.campaign.observe(sighting, clock.now())
-            self._driver.stir()
-            self._happened()
-
     def _trying(self, state: State) -> None:
         if self._on_campaign is not None:
             self._callbacks.put_nowait(functools.partial(self._on_campaign, state))
 
-    def _happened(self) -> None:
+    def _happened(self, news: list[Event]) -> None:
         """Tell everybody what the campaign reports."""
-        campaign = self.campaign
-        for event in campaign.events() if campaign is not None else ():
+        for event in news:
             match event:
                 case Won(record):
                     log.info("election.won", key=self.key, token=record.term)
@@ -437,20 +423,12 @@ class Election:
             if self._calling is not None:
                 self._calling.cancel()
 
-    async def _resign(self, driver: MemberDriver) -> None:
+    async def _resign(self, driver: Driver) -> None:
         """Announce the loss, let the callbacks end, and only then release the key."""
-        campaign = driver.campaign
-        campaign.nominate(None)
-        async with driver.writing:  # a renewal under way would make ours expect the wrong revision
-            deadline = campaign.lease.deadline if campaign.lease is not None else 0.0
-            for _ in range(RELEASE_TRIES):
-                write = campaign.begin_release(clock.now())
-                self._happened()
-                await self._called(within=deadline - clock.now())
-                if await driver.write(write) is not Outcome.REFUSED:
-                    return
-                # Perhaps for a renewal of ours that was stored without an answer.
-                await driver.look()
+        driver.nominate(None)
+        deadline = driver.lease.deadline if driver.lease is not None else 0.0
+        await driver.release(first=lambda: self._called(within=deadline - clock.now()))
+        await self._called(within=0)  # of a loss that was found out before
 
 
 class _Reader(AsyncIterator[ElectionEvent]):

@@ -26,6 +26,7 @@ from incumbent.model import ElectionKey, State
 from incumbent.ports import Outcome
 
 _ELECTION = ("namespace", "election")
+_MEMBER = ("bucket", "election", "identity")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LONG_SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
@@ -103,6 +104,29 @@ class Election(Protocol):
 
     def reading(self) -> Reading:
         """Look at what is the case."""
+        ...
+
+
+class Member(Protocol):
+    """An `incumbent.Election`, as far as it is measured."""
+
+    bucket: str
+    key: str
+    identity: str
+
+    @property
+    def campaigns(self) -> Mapping[State, int]:
+        """Attempts at a write of the record, by the state before."""
+        ...
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether it may act as the leader."""
+        ...
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between renewals; None while it does not campaign."""
         ...
 
 
@@ -234,6 +258,53 @@ class _Elections(Collector):
                 conditions.add_metric((*key, kind, status), 1)
         yield from (campaigns, transitions, corrections, leader, interval, token)
         yield from (candidates, remaining, labelled, conditions)
+
+
+class MemberCollector(Collector):
+    """The series of elections that a program takes part in by the library.
+
+    ::
+
+        prometheus_client.REGISTRY.register(MemberCollector(election))
+
+    They are read when a scrape comes. One collector takes several elections, which must differ in
+    bucket, key or identity. A registry takes one collector of this kind.
+    """
+
+    def __init__(self, *members: Member) -> None:
+        self._members = members
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the names, by which a registry refuses a second collector of this kind."""
+        return self._families()
+
+    def collect(self) -> Iterator[Metric]:
+        """Return all series."""
+        campaigns, leader, interval = self._families()
+        for member in self._members:
+            labels = (member.bucket, member.key, member.identity)
+            for state in State:
+                campaigns.add_metric((*labels, str(state)), member.campaigns.get(state, 0))
+            leader.add_metric(labels, member.is_leader)
+            interval.add_metric(labels, member.interval or 0)
+        yield from (campaigns, leader, interval)
+
+    def _families(self) -> tuple[CounterMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
+        return (
+            CounterMetricFamily(
+                "incumbent_campaigns",
+                "Attempts to create or renew the record, by the state before.",
+                labels=(*_MEMBER, "state"),
+            ),
+            GaugeMetricFamily(
+                "incumbent_leader", "1 while this member may act as the leader.", labels=_MEMBER
+            ),
+            GaugeMetricFamily(
+                "incumbent_campaign_interval_seconds",
+                "Time between renewals; 0 while it does not campaign.",
+                labels=_MEMBER,
+            ),
+        )
 
 
 def _counter(name: str, text: str) -> CounterMetricFamily:

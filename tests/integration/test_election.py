@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import re
@@ -16,6 +17,7 @@ import nats
 import pytest
 
 import incumbent
+from controlplane.natsserver import NatsCluster
 from controlplane.proxy import Towards
 from incumbent import Election, Lost, NatsAccess, Profile, State, clock, stream
 from incumbent.bucket import Nats
@@ -343,6 +345,46 @@ async def test_one_vacancy_is_no_stampede(nats_server):
         assert sum(member.is_leader for member in members) == 1
         # Choria's members try at each tick, also while somebody holds the key.
         assert max(member.campaigns[State.CANDIDATE] for member in members) <= 10
+
+
+async def test_a_change_of_the_stream_leader_changes_no_leader(tmp_path):
+    """With three servers, each of which leads the stream for a while."""
+    async with NatsCluster(tmp_path) as cluster, AsyncExitStack() as stack:
+        connection = await stack.enter_async_context(Nats(NatsAccess(cluster.urls)))
+        await connection.wait_connected()
+        name = next(NAMES)
+        await connection.create_bucket(name, ttl=6, replicas=3)
+        client = await nats.connect(cluster.urls[0])
+        stack.push_async_callback(client.close)
+
+        async def changed():
+            info = await client.jetstream().stream_info(f"KV_{name}")
+            await client.request(f"$JS.API.STREAM.LEADER.STEPDOWN.KV_{name}")
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    with contextlib.suppress(nats.errors.TimeoutError):
+                        now = await client.jetstream().stream_info(f"KV_{name}")
+                        if now.cluster.leader not in {info.cluster.leader, None, ""}:
+                            return
+                    await asyncio.sleep(0.05)
+
+        async def renewed():
+            stored = election.campaigns[State.LEADER]
+            await until(lambda: election.campaigns[State.LEADER] > stored + 1)
+
+        election = Election(cluster.urls, name, KEY, "a")
+        rival = Election(cluster.urls, name, KEY, "b")
+        calls = listening(election)
+        async with election:
+            token = await won(election)
+            async with rival:
+                for _ in range(2):
+                    await changed()
+                    await renewed()
+                assert election.is_leader
+                assert election.token == token
+                assert not rival.is_leader
+            assert calls == ["won"]
 
 
 async def test_the_example_of_the_guide_works(nats_server, tmp_path):

@@ -116,6 +116,8 @@ async def test_it_leads_with_a_token_and_a_deadline_once_it_won(member, calls):
     assert not election.is_leader
     assert election.token is election.deadline is None
     assert election.remaining == 0
+    assert election.interval is None
+    assert election.campaigns == {State.CANDIDATE: 1}  # a release is none
 
 
 async def test_it_stays_in_office_for_many_terms_of_the_record(member, bucket, calls):
@@ -643,7 +645,7 @@ async def test_a_store_that_breaks_its_word_does_not_end_the_campaign(
         monkeypatch.setattr(clock, "now", lambda: asyncio.get_running_loop().time())
         await asyncio.sleep(2 * TTL)
         assert election.token == token
-    assert errors(logs) == ["election.failed"]
+    assert errors(logs) == ["campaign.broke"]
 
 
 async def test_a_ttl_that_becomes_invalid_ends_the_leadership_until_it_is_mended(

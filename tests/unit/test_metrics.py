@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from incumbent.metrics import Metrics
+from incumbent.metrics import MemberCollector, Metrics
 from incumbent.model import ElectionKey, State
 from incumbent.ports import Outcome
 
@@ -238,3 +239,67 @@ def test_metrics_of_two_operators_do_not_mix():
     first, second = (Metrics(list, connected=lambda: True, version="1") for _ in range(2))
     first.handover(1.0)
     assert values(second, "incumbent_handover_seconds_count") == {(): 0.0}
+
+
+# Members that use the library
+
+
+@dataclass
+class Member:
+    """A member as the metrics see it."""
+
+    key: str = "jobs"
+    is_leader: bool = True
+    interval: float | None = 10.0
+    bucket: str = "B"
+    identity: str = "worker-1"
+    campaigns: Counter[State] = field(
+        default_factory=lambda: Counter({State.LEADER: 5, State.CANDIDATE: 2})
+    )
+
+
+def members(*found):
+    """Return name, labels and value of all samples."""
+    registry = CollectorRegistry()
+    registry.register(MemberCollector(*found))
+    text = generate_latest(registry).decode()
+    return {
+        (sample.name, sample.labels["election"], sample.labels.get("state")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.labels["bucket"] == "B" and sample.labels["identity"] == "worker-1"
+    }
+
+
+def test_a_member_has_the_three_series_of_the_original():
+    """Campaigns by state, whether it leads, and how often it renews."""
+    assert members(Member()) == {
+        ("incumbent_campaigns_total", "jobs", "unknown"): 0,
+        ("incumbent_campaigns_total", "jobs", "candidate"): 2,
+        ("incumbent_campaigns_total", "jobs", "leader"): 5,
+        ("incumbent_leader", "jobs", None): 1,
+        ("incumbent_campaign_interval_seconds", "jobs", None): 10,
+    }
+
+
+def test_a_member_that_stopped_leads_no_more():
+    """The gauges are 0, and what was counted stays."""
+    found = members(Member(is_leader=False, interval=None))
+    assert found["incumbent_leader", "jobs", None] == 0
+    assert found["incumbent_campaign_interval_seconds", "jobs", None] == 0
+    assert found["incumbent_campaigns_total", "jobs", "leader"] == 5
+
+
+def test_one_collector_takes_several_members():
+    """Each has series of its own."""
+    found = members(Member(), Member("mail", is_leader=False))
+    assert found["incumbent_leader", "jobs", None] == 1
+    assert found["incumbent_leader", "mail", None] == 0
+
+
+def test_a_registry_takes_one_collector_of_members():
+    """Two would show one series twice, which no scrape may."""
+    registry = CollectorRegistry()
+    registry.register(MemberCollector(Member()))
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        registry.register(MemberCollector(Member()))
