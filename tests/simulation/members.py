@@ -383,6 +383,7 @@ class Member(Process):
 
     def _renewed(self) -> None:
         self.world.note(self.name, "learns that the bucket is another one")
+        self.healthy_from = self.world.now  # what it waits for begins anew
         self.campaign.forget(self.clock())
         self.wake()
 

@@ -30,11 +30,12 @@ The rest is what Choria's algorithm gives: a member that is cut off believes unt
 the 0.2 s have to cover the difference, too.
 
 Liveness: when nobody acts, and the key is vacant or held by a healthy member, then somebody acts
-within 1.1 TTL + 0.5 s (`Prompt`) of the last of these moments: somebody acted; a record was
-removed or released; an operator wrote to the key; the member became healthy. A member is healthy
-while it runs, has a nominee, is answered and not refused for no reason, and its watch works. A
-member of the `Choria` profile acts within 1.6 TTL + 1 s of taking the key, and a replica that
-relays a record whose holder had to wait still, within 1.1 TTL + 0.5 s of relaying.
+within 1.1 TTL + 0.5 s (`Prompt`) of the last of these moments: somebody acted; a record was removed
+or released; an operator wrote to the key; the member became healthy, or learnt that the bucket is
+another one. A member is healthy while it runs, has a nominee, is answered and not refused for no
+reason, and its watch works. A member of the `Choria` profile acts within 1.6 TTL + 1 s of taking
+the key, and a replica that relays a record whose holder had to wait still, within 1.1 TTL + 0.5 s
+of relaying.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class Referee:
         self._entry: Entry | None = None
         self._stored_at = 0.0
         self._taken_at = 0.0
-        """When the present record got its present writer, if that is not who began the term."""
+        """When the present record got its present writer, if that is not who began the term, or was
+        not healthy since."""
         self._quiet_since = 0.0
         self._excused_until = 0.0
         self._lost_at = -1.0
@@ -136,10 +138,11 @@ class Referee:
         if isinstance(writer, Member) and now >= self._excused_until:
             self._check_write(writer, before, entry)
         if isinstance(entry, Record):
-            self._stored_at = now
             relayed = entry.term != entry.revision
-            if not isinstance(before, Record) or before.replica != entry.replica:
+            anew = isinstance(writer, Member) and writer.healthy_from > self._stored_at
+            if anew or not isinstance(before, Record) or before.replica != entry.replica:
                 self._taken_at = now if relayed else 0.0
+            self._stored_at = now
             choria = isinstance(writer, Member) and writer.timing.profile is Profile.CHORIA
             if choria and not relayed:
                 self._taken_at = now
