@@ -57,13 +57,15 @@ class Kubectl:
 
     def run(self, *arguments, given=None, check=True):
         """Run kubectl, with JSON on its standard input."""
-        return subprocess.run(
+        result = subprocess.run(
             [*self.command, *arguments],
             input=None if given is None else json.dumps(given),
             capture_output=True,
             text=True,
-            check=check,
+            check=False,
         )
+        assert result.returncode == 0 or not check, result.stderr
+        return result
 
     def refused(self, *arguments, given=None):
         """Run what is to fail, and return its message in one line."""
@@ -101,9 +103,16 @@ def selecting(**selector):
     return election(selector=selector)
 
 
+def labelling(key, **selector):
+    return election(selector=selector, label={"key": key})
+
+
 def requiring(**expression):
     return selecting(matchExpressions=[{"key": "app"} | expression])
 
+
+DEFAULT = "incumbent.dev/billing"
+"""The label key of the election `billing`, unless it has another."""
 
 NAME = (
     "`metadata.name` must be at most 57 characters, for it becomes the name of a label, and with"
@@ -134,15 +143,15 @@ KEY = (
 )
 LABEL = (
     "`label.key` must be a valid label name with a prefix, such as `example.com/billing`: a domain"
-    " name in lower case, a slash, and letters, digits, `-`, `_` and `.`"
+    " name in lower case, a slash, and at most 63 letters, digits, `-`, `_` and `.`"
 )
 THEIRS = (
     "`label.key` must not be under `kubernetes.io` or `k8s.io`, which belong to Kubernetes; use a"
     " domain of your own"
 )
-LONG = (
-    "the part of `label.key` after the slash must be at most 57 characters, for with `.token` it"
-    " becomes the name of an annotation, which may have 63"
+OWN = (
+    "`selector` must not ask for the election's own label, which the operator sets on the pods that"
+    " are selected; select them by another label, such as `app`"
 )
 
 
@@ -176,7 +185,21 @@ LONG = (
         (election(label={"key": "apps.kubernetes.io/billing"}), "spec.label.key", THEIRS),
         (election(label={"key": "k8s.io/billing"}), "spec.label.key", THEIRS),
         (election(label={"key": "x.y.k8s.io/billing"}), "spec.label.key", THEIRS),
-        (election(label={"key": "a.example/" + "b" * 58}), "spec.label.key", LONG),
+        (election(label={"key": "a.example/" + "b" * 64}), "spec.label.key", LABEL),
+        (election(label={"key": "a" * 254 + "/b"}), "spec.label.key", LABEL),
+        (selecting(matchLabels={"app": "a", DEFAULT: "leader"}), "spec.selector", OWN),
+        (selecting(matchLabels={DEFAULT: "candidate"}), "spec.selector", OWN),
+        (requiring(key=DEFAULT, operator="Exists"), "spec.selector", OWN),
+        (requiring(key=DEFAULT, operator="NotIn", values=["leader"]), "spec.selector", OWN),
+        (labelling("a.example/b", matchLabels={"a.example/b": ""}), "spec.selector", OWN),
+        (
+            labelling("a.example/b", matchExpressions=[
+                {"key": "app", "operator": "Exists"},
+                {"key": "a.example/b", "operator": "DoesNotExist"},
+            ]),
+            "spec.selector",
+            OWN,
+        ),
         (election(campaign={"intervalSeconds": 0}), "spec.campaign.intervalSeconds", "to 1"),
         (election(campaign={"intervalSeconds": 3601}), "spec.campaign.intervalSeconds", "to 3600"),
         (election(campaign={"intervalSeconds": 1.5}), "spec.campaign.intervalSeconds", "integer"),
@@ -207,7 +230,12 @@ def test_what_cannot_work_is_refused_with_a_sentence(kubectl, wrong, field, mess
         election(campaign={}, label={}),
         election(campaign={"intervalSeconds": 1}),
         election(campaign={"intervalSeconds": 3600}),
-        election(label={"key": "a.example/" + "b" * 57}),
+        election(label={"key": ".".join(["a" * 49] * 5) + "/" + "b" * 63}),
+        # Another election's label, and one that ours would have if it had no other.
+        selecting(matchLabels={"incumbent.dev/other": "leader"}),
+        requiring(key="incumbent.dev/other", operator="Exists"),
+        labelling("a.example/b", matchLabels={DEFAULT: "leader"}),
+        labelling("a.example/b", matchExpressions=[{"key": DEFAULT, "operator": "Exists"}]),
         election(label={"key": "notk8s.io/billing"}),
         election(label={"key": "k8s.io.example.com/billing"}),
     ),
