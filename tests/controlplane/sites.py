@@ -6,6 +6,7 @@ A `Site` is a value; any process may have it, whoever runs the servers.
 from __future__ import annotations
 
 import json
+import secrets
 import ssl
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,9 +135,11 @@ class Site:
             "users": [{"name": user, "user": {"token": token or self.tokens[user]}}],
             "contexts": [{"name": self.name, "context": {"cluster": self.name, "user": user}}],
         }
-        path.write_text(yaml.safe_dump(content))
-        path.chmod(0o600)
-        return path
+        # Replaced as a whole, for another worker's kubectl may be reading it.
+        new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        new.touch(mode=0o600)
+        new.write_text(yaml.safe_dump(content))
+        return new.replace(path)
 
     def ssl_context(self) -> ssl.SSLContext:
         """Return a context that trusts the API server."""

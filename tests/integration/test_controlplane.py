@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nats
 import pytest
+import yaml
 from nats.js.errors import BucketNotFoundError
 
 from controlplane.kube import kubectl
@@ -168,6 +169,16 @@ async def test_kubeconfig_leads_through_a_proxy(site, proxy):
 
     assert "kube-system" in printed
     assert ":" not in str(path)
+
+
+async def test_a_kubeconfig_is_not_written_over_under_a_reader(site, namespace):
+    """A kubectl that has opened the file reads it to its end, though another process wants it."""
+    first = site.kubeconfig_for(namespace, token="a")
+    with first.open() as opened:
+        assert site.kubeconfig_for(namespace, token="b") == first
+        assert yaml.safe_load(opened)["users"][0]["user"]["token"] == "a"
+    assert yaml.safe_load(first.read_text())["users"][0]["user"]["token"] == "b"
+    assert list(first.parent.glob(f"{namespace}*")) == [first]
 
 
 async def test_sites_are_different_clusters(site, second_site):
