@@ -74,8 +74,12 @@ An answering proxy in front of a dead API server is what `SILENCE` is for."""
 HEALTHY = 10.0
 """Seconds after which a watch that ends counts as having worked."""
 
-PAUSES = (0.1, 10.0)
-"""The first and the longest pause in seconds before a failed watch is opened again."""
+PAUSES = (0.1, 2.0)
+"""The first and the longest pause in seconds before a failed watch is opened again. For so long an
+API server that is back goes unnoticed, and with it what was done to the labels meanwhile."""
+
+RETRY_AFTER = 10.0
+"""Seconds to leave the API server alone when it asks for that (the header Retry-After), at most."""
 
 REFRESH = 60.0
 """Seconds after which a token from a kubeconfig is looked at again, as in-cluster ones are. An exec
@@ -523,12 +527,12 @@ def keep_alive(response: aiohttp.ClientResponse) -> None:
 
 
 def pause_before(attempt: int, problem: ClusterError | None = None) -> float:
-    """Return the seconds to wait: at least what the server asks for, else growing with jitter."""
+    """Return the seconds to wait: growing with jitter, or what the server asks for, if longer."""
     first, longest = PAUSES
     # The exponent is bounded, for a float overflows after a thousand attempts.
     pause = min(longest, first * 2.0 ** min(attempt, 10)) * random.uniform(0.5, 1)  # noqa: S311
     asked = problem.retry_after if isinstance(problem, Overloaded) else 0.0
-    return max(pause, min(asked, longest))
+    return max(pause, min(asked, RETRY_AFTER))
 
 
 def kubeconfig_files(kubeconfig: str | None) -> str:
