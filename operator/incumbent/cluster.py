@@ -207,7 +207,7 @@ class ApiServer:
 
     async def aclose(self) -> None:
         """Close all connections. Whoever still waits for an answer gets `ClusterUnreachable`."""
-        await self._api.close()  # type: ignore[no-untyped-call]
+        await self._api.close()
 
     async def cluster_uid(self) -> str:
         """Return the UID of the namespace `kube-system`, which identifies the cluster."""
@@ -457,7 +457,7 @@ async def load_kubeconfig(
 ) -> str | None:
     """Take the access from kubeconfigs and keep its token fresh; return the default namespace."""
     try:
-        loader = await config.load_kube_config(  # type: ignore[no-untyped-call]
+        loader = await config.load_kube_config(
             config_file=files,
             context=context,
             client_configuration=configuration,
@@ -488,9 +488,7 @@ def load_service_account(configuration: Configuration) -> str | None:
     The library reads the token's file again every minute.
     """
     try:
-        config.load_incluster_config(  # type: ignore[no-untyped-call]
-            client_configuration=configuration
-        )
+        config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException as error:
         msg = (
             "No access to Kubernetes is configured: "
