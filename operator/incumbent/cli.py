@@ -69,7 +69,7 @@ class Commands(click.Group):
 
 
 def version() -> str:
-    """Return the version of the installed package."""
+    """Return the version of the installed package; a checkout can be run without being that."""
     try:
         return importlib.metadata.version("incumbent")
     except importlib.metadata.PackageNotFoundError:
@@ -196,7 +196,7 @@ def operator(**options: Any) -> None:
         from incumbent import logs, operation  # noqa: PLC0415  # the long imports
 
         logs.configure(settings.log_format, level=settings.log_level)
-        status = operation.run(settings)
+        status = operation.run(settings, version=version())
     except ConfigurationError as error:
         raise Refusal(str(error)) from error
     sys.exit(status)

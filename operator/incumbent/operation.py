@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib.metadata
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -40,8 +39,10 @@ LONGEST_PAUSE = 5.0
 SITE_NAME_LENGTH = 8
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, *, version: str) -> int:
     """Run the operator until SIGTERM or SIGINT; return the exit code.
+
+    The version is what the log and the metrics say.
 
     Raises:
         ConfigurationError: the settings cannot work, whatever happens later.
@@ -49,7 +50,7 @@ def run(settings: Settings) -> int:
     # What was imported stays. To look through it now and then for garbage would hold the event loop
     # for 60 to 90 ms each time (measured with 100 elections).
     gc.freeze()
-    uvloop.run(_operate(settings))
+    uvloop.run(_operate(settings, version=version))
     return 0
 
 
@@ -80,14 +81,13 @@ class Health:
         return self.waiting
 
 
-async def _operate(settings: Settings) -> None:
+async def _operate(settings: Settings, *, version: str) -> None:
     health = Health()
     connection = Nats(access_from(settings, name=f"incumbent {settings.replica}"))
     replica = Replica(settings.replica, secrets.token_hex(4))
     cluster = await ApiServer.connect(
         kubeconfig=settings.kubeconfig, context=settings.context, replica=settings.replica
     )
-    version = importlib.metadata.version("incumbent")
     site = Site(settings.site or "", "")
     namespaces: dict[str, NamespacePods] = {}
 

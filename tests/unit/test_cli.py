@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from dataclasses import fields, replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,7 @@ def settings_of(monkeypatch):
     """Return a function that calls the operator and returns the settings that it is run with."""
     ran = []
     configured = []
-    operation = SimpleNamespace(run=lambda settings: ran.append(settings) or 0)
+    operation = SimpleNamespace(run=lambda settings, *, version: ran.append(settings) or 0)
     logs = SimpleNamespace(configure=lambda *args, **kwargs: configured.append((args, kwargs)))
     monkeypatch.setattr("incumbent.operation", operation, raising=False)
     monkeypatch.setitem(sys.modules, "incumbent.operation", operation)
@@ -228,7 +229,7 @@ def test_a_refused_url_does_not_show_its_password(url):
 def test_what_cannot_work_is_a_sentence_later_too(settings_of):
     """An error in the configuration that only the running operator finds ends it the same way."""
 
-    def run(_):
+    def run(_, *, version):
         msg = "Cannot listen at :1: Permission denied."
         raise ConfigurationError(msg)
 
@@ -240,7 +241,7 @@ def test_what_cannot_work_is_a_sentence_later_too(settings_of):
 
 def test_the_exit_code_is_that_of_the_operator(settings_of):
     """Whatever the operator returns is what the shell sees."""
-    settings_of.operation.run = lambda _: 7
+    settings_of.operation.run = lambda _, *, version: 7
     assert CliRunner().invoke(cli.main, ["operator"]).exit_code == 7
 
 
@@ -292,6 +293,29 @@ def test_version(arguments):
     result = CliRunner().invoke(cli.main, arguments)
     assert result.exit_code == 0
     assert result.output == f"incumbent {cli.version()}\n"
+
+
+@pytest.fixture(params=("1.2.3", None))
+def installed(request, monkeypatch):
+    """Install another version of the package, or none, and return what `--version` says of it."""
+
+    def version(_):
+        if request.param is None:
+            raise PackageNotFoundError
+        return request.param
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    return request.param or "(not installed)"
+
+
+def test_the_operator_is_told_the_version(installed, settings_of):
+    """It says the same one as `--version`, and runs from a checkout that is not installed, too."""
+    told = []
+    settings_of.operation.run = lambda _, *, version: told.append(version) or 0
+    result = CliRunner().invoke(cli.main, ["operator"])
+    assert result.exit_code == 0, result.output
+    assert told == [installed]
+    assert CliRunner().invoke(cli.main, ["--version"]).output == f"incumbent {installed}\n"
 
 
 def test_help_lists_the_commands():
