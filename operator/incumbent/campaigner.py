@@ -36,7 +36,7 @@ from incumbent.reporter import Reporter
 from incumbent.resource import Resource
 from incumbent.status import Event, Problem, Situation, problem_from
 from incumbent.timing import MAXIMUM_TTL, Timing, timing_for
-from incumbent.verdict import candidates, labelled
+from incumbent.verdict import labelled, why_not
 
 log = structlog.get_logger(__name__)
 
@@ -263,12 +263,13 @@ class Campaigner:
         """Return what the gauges show at this moment."""
         campaign, record, lease = self._driver.campaign, self._driver.record, self._driver.lease
         pods = (self._pods.pods or {}).values()
+        selector = self.resource.selector
         conditions = self._reporter.status.get("conditions", ())
         return Reading(
             leads=self._driver.leads,
             interval=campaign.timing.interval if campaign is not None else 0.0,
             token=record.term if record is not None and not record.stranger else 0,
-            candidates=len(candidates(pods, self.resource.selector)),
+            candidates=sum(not why_not(pod, selector) for pod in pods),
             remaining=max(0.0, lease.deadline - clock.now()) if lease is not None else 0.0,
             labelled=len(labelled(pods, self.resource)),
             conditions=[(condition["type"], condition["status"]) for condition in conditions],

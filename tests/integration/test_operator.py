@@ -72,6 +72,7 @@ async def test_one_pod_carries_the_leader_label(site, shared, operator, store):
     metrics = await operator.metrics()
     for name in ("leader", "transitions_total", "labelled_pods"):
         assert metrics[series(name, shared)] == 1
+    assert metrics[series("candidates", shared)] == 3
 
 
 async def test_objects_of_users_carry_nothing_of_the_framework(shared, operator):
