@@ -109,6 +109,22 @@ class Campaign:
         return known is not None and any(w.expected == known.revision for w in self._open)
 
     @property
+    def doubtful_until(self) -> float:
+        """When a lease would end that a write without an answer may have brought; NEVER if none.
+
+        Perhaps we are the steward, and do not know it.
+        """
+        known = self.latest
+        if known is None or self.lease is not None:
+            return NEVER
+        ends = (
+            write.sent_at + self.timing.lease
+            for write in self._open
+            if write.record is not None and write.expected == known.revision
+        )
+        return min(ends, default=NEVER)
+
+    @property
     def record(self) -> Record | None:
         """The live record as far as known, whoever wrote it."""
         return self.latest if isinstance(self.latest, Record) else None

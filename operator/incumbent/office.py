@@ -88,6 +88,8 @@ class Office:
         self._sweep = False
         self._relieved = False
         """Whether the status showed a record of our site that is newer than the last one known."""
+        self._doubted = NEVER
+        """The end of a lease that we may have had, for which was stripped."""
 
     @property
     def resource(self) -> Resource:
@@ -322,6 +324,7 @@ class Office:
         record, now = self._driver.record, clock.now()
         if record is None:
             return False
+        await self._end_doubt()
         carriers = labelled(self._known, self.resource)
         if not (withdrawn or self._undone(record, self._holder(record), carriers)):
             self._undone_since, self._patience = NEVER, UNDONE_AFTER
@@ -340,6 +343,22 @@ class Office:
             log.info("work.undone", steward=record.replica)
             self._driver.urge()
         return True
+
+    async def _end_doubt(self) -> None:
+        """Strip when the lease would end that a relay without an answer may have brought.
+
+        The steward before may be dead, and then nobody else answers for the label.
+        """
+        campaign = self._driver.campaign
+        until = campaign.doubtful_until if campaign is not None else NEVER
+        if until in {NEVER, self._doubted}:
+            return
+        if clock.now() < until:
+            self._wake(until - clock.now())
+            return
+        self._doubted = until
+        if not await self._relieved_by_status():
+            await self._strip_known()
 
     def _undone(self, record: Record, pod: Pod | None, carriers: Iterable[Pod]) -> bool:
         """Whether there is something that the steward of a record should do or have done."""

@@ -22,6 +22,7 @@ from incumbent.errors import (
     Forbidden,
 )
 from incumbent.pods import NamespacePods
+from incumbent.ports import Answer, Outcome
 from incumbent.resource import resource_from
 from incumbent.status import Problem
 
@@ -919,6 +920,31 @@ async def test_blind_steward_is_relieved_and_says_nothing_wrong(stage):
         assert stage.status["steward"]["replica"] == "two"
     await asyncio.sleep(TTL)
     assert len(stage.cluster.patches) == patches
+
+
+async def test_standby_whose_relay_got_no_answer_strips_in_time(stage):
+    """Perhaps it is the steward, and there is nobody else to answer for the label."""
+    view = View(stage.bucket)
+    first = await stage.start("one")
+    await stage.until(lambda: stage.leaders == ["a"])
+    second = await stage.start("two", view=view)
+    await asyncio.sleep(1)
+    await stage.kill(first)
+
+    async def stored_and_cut_off(key, value, **options):
+        view._be(BucketUnreachable("NATS is away"))
+        await stage.bucket.write(key, value, **options)
+        return Answer(Outcome.UNKNOWN)
+
+    view.write = stored_and_cut_off
+    await stage.until(lambda: stage.bucket._latest(KEY).entry.replica == "two/nonce")
+    relayed_at = clock.now()
+    await stage.until(lambda: not stage.leaders)
+    assert second._driver.lease is None
+    assert clock.now() == pytest.approx(relayed_at + TTL - MARGIN, abs=0.1)
+    del view.write
+    view._be(None)
+    await stage.until(lambda: stage.leaders)
 
 
 async def test_blind_replica_does_not_fight_for_the_status(stage):
