@@ -210,6 +210,7 @@ async def kubectl(site: Site, *arguments: str, stdin: str = "", user: str = "adm
     process = await asyncio.create_subprocess_exec(
         site.kubectl,
         f"--kubeconfig={site.kubeconfig_for(user)}",
+        f"--cache-dir={site.folder}/kubectl-cache",
         *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

@@ -53,7 +53,13 @@ class Kubectl:
     """Runs kubectl in one namespace of a site."""
 
     def __init__(self, site, namespace):
-        self.command = [site.kubectl, f"--kubeconfig={site.kubeconfig}", f"--namespace={namespace}"]
+        self.command = [
+            site.kubectl,
+            f"--kubeconfig={site.kubeconfig}",
+            f"--namespace={namespace}",
+            # Not that of whoever applied the definition: it says that there is no such kind.
+            f"--cache-dir={site.folder}/kubectl-cache-of-tests",
+        ]
 
     def run(self, *arguments, given=None, check=True):
         """Run kubectl, with JSON on its standard input."""

@@ -17,7 +17,12 @@ def kubectl(site, namespace):
     """Return a function that runs kubectl in a namespace with the strictest Pod Security."""
 
     def run(*arguments):
-        command = [site.kubectl, f"--kubeconfig={site.kubeconfig}", f"--namespace={namespace}"]
+        command = [
+            site.kubectl,
+            f"--kubeconfig={site.kubeconfig}",
+            f"--namespace={namespace}",
+            f"--cache-dir={site.folder}/kubectl-cache-of-tests",
+        ]
         return subprocess.run(
             [*command, *arguments], capture_output=True, text=True, check=True
         ).stdout
