@@ -1,0 +1,16 @@
+"""Chaos: two sites contest elections on real servers, while things break at random.
+
+A checker reads the whole history of pods and bucket, and says whether a promise was broken.
+`python -m chaos --help` says how to run it; `make chaos` does.
+
+==========  =====================================================================
+plan        which faults come when: a seed, a plan. Pure
+world       the servers and operators, and what is done to them
+recorder    watches pods and bucket on connections of its own, and writes the history
+history     what happened: plain values
+checker     the promises, checked over a history. Pure
+report      the same in words
+==========  =====================================================================
+
+Nothing here imports the operator: what it says about itself proves nothing.
+"""

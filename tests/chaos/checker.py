@@ -1,0 +1,440 @@
+"""The promises, checked over the history of a run.
+
+1. *One pod a site.* In one site at most one pod carries the leader label of an election, at every
+   instant. The events of one watch are in the order of the API server, so they are counted one by
+   one. The exceptions of the promise do not occur here: nobody else sets the label.
+2. *One site.* A new leader is labelled only after the other site's label is gone, while that
+   site's steward lives and reaches its API server, or another of its replicas reaches both it and
+   NATS. Where neither was so all the time from a TTL before the new label, an overlap is reported
+   apart. The events of two API servers are ordered by when they were received. They come late, by
+   as much as the recorder measures with writes of its own: a label may have gone so much earlier
+   than was seen, and an overlap that this explains is none.
+3. *Tokens grow* with every change of leader, on the labels over both sites, and in the bucket. A
+   label's token is a term of that pod.
+4. *No change without need.* Each end of a reign has a cause in the history: the leader itself, an
+   eviction, or that nobody of its site could renew until its deadline.
+
+And, so that doing nothing does not pass, *somebody leads* again soon where there is a candidate
+and nothing is wrong.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from chaos.history import Entry, History, Message, PodEvent, Spell, Trouble
+
+SETTLE = {
+    Trouble.DEAD: 2.0,
+    Trouble.PAUSED: 1.0,
+    Trouble.NO_NATS: 5.0,
+    Trouble.NO_API: 5.0,
+    Trouble.NATS_DOWN: 5.0,
+}
+"""Seconds after the end of a trouble until it is over for the replicas, too: they have to notice
+a dead connection (2 to 3 s) and to make a new one, on a machine that is busy."""
+IN_TROUBLE = ", in trouble"
+"""Marks a gap during which something was wrong with servers or replicas."""
+_NO_STRIP = (Trouble.DEAD, Trouble.PAUSED, Trouble.NO_API)
+"""With what a steward cannot strip."""
+REACTION = 5.0
+"""Seconds within which a change of leader follows its cause in the pod, at most."""
+LOSS_OF_CLOCK = 0.3
+"""Seconds by which a strip may seem to come before the deadline that caused it."""
+
+
+@dataclass(slots=True)
+class Reign:
+    """A pod carried the leader label with one token."""
+
+    election: str
+    site: str
+    pod: str
+    uid: str
+    token: int
+    since: float
+    until: float = math.inf
+    unfit: str = ""
+    """Why the pod was no candidate when, or soon before, it lost the label."""
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"{self.site}/{self.pod} (token {self.token})"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A broken promise; or, apart, what looks like one where it does not apply."""
+
+    promise: str
+    at: float
+    election: str
+    words: str
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the checker has to say."""
+
+    violations: list[Finding] = field(default_factory=list)
+    apart: list[Finding] = field(default_factory=list)
+    reigns: list[Reign] = field(default_factory=list)
+    causes: Counter[str] = field(default_factory=Counter)
+    """Of the ends of reigns."""
+    gaps: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Seconds without a leader label although there was a candidate, by the cause of the end of
+    the reign before, and whether there was trouble meanwhile."""
+    overlap: float = 0.0
+    """Seconds; the longest between sites that counts."""
+    overlap_apart: float = 0.0
+    terms: int = 0
+    hand_overs: int = 0
+
+
+def check(history: History) -> Verdict:
+    """Check all promises."""
+    verdict = Verdict()
+    court = _Court(history, verdict)
+    for election in history.elections:
+        reigns = court.one_pod(election)
+        verdict.reigns += reigns
+        court.one_site(reigns)
+        court.tokens(election, reigns)
+        court.need(reigns)
+        court.somebody(election, reigns)
+    verdict.violations.sort(key=lambda finding: finding.at)
+    verdict.apart.sort(key=lambda finding: finding.at)
+    return verdict
+
+
+class _Court:
+    """One trial: the history, sorted, and the verdict so far."""
+
+    def __init__(self, history: History, verdict: Verdict) -> None:
+        self.history = history
+        self.verdict = verdict
+        self.pods: dict[str, list[PodEvent]] = defaultdict(list)
+        for event in history.pods:
+            self.pods[event.election].append(event)
+        self.messages: dict[str, list[Message]] = defaultdict(list)
+        for message in history.messages:
+            self.messages[message.election].append(message)
+        self.delays: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for delay in history.delays:
+            self.delays[delay.site].append((delay.at, delay.seconds))
+        self._seen = {message.revision for message in history.messages}
+        self._causes: dict[int, str] = {}
+        for at in history.lost_writes:
+            words = "NATS came back without messages that it had shown: nothing is promised"
+            verdict.apart.append(Finding("lost writes", at, "", words))
+
+    # The promises
+
+    def one_pod(self, election: str) -> list[Reign]:
+        """Check promise 1, and return the reigns in the order of their beginnings."""
+        reigns: list[Reign] = []
+        for site in self.history.replicas:
+            current: dict[str, Reign] = {}
+            last_unfit: dict[str, tuple[float, str]] = {}
+            for event in self.pods[election]:
+                if event.site != site:
+                    continue
+                if event.unfit:
+                    last_unfit[event.uid] = (event.at, event.unfit)
+                reign = current.get(event.uid)
+                if reign and not (event.labelled and event.token == reign.token):
+                    at, unfit = last_unfit.get(event.uid, (-math.inf, ""))
+                    reign.until = event.at
+                    since = max(reign.since, event.at - self._patience(reign))
+                    reign.unfit = unfit if at >= since else ""
+                    del current[event.uid]
+                    reign = None
+                if event.labelled and reign is None:
+                    for other in current.values():
+                        words = f"{site}/{event.pod} got the label while {other} had it"
+                        self._violation("one pod a site", event.at, election, words)
+                    reign = Reign(election, site, event.pod, event.uid, event.token, event.at)
+                    current[event.uid] = reign
+                    reigns.append(reign)
+        return sorted(reigns, key=lambda reign: reign.since)
+
+    def one_site(self, reigns: list[Reign]) -> None:
+        """Check promise 2."""
+        for new in reigns:
+            for old in reigns:
+                if old.site == new.site or old.since > new.since or old is new:
+                    continue
+                until = min(old.until, self.history.ended)
+                overlap = min(until, new.until) - new.since - self._delay(old.site, until)
+                if overlap <= 0:
+                    continue
+                words = f"{new} was labelled {overlap:.2f} s before {old} was stripped"
+                if self._attended(old, new.since):
+                    self.verdict.overlap = max(self.verdict.overlap, overlap)
+                    self._violation("one site", new.since, new.election, words)
+                else:
+                    self.verdict.overlap_apart = max(self.verdict.overlap_apart, overlap)
+                    words += ", while no replica there could have stripped it"
+                    finding = Finding("one site", new.since, new.election, words)
+                    self.verdict.apart.append(finding)
+
+    def tokens(self, election: str, reigns: list[Reign]) -> None:
+        """Check promise 3, and count terms and hand-overs."""
+        greatest: Reign | None = None
+        for reign in reigns:
+            if greatest is not None:
+                # What two sites did at nearly the same time has no order.
+                doubt = self._delay(reign.site, reign.since) if greatest.site != reign.site else 0
+                sure = reign.since > greatest.since + doubt
+                twice = reign.token == greatest.token and reign.uid != greatest.uid
+                if twice or (reign.token < greatest.token and sure):
+                    words = f"{reign} was labelled after {greatest}"
+                    self._violation("tokens grow", reign.since, election, words)
+            if greatest is None or reign.token > greatest.token:
+                greatest = reign
+        holders: dict[int, str] = {}
+        before: Message | None = None
+        latest = 0
+        for message in self.messages[election]:
+            if message.entry is Entry.RECORD:
+                self._record(message, latest, holders)
+                latest = max(latest, message.term)
+                if before is not None and before.entry is Entry.RECORD:
+                    moved = before.term != message.term
+                    self.verdict.hand_overs += moved and before.site == message.site
+            before = message
+        self.verdict.terms += len(holders)
+        for reign in reigns:
+            uid = holders.get(reign.token)
+            if reign.token == 0 or (uid is None and reign.token in self._seen):
+                words = f"{reign} has a token that no record had"
+                self._violation("tokens grow", reign.since, election, words)
+            elif uid not in {None, reign.uid}:
+                words = f"{reign} has the token of another pod's term"
+                self._violation("tokens grow", reign.since, election, words)
+
+    def need(self, reigns: list[Reign]) -> None:
+        """Check promise 4."""
+        for number, reign in enumerate(reigns):
+            if reign.until >= self.history.ended:
+                continue
+            cause = self._cause(reign)
+            if not cause:
+                again = next((r for r in reigns[number + 1 :] if r.site == reign.site), None)
+                if again and (again.uid, again.token) == (reign.uid, reign.token):
+                    # The same leader in the same term: no change, but nobody led in between.
+                    cause = "label lost and given back"
+                    words = f"{reign} was without its label for {again.since - reign.until:.2f} s"
+                    self.verdict.apart.append(
+                        Finding("no change without need", reign.until, reign.election, words)
+                    )
+            if not cause:
+                cause = "no cause"
+                words = f"{reign} lost the label without a cause"
+                self._violation("no change without need", reign.until, reign.election, words)
+            self._causes[id(reign)] = cause
+            self.verdict.causes[cause] += 1
+
+    def somebody(self, election: str, reigns: list[Reign]) -> None:
+        """Check that somebody leads where somebody could, and measure for how long nobody did."""
+        bound = 1.5 * self.history.ttl + 5
+        able = self._with_candidates(election)
+        for since, until, last in _vacancies(reigns, self.history):
+            gap = _overlap(since, until, able)
+            cause = "start" if last is None else self._causes.get(id(last), "start")
+            stormy = [(spell.since, _over(spell)) for spell in self.history.spells]
+            if last is not None and gap > 0:
+                storm = IN_TROUBLE if _overlap(since, until, stormy) else ""
+                self.verdict.gaps[cause + storm].append(gap)
+            calm = _overlap(since, until, _minus(able, stormy))
+            if calm > bound:
+                words = f"nobody led for {until - since:.1f} s, {calm:.1f} s of it for no reason"
+                self._violation("somebody leads", until, election, words)
+            elif until >= self.history.ended and gap > 0:
+                words = f"nobody leads at the end, since {until - since:.1f} s"
+                self._violation("somebody leads", until, election, words)
+
+    # What they need to know
+
+    def _violation(self, promise: str, at: float, election: str, words: str) -> None:
+        self.verdict.violations.append(Finding(promise, at, election, words))
+
+    def _record(self, message: Message, latest: int, holders: dict[int, str]) -> None:
+        """Check a record against those before it."""
+        term, who = message.term, f"{message.site}/{message.pod}"
+        words = ""
+        if term > message.revision:
+            words = f"revision {message.revision} for {who} says term {term}, which is to come"
+        elif term < latest:
+            words = f"revision {message.revision} for {who} is of term {term}, after {latest}"
+        elif holders.get(term, message.uid) != message.uid:
+            words = f"term {term} went to {who} without a new number"
+        if words:
+            self._violation("tokens grow", message.at, message.election, words)
+        holders.setdefault(term, message.uid)
+
+    def _cause(self, reign: Reign) -> str:
+        """Return why a reign ended; empty if there was no reason."""
+        last, then = self._end_of_term(reign)
+        if then is not None and then.entry is Entry.EVICTED and then.at < reign.until + 1:
+            return "eviction"
+        if reign.unfit:
+            return f"leader {reign.unfit}"
+        if last is None:
+            return ""
+        lease = self.history.ttl - self.history.margin
+        deadline = last.at + lease
+        if reign.until < deadline - LOSS_OF_CLOCK:
+            return ""
+        return self._why_nobody_renewed(reign.site, last.at + self.history.relay_after, deadline)
+
+    def _end_of_term(self, reign: Reign) -> tuple[Message | None, Message | None]:
+        """Return the last record of its term, and the message after that."""
+        last = then = None
+        for message in self.messages[reign.election]:
+            if message.entry is Entry.RECORD and message.term == reign.token:
+                # A renewal after the strip does not excuse it.
+                if last is None or message.at < reign.until:
+                    last, then = message, None
+            elif last is not None and then is None:
+                then = message
+        return last, then
+
+    def _why_nobody_renewed(self, site: str, since: float, until: float) -> str:
+        """Return what kept all replicas of a site from renewing; empty if one had the time."""
+        down = [spell for spell in self.history.spells if spell.trouble is Trouble.NATS_DOWN]
+        kinds: set[Trouble] = set()
+        for replica in self.history.replicas[site]:
+            hindered = [
+                spell
+                for spell in (*down, *self._of(site, replica))
+                if spell.trouble is not Trouble.NO_API and _meets(spell, since, until)
+            ]
+            if not hindered:
+                return ""
+            kinds |= {spell.trouble for spell in hindered}
+        if kinds <= {Trouble.DEAD, Trouble.PAUSED}:
+            return "all replicas dead or paused"
+        if kinds <= {Trouble.NO_NATS, Trouble.NATS_DOWN}:
+            return "NATS lost"
+        return "NATS lost, replicas dead or paused"
+
+    def _attended(self, reign: Reign, at: float) -> bool:
+        """Whether somebody could strip its pod all the time from a TTL before a moment until it."""
+        since = at - self.history.ttl
+        moments = {since, at}
+        for spell in self.history.spells:
+            moments |= {t for t in (spell.since, _over(spell)) if since < t < at}
+        return all(self._could_strip(reign, moment) for moment in moments)
+
+    def _could_strip(self, reign: Reign, at: float) -> bool:
+        writes = [
+            message
+            for message in self.messages[reign.election]
+            if message.entry is Entry.RECORD and message.site == reign.site and message.at <= at
+        ]
+        if writes:
+            steward = writes[-1].replica.partition("/")[0]
+            hindered = any(
+                spell.trouble in _NO_STRIP and _meets(spell, at, at)
+                for spell in self._of(reign.site, steward)
+            )
+            # A process that was started anew is not the one that wrote.
+            died = any(
+                spell.trouble is Trouble.DEAD and writes[-1].at < spell.since <= at
+                for spell in self._of(reign.site, steward)
+            )
+            if not (hindered or died):
+                return True
+        down = [spell for spell in self.history.spells if spell.trouble is Trouble.NATS_DOWN]
+        return any(
+            not any(_meets(spell, at, at) for spell in (*down, *self._of(reign.site, replica)))
+            for replica in self.history.replicas[reign.site]
+        )
+
+    def _of(self, site: str, replica: str) -> Iterator[Spell]:
+        for spell in self.history.spells:
+            if spell.site == site and spell.replica == replica:
+                yield spell
+
+    def _patience(self, reign: Reign) -> float:
+        """How long before its strip a pod may have been unfit for that to be the cause.
+
+        Longer where a replica of the site was hindered since, for then another has to notice.
+        """
+        until = reign.until
+        hindered = any(
+            spell.site in {"", reign.site} and _meets(spell, until - REACTION, until)
+            for spell in self.history.spells
+        )
+        return REACTION + 2 * self.history.ttl if hindered else REACTION
+
+    def _delay(self, site: str, at: float) -> float:
+        """Return by how much the events of a site came late at most, around a moment."""
+        delays = self.delays[site]
+        low = bisect.bisect_left(delays, (at - 1.0, 0.0))
+        high = bisect.bisect_right(delays, (at + 1.0, math.inf))
+        return max((seconds for _, seconds in delays[low:high]), default=0.0)
+
+    def _with_candidates(self, election: str) -> list[tuple[float, float]]:
+        """Return the times during which there was a candidate in any site."""
+        fit: set[tuple[str, str]] = set()
+        times: list[tuple[float, float]] = []
+        since = math.inf
+        for event in sorted(self.pods[election], key=lambda event: event.at):
+            had = bool(fit)
+            if event.unfit:
+                fit.discard((event.site, event.uid))
+            else:
+                fit.add((event.site, event.uid))
+            if fit and not had:
+                since = event.at
+            elif had and not fit:
+                times.append((since, event.at))
+        return [*times, (since, math.inf)] if fit else times
+
+
+def _over(spell: Spell) -> float:
+    """Return when a trouble is over for the replicas."""
+    return spell.until + SETTLE[spell.trouble]
+
+
+def _meets(spell: Spell, since: float, until: float) -> bool:
+    return spell.since <= until and since <= _over(spell)
+
+
+def _vacancies(
+    reigns: list[Reign], history: History
+) -> Iterator[tuple[float, float, Reign | None]]:
+    """Yield the times without any label, with the reign before."""
+    now, last = history.began, None
+    for reign in reigns:
+        if reign.since > now:
+            yield now, reign.since, last
+        if reign.until > now:
+            now, last = reign.until, reign
+    if now < history.ended:
+        yield now, history.ended, last
+
+
+def _overlap(since: float, until: float, times: Iterable[tuple[float, float]]) -> float:
+    return sum(max(0.0, min(until, end) - max(since, begin)) for begin, end in times)
+
+
+def _minus(
+    times: Iterable[tuple[float, float]], others: Iterable[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """Return those times without the others."""
+    left = list(times)
+    for begin, end in others:
+        left = [
+            piece
+            for since, until in left
+            for piece in ((since, min(until, begin)), (max(since, end), until))
+            if piece[0] < piece[1]
+        ]
+    return left

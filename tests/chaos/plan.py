@@ -1,0 +1,136 @@
+"""Which faults come when: the same seed, the same plan.
+
+A plan names no process and no pod, for who leads when a fault comes cannot be planned: it says
+"the steward", "the leader", and so on, and is carried out on whoever that is then.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Kind(enum.Enum):
+    """What is done."""
+
+    KILL = "kill"
+    """SIGKILL of replicas, and a start later."""
+    PAUSE = "pause"
+    """SIGSTOP of replicas, and SIGCONT after more than a TTL."""
+    CUT_NATS = "cut from NATS"
+    """All connections are reset, and refused."""
+    HOLE_NATS = "black hole to NATS"
+    """Everything is swallowed without a sign."""
+    HOLD_NATS = "hold to NATS"
+    """Everything is held back, and delivered in the end."""
+    CUT_API = "cut from API server"
+    HOLE_API = "black hole to API server"
+    HOLD_API = "hold to API server"
+    NATS = "kill NATS"
+    """SIGKILL of the server that leads the stream, and a start later, with its store."""
+    DELETE = "delete leader"
+    FLAP = "leader not ready"
+    EVICT = "evict"
+    """The key is deleted, as `nats kv del` does it."""
+    ROLL = "rolling update"
+    SCALE = "scale to 0"
+    """And back later."""
+
+
+OF_REPLICAS = (Kind.KILL, Kind.PAUSE)
+OF_LINKS = (
+    *(Kind.CUT_NATS, Kind.HOLE_NATS, Kind.HOLD_NATS),
+    *(Kind.CUT_API, Kind.HOLE_API, Kind.HOLD_API),
+)
+OF_SERVERS = (*OF_REPLICAS, *OF_LINKS, Kind.NATS)
+OF_PODS = (Kind.DELETE, Kind.FLAP, Kind.EVICT, Kind.ROLL, Kind.SCALE)
+
+
+class Who(enum.Enum):
+    """Which replicas of a site."""
+
+    STEWARD = "steward"
+    STANDBY = "standby"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One planned fault."""
+
+    at: float
+    """Seconds after the start."""
+    kind: Kind
+    seconds: float
+    """How long it lasts, where it lasts."""
+    elections: tuple[int, ...]
+    """Of a fault of pods: whom it hits. Otherwise the first says which site and steward it hits."""
+    leading: bool = True
+    """Whether it hits the site where that election is led, or else the other one."""
+    who: Who = Who.STEWARD
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The faults of one run, the earliest first."""
+
+    faults: tuple[Fault, ...]
+    end: float
+    """Seconds after the start; by then all faults have ended, and there was quiet."""
+
+
+def make_plan(seed: int, *, duration: float, ttl: float, elections: int) -> Plan:
+    """Plan rounds of faults with quiet in between.
+
+    In each round one thing happens to servers, replicas or links, and while it lasts two or three
+    things happen to pods or records.
+
+    Args:
+        seed: decides everything.
+        duration: seconds.
+        ttl: of the bucket.
+        elections: how many there are.
+    """
+    dice = random.Random(seed)
+    servers, pods = _deck(dice, OF_SERVERS), _deck(dice, OF_PODS)
+    whom = _deck(dice, range(elections))
+    quiet = ttl / 2 + 5
+    faults: list[Fault] = []
+    now = 1.0
+    while True:
+        main = _server_fault(dice, next(servers), now, ttl, next(whom))
+        round_ = [main]
+        for _ in range(dice.choice((2, 3))):
+            at = now + dice.uniform(0, max(1.0, main.seconds))
+            hit = tuple({next(whom) for _ in range(dice.randint(1, 3))})
+            round_.append(_pod_fault(dice, next(pods), at, ttl, hit))
+        end = max(fault.at + fault.seconds for fault in round_) + quiet
+        if end > duration:
+            return Plan(tuple(faults), duration)
+        faults += sorted(round_, key=lambda fault: fault.at)
+        now = end
+
+
+def _server_fault(dice: random.Random, kind: Kind, at: float, ttl: float, election: int) -> Fault:
+    brief, long = dice.uniform(0.2, 0.6) * ttl, dice.uniform(1.1, 1.6) * ttl
+    seconds = long if kind is Kind.PAUSE or dice.random() < 0.5 else brief
+    who = dice.choices((Who.STEWARD, Who.STANDBY, Who.ALL), (5, 2, 3))[0]
+    return Fault(at, kind, seconds, (election,), dice.random() < 0.8, who)
+
+
+def _pod_fault(
+    dice: random.Random, kind: Kind, at: float, ttl: float, hit: tuple[int, ...]
+) -> Fault:
+    longest = {Kind.FLAP: 0.5 * ttl, Kind.SCALE: 0.8 * ttl, Kind.ROLL: 3.0}.get(kind, 0.0)
+    return Fault(at, kind, dice.uniform(0.2, 1.0) * longest, hit, dice.random() < 0.9)
+
+
+def _deck(dice: random.Random, cards: Sequence[T]) -> Iterator[T]:
+    """Yield all cards in random order, then all in another order, and so on."""
+    while True:
+        yield from dice.sample(cards, len(cards))

@@ -1,0 +1,226 @@
+"""Watches pods and bucket, on connections of its own, and writes the history."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import aiohttp
+import nats
+import nats.errors
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from chaos.history import GONE, Delay, Entry, History, Message, PodEvent
+from controlplane.kube import ApiError, Kube, has_condition
+
+LEADER = "leader"
+GROUP = "incumbent.dev"
+BEACON = "beacon"
+"""A pod that only the recorder writes to, in a namespace that no operator watches."""
+BEACON_PATH = f"/api/v1/namespaces/default/pods/{BEACON}"
+BEACON_EVERY = 0.2
+SILENCE = 3.0
+"""Seconds without any message after which the watch of the bucket begins anew. The elections
+renew more often."""
+
+
+class Recorder:
+    """Writes down what it sees, for as long as its tasks run.
+
+    Args:
+        history: where.
+        namespace: of all elections; their pods carry the label `app` with the election's name.
+        bucket: of all elections, whose keys are their names.
+    """
+
+    def __init__(self, history: History, *, namespace: str, bucket: str) -> None:
+        self.history = history
+        self._namespace = namespace
+        self._bucket = bucket
+        self._sites: dict[str, str] = {}
+        self._pods: dict[tuple[str, str], dict[str, PodEvent]] = {}
+        self._beacons: dict[tuple[str, int], float] = {}
+        self._records: dict[tuple[str, str], Message] = {}
+        self._revision = 0
+        self._wall = time.time() - time.monotonic()
+
+    # What is known now
+
+    def pods(self, site: str, election: str) -> list[PodEvent]:
+        """Return the pods of a site that are there, as last seen."""
+        return list(self._pods.get((site, election), {}).values())
+
+    def leaders(self, election: str) -> list[PodEvent]:
+        """Return the pods that carry the leader label."""
+        known = [pod for site in self.history.replicas for pod in self.pods(site, election)]
+        return [pod for pod in known if pod.labelled]
+
+    def steward(self, site: str, election: str) -> str:
+        """Return the replica that wrote the latest record of a site; the first before there is."""
+        record = self._records.get((site, election))
+        return record.replica.partition("/")[0] if record else self.history.replicas[site][0]
+
+    # Pods
+
+    async def watch_pods(self, kube: Kube, started: asyncio.Event) -> None:
+        """Write down every change of the pods of a site. One watch, from one resourceVersion on."""
+        site, about = kube.site.name, await kube.get("/api/v1/namespaces/kube-system")
+        self._sites[about["metadata"]["uid"]] = site
+        listed = await kube.get("/api/v1/pods")
+        for pod in listed["items"]:
+            self._take_pod(site, "ADDED", pod)
+        version = listed["metadata"]["resourceVersion"]
+        started.set()
+        while True:
+            async for kind, pod in kube.watch(
+                "/api/v1/pods", resourceVersion=version, allowWatchBookmarks="true"
+            ):
+                if kind == "ERROR":
+                    raise ApiError(int(pod.get("code", 0)), str(pod.get("message")))
+                version = pod["metadata"]["resourceVersion"]
+                if kind != "BOOKMARK":
+                    self._take_pod(site, kind, pod)
+
+    async def measure_delay(self, kube: Kube) -> None:
+        """Write to a pod all the time, to see how late the watch shows it."""
+        container = {"name": "main", "image": "none.invalid/none"}
+        pod = {"metadata": {"name": BEACON}, "spec": {"containers": [container]}}
+        await kube.create("/api/v1/namespaces/default/pods", pod)
+        due, number = time.monotonic(), 0
+        while True:
+            # Counted from when it was due, so that a time when this process stood still counts.
+            self._beacons[kube.site.name, number] = due
+            body = {"metadata": {"annotations": {BEACON: str(number)}}}
+            await kube.patch(BEACON_PATH, body)
+            number += 1
+            due += BEACON_EVERY
+            await asyncio.sleep(due - time.monotonic())
+            if due < time.monotonic() - 1:
+                due = time.monotonic()
+
+    def _take_pod(self, site: str, kind: str, pod: Mapping[str, Any]) -> None:
+        now, metadata = time.monotonic(), pod["metadata"]
+        annotations = metadata.get("annotations") or {}
+        labels = metadata.get("labels") or {}
+        if metadata["name"] == BEACON:
+            since = self._beacons.pop((site, int(annotations.get(BEACON, "-1"))), None)
+            if since is not None:
+                self.history.delays.append(Delay(now, site, now - since))
+            return
+        if metadata["namespace"] != self._namespace:
+            return
+        election = str(labels.get("app", ""))
+        gone = kind == "DELETED"
+        token = str(annotations.get(f"{GROUP}/{election}.token", ""))
+        event = PodEvent(
+            now,
+            site,
+            election,
+            metadata["name"],
+            metadata["uid"],
+            labelled=not gone and labels.get(f"{GROUP}/{election}") == LEADER,
+            token=int(token) if token.isdecimal() else 0,
+            unfit=GONE if gone else _unfit(pod),
+        )
+        self.history.pods.append(event)
+        known = self._pods.setdefault((site, election), {})
+        known.pop(event.uid, None)
+        if not gone:
+            known[event.uid] = event
+
+    # The bucket
+
+    async def watch_bucket(self, urls: Sequence[str]) -> None:
+        """Write down every message of the bucket, on one connection after another."""
+        while True:
+            with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+                await self._watch_bucket(urls)
+            await asyncio.sleep(0.2)
+
+    async def _watch_bucket(self, urls: Sequence[str]) -> None:
+        stream = f"KV_{self._bucket}"
+        async with connection(urls) as client:
+            jetstream = client.jetstream(timeout=2)
+            last = (await jetstream.stream_info(stream)).state.last_seq
+            if last < self._revision:
+                self.history.lost_writes.append(time.monotonic())
+                self._revision = 0
+            config = ConsumerConfig(
+                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=self._revision + 1,
+                ack_policy=AckPolicy.NONE,
+                inactive_threshold=30,
+                mem_storage=True,
+            )
+            subscription = await jetstream.subscribe(
+                f"$KV.{self._bucket}.>", stream=stream, config=config, manual_ack=True
+            )
+            while True:
+                self._take_message(await subscription.next_msg(timeout=SILENCE))
+
+    def _take_message(self, raw: Msg) -> None:
+        headers, revision = raw.headers or {}, raw.metadata.sequence.stream
+        if revision <= self._revision:
+            return
+        self._revision = revision
+        election = raw.subject.removeprefix(f"$KV.{self._bucket}.")
+        cluster = headers.get("Incumbent-Site", "").rpartition("/")[2]
+        message = Message(
+            raw.metadata.timestamp.timestamp() - self._wall,
+            election,
+            revision,
+            _entry(headers),
+            site=self._sites.get(cluster, ""),
+            replica=headers.get("Incumbent-Replica", ""),
+            pod=raw.data.decode().rpartition("/")[2],
+            uid=headers.get("Incumbent-Pod-UID", ""),
+            term=int(headers.get("Incumbent-Term", revision)),
+        )
+        self.history.messages.append(message)
+        if message.entry is Entry.RECORD:
+            self._records[message.site, election] = message
+
+
+@contextlib.asynccontextmanager
+async def connection(urls: Sequence[str]) -> Any:
+    """Connect to NATS, once and silently."""
+
+    async def silent(_: Exception) -> None: ...
+
+    client = await nats.connect(
+        list(urls), allow_reconnect=False, connect_timeout=2, error_cb=silent
+    )
+    try:
+        yield client
+    finally:
+        with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+            await client.close()
+
+
+def _entry(headers: Mapping[str, str]) -> Entry:
+    if "Nats-Marker-Reason" in headers:
+        expired = headers["Nats-Marker-Reason"] == "MaxAge"
+        return Entry.EXPIRED if expired else Entry.EVICTED
+    if headers.get("KV-Operation") in {"DEL", "PURGE"}:
+        return Entry.RELEASED if "Incumbent-Release" in headers else Entry.EVICTED
+    return Entry.RECORD
+
+
+def _unfit(pod: Mapping[str, Any]) -> str:
+    """Say why a pod is no candidate, by the rules that people are told."""
+    if "deletionTimestamp" in pod["metadata"]:
+        return "terminating"
+    if pod["status"].get("phase") != "Running":
+        return "not running"
+    if not has_condition(pod, "Ready"):
+        return "not ready"
+    excluded = (pod["metadata"].get("annotations") or {}).get(f"{GROUP}/exclude", "false")
+    return "excluded" if excluded != "false" else ""
+
+
+ERRORS = (ApiError, aiohttp.ClientError, nats.errors.Error, OSError, TimeoutError)
+"""What may go wrong with a request to a server, while things break."""

@@ -1,0 +1,407 @@
+"""The servers and operators of a run, and what is done to them.
+
+Two sites on one etcd, two replicas in each. A replica reaches its API server and every NATS
+server through a proxy of its own; recorder and node agents go there directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from chaos.history import Deed, History, Spell, Trouble
+from chaos.plan import OF_LINKS, OF_REPLICAS, Fault, Kind, Who
+from chaos.recorder import ERRORS, Recorder, connection
+from controlplane.kube import Kube
+from controlplane.natsserver import NatsCluster, NatsServer
+from controlplane.nodes import NodeAgent, PodControl
+from controlplane.proxy import Proxy
+from controlplane.servers import ControlPlane
+from operatorprocess import OperatorProcess
+
+SITES = ("east", "west")
+REPLICAS = 2
+PODS = 3
+NAMESPACE = "chaos"
+BUCKET = "CHAOS"
+ELECTIONS = f"/apis/incumbent.dev/v1alpha1/namespaces/{NAMESPACE}/leaderelections"
+DEFINITIONS = Path(__file__).parents[2] / "crds"
+START_TIMEOUT = 90.0
+"""Seconds for a process to start, on a machine that is busy."""
+AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large a run is."""
+
+    elections: int
+    servers: int
+    """Of NATS; also the replicas of the bucket."""
+    ttl: float
+
+    def history(self) -> History:
+        """Return an empty history. The operator documents its margin, and when a standby renews."""
+        interval, margin = max(1.0, self.ttl / 3), max(0.25, self.ttl / 10)
+        scope = self.ttl - margin - interval
+        return History(
+            ttl=self.ttl,
+            margin=margin,
+            relay_after=max(self.ttl / 2, interval + scope / 3),
+            replicas={
+                site: tuple(f"{site}-{number + 1}" for number in range(REPLICAS)) for site in SITES
+            },
+            elections=tuple(f"e{number}" for number in range(self.elections)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One operator process, and its links."""
+
+    site: str
+    name: str
+    operator: OperatorProcess
+    api: Proxy
+    nats: tuple[Proxy, ...]
+
+
+class World:
+    """Everything that runs; use it as an asynchronous context manager."""
+
+    def __init__(self, folder: Path, scale: Scale) -> None:
+        self.history = scale.history()
+        self.recorder = Recorder(self.history, namespace=NAMESPACE, bucket=BUCKET)
+        self.under_way: list[str] = []
+        """What is wrong at this moment, in words."""
+        self.done: list[Fault] = []
+        self._folder = folder
+        self._scale = scale
+        self._stack = AsyncExitStack()
+        self._kubes: dict[str, Kube] = {}
+        self._replicas: dict[str, list[Replica]] = {}
+        self._servers: list[NatsServer] = []
+        self._rolls = 0
+        self._few = asyncio.Semaphore(AT_ONCE)
+
+    async def __aenter__(self) -> Self:
+        """Start all servers, but no operator."""
+        try:
+            await self._start_nats()
+            await self._start_sites()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End everything."""
+        await self._stack.aclose()
+
+    @property
+    def _urls(self) -> list[str]:
+        return [server.url for server in self._servers if server.process.running]
+
+    def _all_replicas(self) -> Iterator[Replica]:
+        for replicas in self._replicas.values():
+            yield from replicas
+
+    # The start
+
+    async def _start_nats(self) -> None:
+        folder = self._folder / "nats"
+        if self._scale.servers == 1:
+            self._servers = [await self._stack.enter_async_context(NatsServer(folder))]
+        else:
+            cluster = NatsCluster(folder, size=self._scale.servers)
+            self._servers = (await self._stack.enter_async_context(cluster)).servers
+
+    async def _start_sites(self) -> None:
+        etcd = None
+        for name in SITES:
+            plane = ControlPlane(self._folder, name=name, etcd=etcd)
+            await self._stack.enter_async_context(plane)
+            etcd = plane.etcd
+            agent = NodeAgent(plane.site, start_seconds=0.3, stop_seconds=0.3)
+            await self._stack.enter_async_context(agent)
+            kube = await self._stack.enter_async_context(Kube(plane.site))
+            self._kubes[name] = kube
+            for path in sorted(DEFINITIONS.glob("*.yaml")):
+                await kube.apply_definitions(path.read_text())
+            await kube.namespace(NAMESPACE)
+            await kube.until(
+                "/api/v1/namespaces/default/serviceaccounts/default", lambda found: found
+            )
+
+    @contextlib.asynccontextmanager
+    async def recorded(self) -> AsyncIterator[None]:
+        """Record while this is entered; it ends early if the recording fails."""
+        recorder, urls = self.recorder, [server.url for server in self._servers]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(recorder.watch_bucket(urls))]
+            for kube in self._kubes.values():
+                started = asyncio.Event()
+                tasks.append(group.create_task(recorder.watch_pods(kube, started)))
+                await started.wait()
+                tasks.append(group.create_task(recorder.measure_delay(kube)))
+            yield
+            for task in tasks:
+                task.cancel()
+
+    async def start_operators(self) -> None:
+        """Start all replicas, and wait until they are ready."""
+        for site, names in self.history.replicas.items():
+            self._replicas[site] = [await self._replica(site, name) for name in names]
+        await asyncio.gather(*(self._start(replica) for replica in self._all_replicas()))
+
+    async def _replica(self, site: str, name: str) -> Replica:
+        async def proxy(url: str) -> Proxy:
+            port = int(url.rpartition(":")[2])
+            return await self._stack.enter_async_context(Proxy(port))
+
+        where = self._kubes[site].site
+        api = await proxy(where.url)
+        links = tuple([await proxy(server.url) for server in self._servers])
+        first, *others = [f"nats://{link.address}" for link in links]
+        operator = OperatorProcess(
+            where,
+            self._folder,
+            nats_url=first,
+            arguments=(
+                *(f"--nats-url={url}" for url in others),
+                f"--namespace={NAMESPACE}",
+                f"--bucket={BUCKET}",
+                "--create-bucket",
+                f"--bucket-ttl={self._scale.ttl:g}s",
+                f"--bucket-replicas={self._scale.servers}",
+            ),
+            replica=name,
+            kubeconfig=where.kubeconfig_for("operator", server=api.address),
+        )
+        self._stack.callback(operator.process.kill)
+        return Replica(site, name, operator, api, links)
+
+    async def _start(self, replica: Replica) -> None:
+        await replica.operator.start(ready=False)
+        await replica.operator.wait_ready(timeout=START_TIMEOUT)
+
+    async def start_elections(self) -> None:
+        """Create pods and elections in both sites, and wait until all are led."""
+        await asyncio.gather(
+            *(
+                self._start_election(kube, election)
+                for election in self.history.elections
+                for kube in self._kubes.values()
+            )
+        )
+        await self.wait_led(START_TIMEOUT)
+
+    async def _start_election(self, kube: Kube, name: str) -> None:
+        async with self._few:
+            await kube.deployment(NAMESPACE, name, replicas=PODS)
+            body = {
+                "apiVersion": "incumbent.dev/v1alpha1",
+                "kind": "LeaderElection",
+                "metadata": {"name": name},
+                "spec": {"selector": {"matchLabels": {"app": name}}, "key": name},
+            }
+            await kube.create(ELECTIONS, body)
+
+    # The end
+
+    async def wait_led(self, seconds: float) -> bool:
+        """Wait until every election has had one and the same leader for a second, or so long."""
+        deadline, since, before = time.monotonic() + seconds, 0.0, ""
+        while time.monotonic() < deadline:
+            leaders = [self.recorder.leaders(election) for election in self.history.elections]
+            now = str([(pod.uid, pod.token) for found in leaders for pod in found])
+            if any(len(found) != 1 for found in leaders) or now != before:
+                since, before = time.monotonic(), now
+            elif time.monotonic() > since + 1:
+                return True
+            await asyncio.sleep(0.1)
+        return False
+
+    def complaints(self) -> list[str]:
+        """Return what operators logged that they never should: errors, and tracebacks."""
+        return [
+            f"{replica.name} logged: {line[:300]}"
+            for replica in self._all_replicas()
+            for line in replica.operator.log.splitlines()
+            if '"level": "error"' in line or "Traceback" in line
+        ]
+
+    # The faults
+
+    async def suffer(self, faults: Sequence[Fault], start: float) -> None:
+        """Carry out a plan; returns when all faults have ended."""
+        async with asyncio.TaskGroup() as tasks:
+            for fault in faults:
+                await asyncio.sleep(start + fault.at - time.monotonic())
+                tasks.create_task(self._carry_out(fault))
+                self.done.append(fault)
+
+    async def _carry_out(self, fault: Fault) -> None:
+        if fault.kind in OF_REPLICAS or fault.kind in OF_LINKS:
+            await self._hinder(fault)
+        elif fault.kind is Kind.NATS:
+            await self._kill_nats(fault)
+        else:
+            names = (self.history.elections[number] for number in fault.elections)
+            await asyncio.gather(*(self._disturb(fault, name) for name in names))
+
+    def _site(self, fault: Fault, election: str) -> str:
+        leaders = self.recorder.leaders(election)
+        site = leaders[0].site if leaders else SITES[0]
+        return site if fault.leading else next(other for other in SITES if other != site)
+
+    async def _hinder(self, fault: Fault) -> None:
+        """Do something to replicas, or their links."""
+        election = self.history.elections[fault.elections[0]]
+        site = self._site(fault, election)
+        steward = self.recorder.steward(site, election)
+        hit = [
+            replica
+            for replica in self._replicas[site]
+            if fault.who is Who.ALL or (replica.name == steward) == (fault.who is Who.STEWARD)
+        ]
+        work = {Kind.KILL: self._kill, Kind.PAUSE: self._pause}.get(fault.kind, self._disconnect)
+        words = f"{fault.kind.value}: {' and '.join(r.name for r in hit)}, {fault.seconds:.1f} s"
+        with self._noted(words):
+            await asyncio.gather(*(work(replica, fault) for replica in hit))
+
+    async def _kill(self, replica: Replica, fault: Fault) -> None:
+        with self._spell(Trouble.DEAD, replica):
+            replica.operator.process.kill()
+            await asyncio.sleep(fault.seconds)
+            await self._start(replica)
+
+    async def _pause(self, replica: Replica, fault: Fault) -> None:
+        with self._spell(Trouble.PAUSED, replica):
+            replica.operator.process.pause()
+            try:
+                await asyncio.sleep(fault.seconds)
+            finally:
+                replica.operator.process.resume()
+
+    async def _disconnect(self, replica: Replica, fault: Fault) -> None:
+        nats = fault.kind in {Kind.CUT_NATS, Kind.HOLE_NATS, Kind.HOLD_NATS}
+        links = replica.nats if nats else (replica.api,)
+        with self._spell(Trouble.NO_NATS if nats else Trouble.NO_API, replica):
+            for link in links:
+                if fault.kind in {Kind.CUT_NATS, Kind.CUT_API}:
+                    await link.refuse()
+                elif fault.kind in {Kind.HOLE_NATS, Kind.HOLE_API}:
+                    link.black_hole()
+                else:
+                    link.hold()
+            await asyncio.sleep(fault.seconds)
+            for link in links:
+                await link.resume()
+
+    async def _kill_nats(self, fault: Fault) -> None:
+        """Kill the server that leads the stream, and start it again with its store."""
+        leader = self._servers[0]
+        if len(self._servers) > 1:
+            name = await self._stream_leader()
+            leader = next((s for s in self._servers if s.process.name == name), leader)
+        over = time.monotonic() + fault.seconds
+        with self._noted(f"{fault.kind.value}: {leader.process.name}, {fault.seconds:.1f} s"):
+            with self._spell(Trouble.NATS_DOWN):
+                leader.kill()
+                while time.monotonic() < over and not await self._led_without(leader):  # noqa: ASYNC110
+                    await asyncio.sleep(0.2)
+                if not await self._led_without(leader):
+                    await self._restart(leader)
+            await asyncio.sleep(over - time.monotonic())
+            await self._restart(leader)
+
+    async def _restart(self, server: NatsServer) -> None:
+        server.spawn()
+        await server.wait_ready(timeout=START_TIMEOUT)
+
+    async def _led_without(self, killed: NatsServer) -> bool:
+        """Whether the stream has another leader than the server that was killed."""
+        others = len(self._servers) > 1
+        return others and await self._stream_leader() not in {"", killed.process.name}
+
+    async def _stream_leader(self) -> str:
+        """Return the name of the server that leads the stream, empty if nobody says so."""
+        with contextlib.suppress(*ERRORS):
+            async with connection(self._urls) as client:
+                info = await client.jetstream(timeout=1).stream_info(f"KV_{BUCKET}")
+                return str(info.cluster.leader or "")
+        return ""
+
+    async def _disturb(self, fault: Fault, election: str) -> None:
+        """Do something to the pods or the record of an election."""
+        site = self._site(fault, election)
+        kube = self._kubes[site]
+        deployment = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{election}"
+        pods = self.recorder.pods(site, election)
+        pod = next((pod for pod in pods if pod.labelled), pods[0] if pods else None)
+        words = f"{fault.kind.value}: {election} in {site}"
+        if pod is not None and fault.kind in {Kind.DELETE, Kind.FLAP}:
+            words += f", {pod.pod}"
+        with self._noted(words, election), contextlib.suppress(*ERRORS):
+            match fault.kind:
+                case Kind.DELETE if pod is not None:
+                    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod.pod}"
+                    await kube.delete(path, grace=0 if fault.elections[0] % 2 else None)
+                case Kind.FLAP if pod is not None:
+                    about = {"metadata": {"namespace": NAMESPACE, "name": pod.pod}}
+                    control = PodControl(kube)
+                    await control.set_ready(about, ready=False)
+                    await asyncio.sleep(fault.seconds)
+                    await control.set_ready(about, ready=True)
+                case Kind.EVICT:
+                    async with connection(self._urls) as client:
+                        await client.jetstream(timeout=2).publish(
+                            f"$KV.{BUCKET}.{election}", headers={"KV-Operation": "DEL"}
+                        )
+                case Kind.ROLL:
+                    self._rolls += 1
+                    template = {"metadata": {"annotations": {"rolled": str(self._rolls)}}}
+                    await kube.patch(deployment, {"spec": {"template": template}})
+                    await asyncio.sleep(fault.seconds)
+                case Kind.SCALE:
+                    await kube.patch(deployment, {"spec": {"replicas": 0}})
+                    await asyncio.sleep(fault.seconds)
+                    await kube.patch(deployment, {"spec": {"replicas": PODS}})
+
+    # What the history says about them
+
+    @contextlib.contextmanager
+    def _spell(self, trouble: Trouble, replica: Replica | None = None) -> Iterator[None]:
+        spell = Spell(time.monotonic(), trouble)
+        if replica is not None:
+            spell.site, spell.replica = replica.site, replica.name
+        self.history.spells.append(spell)
+        try:
+            yield
+        finally:
+            spell.until = time.monotonic()
+
+    @contextlib.contextmanager
+    def _noted(self, words: str, election: str = "") -> Iterator[None]:
+        self.history.deeds.append(Deed(time.monotonic(), words, election))
+        self.under_way.append(words)
+        try:
+            yield
+        finally:
+            self.under_way.remove(words)
+            self.history.deeds.append(Deed(time.monotonic(), f"over: {words}", election))
+
+    def label_writes(self) -> int:
+        """Return how many requests of operators changed pods, as the API servers logged it."""
+        return sum(
+            request.resource == "pods" and request.status < 300
+            for kube in self._kubes.values()
+            for request in kube.site.audit.requests(user="operator", verbs=("patch",))
+        )

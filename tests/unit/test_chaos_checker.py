@@ -1,0 +1,360 @@
+"""The checker of the chaos finds what it is there for, in histories written by hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from chaos import report
+from chaos.checker import check
+from chaos.history import Delay, Entry, History, Message, PodEvent, Spell, Trouble
+from chaos.plan import Kind, make_plan
+
+TESTS = Path(__file__).parents[1]
+TTL = 10.0
+
+
+class Story:
+    """Writes a history: two sites with two replicas each, and one election.
+
+    `e1` and `e2` are pods of the site east, `w1` and `w2` of west. All are candidates at first.
+    """
+
+    def __init__(self) -> None:
+        replicas = {"east": ("east-1", "east-2"), "west": ("west-1", "west-2")}
+        self.history = History(TTL, 1.0, 5.0, replicas, ("web",), began=0.0, ended=100.0)
+        for pod in ("e1", "e2", "w1", "w2"):
+            self.pod(0.0, pod)
+
+    def pod(self, at, pod, token=0, unfit="", *, place=None):
+        """Show a pod; with a token it carries the label. `place` is among all events."""
+        event = PodEvent(at, _site(pod), "web", pod, pod, token > 0, token, unfit)
+        self.history.pods.insert(len(self.history.pods) if place is None else place, event)
+
+    def record(self, at, revision, pod, term, replica=1):
+        """Store a record."""
+        site = _site(pod)
+        writer = f"{site}-{replica}/nonce"
+        message = Message(at, "web", revision, Entry.RECORD, site, writer, pod, pod, term)
+        self.history.messages.append(message)
+
+    def marker(self, at, revision, entry):
+        """Store the end of a record."""
+        self.history.messages.append(Message(at, "web", revision, entry))
+
+    def reign(self, since, until, pod, term, *, last=None, **end):
+        """Have a pod lead: record, label, renewals every 3 s until `last`, then no label."""
+        self.record(since - 0.1, term, pod, term)
+        self.pod(since, pod, term)
+        for number in range(1, int(((last or until) - since) / 3) + 1):
+            self.record(since + 3 * number, term + number, pod, term)
+        if until < self.history.ended:
+            self.pod(until, pod, **end)
+
+    def trouble(self, since, until, trouble, *replicas):
+        """Have trouble with replicas; with none of them, with NATS."""
+        for replica in replicas or ("",):
+            site = replica.partition("-")[0]
+            self.history.spells.append(Spell(since, trouble, site, replica, until))
+
+    def late(self, at, site, seconds):
+        """Measure how late the events of a site come."""
+        self.history.delays.append(Delay(at, site, seconds))
+
+    def violations(self):
+        """Return the broken promises."""
+        return [finding.promise for finding in check(self.history).violations]
+
+
+def _site(pod):
+    return {"e": "east", "w": "west"}[pod[0]]
+
+
+@pytest.fixture
+def story():
+    """Return a story in which nothing has happened yet."""
+    return Story()
+
+
+def test_checker_and_harness_import_nothing_of_the_operator():
+    """Not even what they use imports it."""
+    code = (
+        "import sys, chaos.__main__;"
+        "sys.exit(any(name.partition('.')[0] == 'incumbent' for name in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=TESTS)
+
+
+# Histories without violations
+
+
+def test_hand_over_of_a_leader_that_is_deleted_is_fine(story):
+    """What the operator should do breaks no promise, and is counted."""
+    story.reign(1, 20, "e1", 1, unfit="terminating")
+    story.pod(21, "e1", unfit="gone")
+    story.reign(20.3, 100, "e2", 10)
+    verdict = check(story.history)
+    assert not verdict.violations
+    assert not verdict.apart
+    assert verdict.causes == {"leader terminating": 1}
+    assert verdict.gaps == {"leader terminating": [pytest.approx(0.3)]}
+    assert (verdict.terms, verdict.hand_overs, verdict.overlap) == (2, 1, 0)
+
+
+def test_eviction_is_a_cause(story):
+    """The other site leads after an eviction."""
+    story.reign(1, 20, "e1", 1)
+    story.marker(19.9, 9, Entry.EVICTED)
+    story.reign(28, 100, "w1", 10)
+    verdict = check(story.history)
+    assert not verdict.violations
+    assert verdict.causes == {"eviction": 1}
+    assert verdict.hand_overs == 0
+
+
+def test_short_unreadiness_is_a_cause_soon_after(story):
+    """A leader that was not ready for a moment may be replaced although it is ready again."""
+    story.reign(1, 20.5, "e1", 1)
+    story.pod(20, "e1", 1, "not ready", place=-1)
+    story.pod(20.2, "e1", 1, place=-1)
+    story.reign(21, 100, "e2", 10)
+    assert check(story.history).causes == {"leader not ready": 1}
+    assert not story.violations()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "replicas", "cause"),
+    (
+        (Trouble.NATS_DOWN, (), "NATS lost"),
+        (Trouble.NO_NATS, ("east-1", "east-2"), "NATS lost"),
+        (Trouble.DEAD, ("east-1", "east-2"), "all replicas dead or paused"),
+    ),
+)
+def test_deadline_is_a_cause_if_no_replica_could_renew(story, trouble, replicas, cause):
+    """Who cannot renew until the deadline has to step down."""
+    story.trouble(20, 32, trouble, *replicas)
+    story.reign(1, 28, "e1", 1, last=19)
+    story.marker(29.1, 9, Entry.EXPIRED)
+    story.reign(40, 100, "w1", 10)
+    verdict = check(story.history)
+    assert not verdict.violations
+    assert verdict.causes == {cause: 1}
+
+
+# One pod a site
+
+
+def test_two_labels_in_one_site_are_found(story):
+    """The new pod is labelled in the event before the old one is stripped."""
+    story.reign(1, 20, "e1", 1, unfit="not ready")
+    last = story.history.pods.pop()
+    story.reign(20, 100, "e2", 10)
+    story.history.pods.append(last)
+    assert story.violations() == ["one pod a site"]
+
+
+def test_deleted_pod_counts_no_more(story):
+    """A labelled pod that is gone carries nothing."""
+    story.reign(1, 20, "e1", 1, unfit="gone")
+    story.reign(20, 100, "e2", 10)
+    assert not story.violations()
+
+
+# One site
+
+
+def overlap(story):
+    """East leads for half a second more after west does."""
+    story.reign(1, 30, "e1", 1, last=19, unfit="not ready")
+    story.reign(29.5, 100, "w1", 10)
+
+
+def test_overlap_between_sites_is_found(story):
+    """Nothing was wrong with the replicas of the old site."""
+    overlap(story)
+    assert story.violations() == ["one site"]
+    assert check(story.history).overlap == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "replicas"),
+    (
+        (Trouble.DEAD, ("east-1", "east-2")),
+        (Trouble.PAUSED, ("east-1", "east-2")),
+        (Trouble.NO_API, ("east-1", "east-2")),
+    ),
+)
+def test_overlap_is_reported_apart_where_nobody_could_strip(story, trouble, replicas):
+    """All replicas of the old site were dead, paused or cut off."""
+    overlap(story)
+    story.trouble(20, 29.8, trouble, *replicas)
+    verdict = check(story.history)
+    assert not verdict.violations
+    assert [finding.promise for finding in verdict.apart] == ["one site"]
+    assert verdict.overlap == 0
+    assert verdict.overlap_apart == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "replicas"),
+    (
+        (Trouble.PAUSED, ("east-1",)),  # the other replica sees both
+        (Trouble.PAUSED, ("west-1", "west-2")),  # the other site
+        (Trouble.NO_NATS, ("east-1", "east-2")),  # the steward reaches its API server
+        (Trouble.NATS_DOWN, ()),
+    ),
+)
+def test_overlap_counts_where_somebody_could_strip(story, trouble, replicas):
+    """The promise holds as long as one replica of the old site can do its part."""
+    overlap(story)
+    story.trouble(20, 29.8, trouble, *replicas)
+    assert story.violations() == ["one site"]
+
+
+def test_steward_that_was_started_anew_is_another_replica(story):
+    """It wrote no record itself, so it knows nothing as long as it is cut off from NATS."""
+    overlap(story)
+    story.trouble(12, 14, Trouble.DEAD, "east-1")
+    story.trouble(15, 35, Trouble.NO_NATS, "east-1", "east-2")
+    assert story.violations() == ["one site"], "it renewed until 19 s"
+    story.history.spells[0] = replace(story.history.spells[0], since=20.5, until=21)
+    assert not story.violations()
+
+
+def test_overlap_that_late_events_explain_is_none(story):
+    """The strip was seen late, as were writes of our own at that time."""
+    overlap(story)
+    story.late(30.1, "east", 0.6)
+    verdict = check(story.history)
+    assert not verdict.violations
+    assert not verdict.apart
+
+
+# Tokens grow
+
+
+def test_token_that_goes_back_is_found(story):
+    """A new leader has a smaller token than the one before."""
+    story.reign(1, 20, "e1", 30, unfit="not ready")
+    story.pod(20.2, "e2", 7)
+    assert "tokens grow" in story.violations()
+
+
+def test_term_that_goes_back_in_the_bucket_is_found(story):
+    """A record of a term that had ended is stored once more."""
+    story.reign(1, 20, "e1", 1, unfit="not ready")
+    story.reign(20.2, 100, "e2", 10)
+    story.record(99, 90, "e1", 1)
+    assert story.violations() == ["tokens grow"]
+
+
+def test_token_of_another_pod_is_found(story):
+    """The label carries the number of the other pod's term."""
+    story.record(0.9, 1, "e1", 1)
+    story.pod(1, "e2", 1)
+    assert story.violations() == ["tokens grow"]
+
+
+def test_holder_that_changes_within_a_term_is_found(story):
+    """A term belongs to one pod."""
+    story.reign(1, 100, "e1", 1)
+    story.record(99.5, 90, "e2", 1)
+    assert story.violations() == ["tokens grow"]
+
+
+# No change without need
+
+
+def test_change_without_a_cause_is_found(story):
+    """The leader was well, nobody evicted it, and the record was renewed."""
+    story.reign(1, 20, "e1", 1)
+    story.reign(20.2, 100, "e2", 10)
+    assert story.violations() == ["no change without need"]
+
+
+def test_deadline_is_no_cause_if_a_standby_could_renew(story):
+    """Only the steward was away, and the other replica let the record lapse."""
+    story.trouble(20, 32, Trouble.DEAD, "east-1")
+    story.reign(1, 28, "e1", 1, last=19)
+    story.marker(29.1, 9, Entry.EXPIRED)
+    story.reign(29.5, 100, "w1", 10)
+    assert story.violations() == ["no change without need"]
+
+
+def test_loss_of_nats_is_no_cause_before_the_deadline(story):
+    """Four seconds after a renewal there are five left."""
+    story.trouble(20, 32, Trouble.NATS_DOWN)
+    story.reign(1, 23, "e1", 1, last=19)
+    story.reign(40, 100, "w1", 10)
+    assert story.violations() == ["no change without need"]
+
+
+def test_label_that_comes_back_in_the_same_term_is_reported_apart(story):
+    """No leader changed, but the label was away."""
+    story.reign(1, 20, "e1", 1)
+    story.pod(20.4, "e1", 1)
+    verdict = check(story.history)
+    assert not verdict.violations
+    assert [finding.promise for finding in verdict.apart] == ["no change without need"]
+
+
+# Somebody leads
+
+
+def test_election_that_is_not_led_again_is_found(story):
+    """There are candidates, nothing is wrong, and nobody leads for more than 1.5 TTL + 5 s."""
+    story.reign(1, 20, "e1", 1, unfit="not ready")
+    story.reign(41, 100, "e2", 10)
+    assert story.violations() == ["somebody leads"]
+
+
+def test_nobody_leads_without_candidates(story):
+    """With no candidate in any site nobody has to lead, and the time does not count."""
+    story.reign(1, 20, "e1", 1, unfit="not ready")
+    for pod in ("e1", "e2", "w1", "w2"):
+        story.pod(20.1, pod, unfit="gone")
+    story.pod(40, "e2")
+    story.reign(41, 100, "e2", 10)
+    verdict = check(story.history)
+    assert not verdict.violations
+    assert verdict.gaps == {"leader not ready": [pytest.approx(1.1)]}
+
+
+def test_election_that_is_not_led_at_the_end_is_found(story):
+    """However short."""
+    story.reign(1, 98, "e1", 1, unfit="not ready")
+    assert story.violations() == ["somebody leads"]
+
+
+# Plans and reports
+
+
+def test_same_seed_makes_the_same_plan():
+    """Another one makes another plan; all faults end before the plan does."""
+    one, same, other = (make_plan(seed, duration=900, ttl=15, elections=20) for seed in (1, 1, 2))
+    assert one == same
+    assert one != other
+    assert {fault.kind for fault in one.faults} == set(Kind)
+    assert all(fault.at + fault.seconds < one.end for fault in one.faults)
+    assert sorted(one.faults, key=lambda fault: fault.at) == list(one.faults)
+
+
+def test_timeline_tells_what_happened_around_a_violation(story):
+    """Pods, records and faults are in it, in order, and nothing that was much earlier."""
+    overlap(story)
+    story.trouble(20, 29.8, Trouble.NATS_DOWN)
+    found = check(story.history).violations
+    text = "\n".join(report.findings(story.history, found))
+    wanted = (
+        "no more NATS is down",
+        "east   pod e1: not leader",
+        "west   pod w1: leader, token 10",
+    )
+    assert all(words in text for words in wanted)
+    assert "pod e1: leader" not in text
+    shown = [float(line.split()[0]) for line in text.splitlines() if line.startswith("    ")]
+    assert shown == sorted(shown)
