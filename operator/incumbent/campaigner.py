@@ -36,6 +36,7 @@ from incumbent.reporter import Reporter
 from incumbent.resource import Resource
 from incumbent.status import Event, Problem, Situation, problem_from
 from incumbent.timing import MAXIMUM_TTL, Timing, timing_for
+from incumbent.tokens import TokenGuard
 from incumbent.verdict import labelled, why_not
 
 log = structlog.get_logger(__name__)
@@ -152,6 +153,7 @@ class Campaigner:
             cluster=cluster,
             pods=pods,
             observer=observer,
+            may_label=lambda: self._regressed is None,
             corrected=self._corrected,
             wake=self._wake_in,
         )
@@ -165,6 +167,9 @@ class Campaigner:
         self._trouble = Trouble()
         self._blocked: Problem | None = None
         self._invalid: Problem | None = None
+        self._tokens = TokenGuard()
+        self._tokens.learn(self._reporter.status.get("token", 0), clock.now())
+        self._regressed: Problem | None = None
         self._refused: Problem | None = None
         self._undone = ""
         self._known: object = None
@@ -207,8 +212,11 @@ class Campaigner:
         """Take in a change of the resource."""
         if not self._reporter.take(body):
             return
+        self._tokens.learn(self._reporter.status.get("token", 0), clock.now())
         if resource != self.resource:
             self._office.resource = resource
+            if resource.accepts_lower_tokens:
+                self._regressed = None
             self._configure()
         self._wake()
 
@@ -361,6 +369,7 @@ class Campaigner:
         for event in news:
             self._hear(event)
         lease, campaign = self._driver.lease, self._driver.campaign
+        self._guard_tokens()
         self._office.hear(self._driver.record)
         if lease is not None and lease.record.revision == lease.record.term != self._begun:
             self._begun = lease.record.term
@@ -370,6 +379,24 @@ class Campaigner:
             self._known = known
             self._wake()
             self._changed()
+
+    def _guard_tokens(self) -> None:
+        """Take in the token of the record, and give up if that of our own went back."""
+        lease, record, now = self._driver.lease, self._driver.record, clock.now()
+        if lease is not None and self._tokens.refuses(lease):
+            if self.resource.accepts_lower_tokens:
+                self._tokens.accept(lease)
+            elif self._regressed is None:
+                message = (
+                    f"token {lease.record.term} follows {self._tokens.highest}: bucket"
+                    f" {self.resource.bucket} was made anew or restored from an old copy. When"
+                    " nothing relies on the higher token any more, set `onTokenRegress: Accept`"
+                )
+                self._regressed = Problem("TokenRegressed", message)
+                self._log.warning("token.regressed", problem=message)
+                self._wake()
+        if record is not None and not record.stranger:
+            self._tokens.learn(record.term, now)
 
     def _hear(self, event: events.Event) -> None:
         match event:
@@ -474,6 +501,7 @@ class Campaigner:
             or resource.deleting
             or self._resigned
             or self._invalid is not None
+            or self._regressed is not None
             or self._bucket_gone
         )
 
@@ -506,7 +534,7 @@ class Campaigner:
         rests, campaign = self._office.rests, self._driver.campaign
         if self._retire_by < NEVER or blink or (rests and trouble is None):
             return
-        problem = self._blocked or self._invalid or self._refused or trouble
+        problem = self._blocked or self._invalid or self._regressed or self._refused or trouble
         seen = campaign is not None and campaign.latest is not None
         seen = seen and self._pods.pods is not None and not rests
         if not seen and problem is None and now < self._began_at + PATIENCE:

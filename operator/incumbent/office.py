@@ -54,6 +54,7 @@ class Office:
         cluster: where the pods are.
         pods: the pods of the namespace, as last seen.
         observer: is told how long things took.
+        may_label: says whether our record counts for anybody.
         corrected: is told of each pod that carried the leader label without leading.
         wake: asks for another pass after so many seconds.
     """
@@ -67,6 +68,7 @@ class Office:
         cluster: Cluster,
         pods: NamespacePods,
         observer: Observer,
+        may_label: Callable[[], bool],
         corrected: Callable[[Pod], None],
         wake: Callable[[float], None],
     ) -> None:
@@ -75,6 +77,7 @@ class Office:
         self._cluster = cluster
         self._pods = pods
         self._observer = observer
+        self._may_label = may_label
         self._corrected = corrected
         self._wake = wake
         self._labels = Labels(cluster, resource, pods.learn)
@@ -296,6 +299,8 @@ class Office:
             if campaign is None or campaign.lease is None or campaign.unanswered:
                 return None
             if campaign.lease.record.pod_uid != pod.uid or not self._driver.leads:
+                return None
+            if not self._may_label():
                 return None
             return campaign.lease.record.term
 

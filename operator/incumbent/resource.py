@@ -81,6 +81,8 @@ class Resource:
     record_key: str
     """The key in the bucket."""
     label_key: str
+    accepts_lower_tokens: bool
+    """Whether the next term may have a lower token than the last one known."""
     site: str
     """The site under which it was first served; empty before."""
 
@@ -117,6 +119,7 @@ def resource_from(body: Mapping[str, Any], *, default_bucket: str) -> Resource:
         label_key=status.get("labelKey")
         or (spec.get("label") or {}).get("key")
         or f"{GROUP}/{name}",
+        accepts_lower_tokens=spec.get("onTokenRegress", "Stop") == "Accept",
         site=status.get("site", ""),
     )
 

@@ -93,7 +93,8 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
     """Return the whole new status; equal to `before` if nothing has changed.
 
     The token is kept while the key is vacant and while a stranger, whose records have none, holds
-    it: then it is the last one that is known, and the next one will be greater.
+    it: then it is the last one that is known, and the next one will be greater. It is also kept
+    when the record has a lower one, unless the resource accepts that.
 
     Args:
         situation: what is the case.
@@ -116,9 +117,9 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
         **{name: value for name, value in before.items() if name in lasting},
     }
     if record is not None:
-        status["transitions"] += _begins_reign(record, before)
+        status["transitions"] += _begins_reign(situation, record, before)
         status["holder"] = record.holder
-        if not record.stranger:
+        if not (record.stranger or _goes_back(situation, before)):
             status["token"] = record.term
         same_term = status.get("token") == before.get("token")
         if situation.steward:
@@ -179,6 +180,7 @@ _TROUBLES = frozenset(
         "PermissionDenied",
         "KeyInUse",
         "LabelKeyInUse",
+        "TokenRegressed",
     }
 )
 """Reasons of Ready that are news by themselves. The others come with a change of leader."""
@@ -210,12 +212,20 @@ def _leader(pod: Pod, since: str) -> dict[str, str]:
     return {name: value for name, value in shown.items() if value}
 
 
-def _begins_reign(record: Record, before: Mapping[str, Any]) -> bool:
+def _goes_back(situation: Situation, before: Mapping[str, Any]) -> bool:
+    """Whether the status knows a higher token than that of the record, and shall keep it."""
+    if situation.record is None or situation.resource.accepts_lower_tokens:
+        return False
+    return bool(situation.record.term < before.get("token", 0))
+
+
+def _begins_reign(situation: Situation, record: Record, before: Mapping[str, Any]) -> bool:
     """Whether a record is of another reign than the last one that the status knew.
 
-    A stranger's record has a new revision with each renewal and no term, so its holder decides.
+    A stranger's record has a new revision with each renewal and no term, so its holder decides. So
+    it is with one whose token the status does not take.
     """
-    if record.stranger:
+    if record.stranger or _goes_back(situation, before):
         return record.holder != before.get("holder")
     return record.term != before.get("token")
 

@@ -136,8 +136,10 @@ async def test_deletion_does_not_wait_for_nats(election, private_nats, start):
     assert time.monotonic() - began < 5
 
 
-async def test_bucket_made_anew_gets_a_new_term(election, private_nats, start):
-    """When the bucket is deleted and created again, nothing known of the old one counts."""
+async def test_bucket_made_anew_is_used_when_lower_tokens_are_accepted(
+    election, private_nats, start
+):
+    """Its revisions begin again, so the next token would be refused by what knows the last one."""
     operator = start(private_nats)
     await operator.start()
     await election.lead()
@@ -148,7 +150,10 @@ async def test_bucket_made_anew_gets_a_new_term(election, private_nats, start):
         assert not watch.changes[-1].leaders
 
         await store.jetstream.add_stream(config)
+        await election.wait_reason("TokenRegressed", timeout=8)
+        assert not watch.changes[-1].leaders
 
+        await election.patch(onTokenRegress="Accept")
         await watch.wait(lambda c: c.leaders, timeout=8)
         await asyncio.sleep(1)
     assert len(watch.changes) == 3

@@ -282,6 +282,11 @@ def test_the_schema_check_can_fail():
 # Reigns
 
 
+def accepting(case):
+    """The same for a resource that accepts lower tokens."""
+    return replace(case, resource=replace(RESOURCE, accepts_lower_tokens=True))
+
+
 @pytest.mark.parametrize(
     ("situations", "transitions"),
     (
@@ -309,6 +314,9 @@ def test_the_schema_check_can_fail():
             3,
             id="a stranger between",
         ),
+        pytest.param(
+            [led_by(A, 40), led_elsewhere(5), led_elsewhere(5)], 2, id="a lower token elsewhere"
+        ),
     ),
 )
 def test_each_new_reign_is_counted_once(situations, transitions):
@@ -332,10 +340,12 @@ def test_transitions_go_on_from_what_there_is():
         ([led_by(A, 5), led_by_stranger(9)], 5),
         ([led_by(A, 5), led_by_stranger(9), led_by(B, 12)], 12),
         ([led_elsewhere(40)], 40),
+        ([led_by(A, 40), led_elsewhere(5)], 40),
+        ([led_by(A, 40), accepting(led_by(B, 5))], 5),
     ),
 )
 def test_the_last_token_is_remembered(situations, token):
-    """Strangers have none, and a vacancy takes none away: the next one is greater."""
+    """Strangers have none, a vacancy takes none away, and a lower one has to be accepted."""
     assert latest(*situations)["token"] == token
 
 
@@ -470,6 +480,7 @@ def test_ready_says_whether_somebody_leads(case, verdict, words):
         "BucketInvalid",
         "BucketUnreachable",
         "PermissionDenied",
+        "TokenRegressed",
     ),
 )
 def test_a_problem_is_the_reason_why_nobody_leads(reason):

@@ -1,0 +1,47 @@
+"""The guard of the fencing tokens: they only grow, as far as this site has seen.
+
+The token of a term is a revision of the bucket's stream. A bucket that was made anew, or restored
+from an old copy, counts from an earlier number again, and whatever was told a higher token would
+refuse the next leader for long, or worse, take a former one for the present.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from incumbent.steps import Lease
+
+_KEPT = 16
+"""Tokens that are remembered with the time they were learnt at: those of one write's way."""
+
+
+class TokenGuard:
+    """Remembers the highest token, and judges each of our own stored writes by it.
+
+    What a watch or a status shows is never judged, for it may be older than what is known. A write
+    of ours that was stored is newer than all that was known when it was sent.
+    """
+
+    def __init__(self) -> None:
+        self.highest = 0
+        """The highest token that was seen of the election, whoever led."""
+        self._learnt: deque[tuple[float, int]] = deque(maxlen=_KEPT)
+
+    def learn(self, token: int, now: float) -> None:
+        """Take in that there was a term with this token."""
+        if token > self.highest:
+            self.highest = token
+            self._learnt.append((now, token))
+
+    def refuses(self, lease: Lease) -> bool:
+        """Whether the token of a lease went back behind one that was known before its write."""
+        record = lease.record
+        known = max((token for at, token in self._learnt if at < lease.sent_at), default=0)
+        begins = record.term == record.revision
+        return record.term < known or (begins and record.term == known)
+
+    def accept(self, lease: Lease) -> None:
+        """Let tokens grow from that of a lease on."""
+        self.highest = lease.record.term
+        self._learnt.clear()
+        self._learnt.append((lease.sent_at, self.highest))
