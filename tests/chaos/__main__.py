@@ -45,20 +45,20 @@ def main(arguments: list[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="incumbent-chaos-"))
     failed = True
     try:
-        failed = asyncio.run(_run(folder, scale, plan))
+        failed = asyncio.run(_run(folder, scale, plan, timelines=options.timelines))
     except ControlPlaneError as error:
         say(f"error: {error}")
     except KeyboardInterrupt:
         say("interrupted")
     finally:
-        if failed:
+        if failed or options.timelines:
             say(f"The logs are in {folder}.")
         else:
             shutil.rmtree(folder, ignore_errors=True)
     return int(failed)
 
 
-async def _run(folder: Path, scale: Scale, plan: Plan) -> bool:
+async def _run(folder: Path, scale: Scale, plan: Plan, *, timelines: bool) -> bool:
     """Carry out a plan, report, and return whether a promise was broken."""
     began = time.monotonic()
     async with World(folder, scale) as world:
@@ -80,18 +80,21 @@ async def _run(folder: Path, scale: Scale, plan: Plan) -> bool:
     lasted = history.ended - history.began
     say(f"\n{lasted:.0f} s, and {history.began - began:.0f} s to start")
     say("\n".join(report.counts(history, verdict, world.done, writes)))
-    _judge(world, verdict)
-    if verdict.violations:
+    _judge(world, verdict, timelines=timelines)
+    if verdict.violations or timelines:
         history.save(folder / "history.jsonl")
     return bool(verdict.violations)
 
 
-def _judge(world: World, verdict: Verdict) -> None:
+def _judge(world: World, verdict: Verdict, *, timelines: bool) -> None:
+    history = world.history
     say(f"\n{len(verdict.apart)} where the non-promises apply")
     for finding in verdict.apart:
-        say("  " + report.describe(world.history, finding))
+        say("  " + report.describe(history, finding))
+        if timelines:
+            say("\n".join(report.timeline(history, finding)))
     say(f"\n{len(verdict.violations)} violations")
-    for line in report.findings(world.history, verdict.violations):
+    for line in report.findings(history, verdict.violations):
         say(line)
 
 
@@ -122,6 +125,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="decides which faults come when (random)")
     parser.add_argument(
         "--short", action="store_true", help="one NATS server, 8 elections, TTL 6 s, 90 s"
+    )
+    parser.add_argument(
+        "--timelines", action="store_true", help="keep the logs, and tell what was found apart"
     )
     options = parser.parse_args(arguments)
     if options.duration is None:

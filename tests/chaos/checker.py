@@ -25,6 +25,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from chaos.history import Entry, History, Message, PodEvent, Spell, Trouble
 
@@ -76,6 +77,15 @@ class Finding:
     words: str
 
 
+class Gap(NamedTuple):
+    """A time without a leader label although there was a candidate."""
+
+    seconds: float
+    at: float
+    """When it began."""
+    election: str
+
+
 @dataclass(slots=True)
 class Verdict:
     """What the checker has to say."""
@@ -85,9 +95,8 @@ class Verdict:
     reigns: list[Reign] = field(default_factory=list)
     causes: Counter[str] = field(default_factory=Counter)
     """Of the ends of reigns."""
-    gaps: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Seconds without a leader label although there was a candidate, by the cause of the end of
-    the reign before, and whether there was trouble meanwhile."""
+    gaps: dict[str, list[Gap]] = field(default_factory=lambda: defaultdict(list))
+    """By the cause of the end of the reign before, and whether there was trouble meanwhile."""
     overlap: float = 0.0
     """Seconds; the longest between sites that counts."""
     overlap_apart: float = 0.0
@@ -249,7 +258,7 @@ class _Court:
             stormy = [(spell.since, _over(spell)) for spell in self.history.spells]
             if last is not None and gap > 0:
                 storm = IN_TROUBLE if _overlap(since, until, stormy) else ""
-                self.verdict.gaps[cause + storm].append(gap)
+                self.verdict.gaps[cause + storm].append(Gap(gap, since, election))
             calm = _overlap(since, until, _minus(able, stormy))
             if calm > bound:
                 words = f"nobody led for {until - since:.1f} s, {calm:.1f} s of it for no reason"

@@ -28,7 +28,7 @@ def counts(history: History, verdict: Verdict, faults: Iterable[Fault], writes: 
         f"{'bucket writes':16}{_counted(entries)}",
         f"{'pod writes':16}{writes} by operators",
         "without a leader though there was a candidate, in seconds:",
-        *_gaps(verdict),
+        *_gaps(history, verdict),
         f"{'longest overlap':16}{overlaps} is promised",
         f"{'late events':16}{late}; so much is allowed for at the time of an overlap",
     ]
@@ -38,11 +38,14 @@ def _counted(counter: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counter.most_common()) or "none"
 
 
-def _gaps(verdict: Verdict) -> Iterator[str]:
+def _gaps(history: History, verdict: Verdict) -> Iterator[str]:
     yield f"  {'after':40}{'times':>7}{'sum':>8}{'median':>8}{'max':>8}"
-    for cause, gaps in sorted(verdict.gaps.items(), key=lambda item: -sum(item[1])):
-        figures = (sum(gaps), statistics.median(gaps), max(gaps))
-        yield f"  {cause:40}{len(gaps):>7}" + "".join(f"{figure:>8.2f}" for figure in figures)
+    for cause, gaps in sorted(verdict.gaps.items()):
+        seconds, longest = [gap.seconds for gap in gaps], max(gaps)
+        figures = (sum(seconds), statistics.median(seconds), longest.seconds)
+        shown = "".join(f"{figure:>8.2f}" for figure in figures)
+        where = f"{longest.election} at {longest.at - history.began:.0f} s"
+        yield f"  {cause:40}{len(gaps):>7}{shown}  ({where})"
 
 
 def findings(history: History, found: list[Finding]) -> Iterator[str]:

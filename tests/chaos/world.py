@@ -229,12 +229,12 @@ class World:
         return False
 
     def complaints(self) -> list[str]:
-        """Return what operators logged that they never should: errors, and tracebacks."""
+        """Return what operators logged that they never should: errors of their own, tracebacks."""
         return [
             f"{replica.name} logged: {line[:300]}"
             for replica in self._all_replicas()
             for line in replica.operator.log.splitlines()
-            if '"level": "error"' in line or "Traceback" in line
+            if '"level": "error", "logger": "incumbent' in line or "Traceback" in line
         ]
 
     # The faults

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,7 +100,7 @@ def test_hand_over_of_a_leader_that_is_deleted_is_fine(story):
     assert not verdict.violations
     assert not verdict.apart
     assert verdict.causes == {"leader terminating": 1}
-    assert verdict.gaps == {"leader terminating": [pytest.approx(0.3)]}
+    assert verdict.gaps == {"leader terminating": [(pytest.approx(0.3), 20, "web")]}
     assert (verdict.terms, verdict.hand_overs, verdict.overlap) == (2, 1, 0)
 
 
@@ -217,11 +216,11 @@ def test_overlap_counts_where_somebody_could_strip(story, trouble, replicas):
 
 def test_steward_that_was_started_anew_is_another_replica(story):
     """It wrote no record itself, so it knows nothing as long as it is cut off from NATS."""
-    overlap(story)
-    story.trouble(12, 14, Trouble.DEAD, "east-1")
-    story.trouble(15, 35, Trouble.NO_NATS, "east-1", "east-2")
-    assert story.violations() == ["one site"], "it renewed until 19 s"
-    story.history.spells[0] = replace(story.history.spells[0], since=20.5, until=21)
+    story.reign(1, 30, "e1", 1, last=10, unfit="not ready")
+    story.reign(29.5, 100, "w1", 10)
+    story.trouble(11, 35, Trouble.NO_NATS, "east-1", "east-2")
+    assert story.violations() == ["one site"]
+    story.trouble(11, 12, Trouble.DEAD, "east-1")
     assert not story.violations()
 
 
@@ -276,9 +275,33 @@ def test_change_without_a_cause_is_found(story):
     assert story.violations() == ["no change without need"]
 
 
-def test_deadline_is_no_cause_if_a_standby_could_renew(story):
-    """Only the steward was away, and the other replica let the record lapse."""
+def test_unreadiness_before_the_reign_is_no_cause(story):
+    """It was over when the pod got the label."""
+    story.pod(0.5, "e1", unfit="not ready")
+    story.pod(0.7, "e1")
+    story.reign(1, 4, "e1", 1)
+    story.reign(4.2, 100, "e2", 10)
+    assert story.violations() == ["no change without need"]
+
+
+def test_unreadiness_of_long_ago_is_no_cause(story):
+    """It was over long before the pod lost the label."""
+    story.reign(1, 20, "e1", 1)
+    story.pod(5, "e1", 1, "not ready", place=-1)
+    story.pod(6, "e1", 1, place=-1)
+    story.reign(20.2, 100, "e2", 10)
+    assert story.violations() == ["no change without need"]
+
+
+@pytest.mark.parametrize("other", ((), (Trouble.NO_API,)))
+def test_deadline_is_no_cause_if_a_standby_could_renew(story, other):
+    """Only the steward was away, and the other replica let the record lapse.
+
+    To renew, it needs no API server.
+    """
     story.trouble(20, 32, Trouble.DEAD, "east-1")
+    for trouble in other:
+        story.trouble(20, 32, trouble, "east-2")
     story.reign(1, 28, "e1", 1, last=19)
     story.marker(29.1, 9, Entry.EXPIRED)
     story.reign(29.5, 100, "w1", 10)
@@ -321,7 +344,7 @@ def test_nobody_leads_without_candidates(story):
     story.reign(41, 100, "e2", 10)
     verdict = check(story.history)
     assert not verdict.violations
-    assert verdict.gaps == {"leader not ready": [pytest.approx(1.1)]}
+    assert verdict.gaps == {"leader not ready": [(pytest.approx(1.1), 20, "web")]}
 
 
 def test_election_that_is_not_led_at_the_end_is_found(story):
