@@ -14,8 +14,8 @@
 4. *No change without need.* Each end of a reign has a cause in the history: the leader itself, an
    eviction, or that nobody of its site could renew until its deadline.
 
-And, so that doing nothing does not pass, *somebody leads* again soon where there is a candidate
-and nothing is wrong.
+And, so that doing nothing does not pass, *somebody leads*: while NATS is up, and one site has a
+candidate and nothing wrong with its replicas, there is a leader again after 1.1 TTL + 5 s.
 """
 
 from __future__ import annotations
@@ -250,18 +250,20 @@ class _Court:
 
     def somebody(self, election: str, reigns: list[Reign]) -> None:
         """Check that somebody leads where somebody could, and measure for how long nobody did."""
-        bound = 1.5 * self.history.ttl + 5
-        able = self._with_candidates(election)
+        bound = 1.1 * self.history.ttl + 5
+        able = {site: self._with_candidates(election, site) for site in self.history.replicas}
+        anywhere = _union(time for times in able.values() for time in times)
+        well = _union(time for site in able for time in _minus(able[site], self._storms(site)))
+        storms = [storm for site in able for storm in self._storms(site)]
         for since, until, last in _vacancies(reigns, self.history):
-            gap = _overlap(since, until, able)
+            gap = _overlap(since, until, anywhere)
             cause = "start" if last is None else self._causes.get(id(last), "start")
-            stormy = [(spell.since, _over(spell)) for spell in self.history.spells]
             if last is not None and gap > 0:
-                storm = IN_TROUBLE if _overlap(since, until, stormy) else ""
+                storm = IN_TROUBLE if _overlap(since, until, storms) else ""
                 self.verdict.gaps[cause + storm].append(Gap(gap, since, election))
-            calm = _overlap(since, until, _minus(able, stormy))
+            calm = _overlap(since, until, well)
             if calm > bound:
-                words = f"nobody led for {until - since:.1f} s, {calm:.1f} s of it for no reason"
+                words = f"nobody led for {until - since:.1f} s; for {calm:.1f} s a site was well"
                 self._violation("somebody leads", until, election, words)
             elif until >= self.history.ended and gap > 0:
                 words = f"nobody leads at the end, since {until - since:.1f} s"
@@ -389,17 +391,24 @@ class _Court:
         high = bisect.bisect_right(delays, (at + 1.0, math.inf))
         return max((seconds for _, seconds in delays[low:high]), default=0.0)
 
-    def _with_candidates(self, election: str) -> list[tuple[float, float]]:
-        """Return the times during which there was a candidate in any site."""
-        fit: set[tuple[str, str]] = set()
+    def _storms(self, site: str) -> list[tuple[float, float]]:
+        """Return the times during which something was wrong with a site's replicas, or NATS."""
+        spells = self.history.spells
+        return [(spell.since, _over(spell)) for spell in spells if spell.site in {"", site}]
+
+    def _with_candidates(self, election: str, site: str) -> list[tuple[float, float]]:
+        """Return the times during which there was a candidate in a site."""
+        fit: set[str] = set()
         times: list[tuple[float, float]] = []
         since = math.inf
-        for event in sorted(self.pods[election], key=lambda event: event.at):
+        for event in self.pods[election]:
             had = bool(fit)
+            if event.site != site:
+                continue
             if event.unfit:
-                fit.discard((event.site, event.uid))
+                fit.discard(event.uid)
             else:
-                fit.add((event.site, event.uid))
+                fit.add(event.uid)
             if fit and not had:
                 since = event.at
             elif had and not fit:
@@ -432,6 +441,17 @@ def _vacancies(
 
 def _overlap(since: float, until: float, times: Iterable[tuple[float, float]]) -> float:
     return sum(max(0.0, min(until, end) - max(since, begin)) for begin, end in times)
+
+
+def _union(times: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the same times, none of them twice."""
+    merged: list[tuple[float, float]] = []
+    for since, until in sorted(times):
+        if merged and since <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], until))
+        else:
+            merged.append((since, until))
+    return merged
 
 
 def _minus(

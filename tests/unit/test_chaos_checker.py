@@ -329,10 +329,26 @@ def test_label_that_comes_back_in_the_same_term_is_reported_apart(story):
 
 
 def test_election_that_is_not_led_again_is_found(story):
-    """There are candidates, nothing is wrong, and nobody leads for more than 1.5 TTL + 5 s."""
+    """There are candidates, nothing is wrong, and nobody leads for more than 1.1 TTL + 5 s."""
     story.reign(1, 20, "e1", 1, unfit="not ready")
-    story.reign(41, 100, "e2", 10)
+    story.reign(37, 100, "e2", 10)
     assert story.violations() == ["somebody leads"]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "replicas", "found"),
+    (
+        (Trouble.NATS_DOWN, (), []),
+        (Trouble.NO_API, ("east-1", "east-2"), ["somebody leads"]),
+        (Trouble.NO_API, ("east-1", "west-1"), []),
+    ),
+)
+def test_somebody_leads_while_one_site_is_well(story, trouble, replicas, found):
+    """Trouble in one site is no excuse for the other."""
+    story.trouble(20, 33, trouble, *replicas)
+    story.reign(1, 20, "e1", 1, unfit="not ready")
+    story.reign(37, 100, "e2", 10)
+    assert story.violations() == found
 
 
 def test_nobody_leads_without_candidates(story):
