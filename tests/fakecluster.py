@@ -223,6 +223,27 @@ class FakeCluster:
         await self._arrive(Operation("get_election", name))
         return copy.deepcopy(self.elections.get((namespace, name)))
 
+    async def annotate_election(
+        self,
+        namespace: str,
+        name: str,
+        *,
+        resource_version: str,
+        annotations: Mapping[str, str | None],
+    ) -> None:
+        """Set annotations of a `LeaderElection`."""
+        await self._arrive(Operation("annotate_election", name, resource_version))
+        election = self.elections.get((namespace, name))
+        if election is None:
+            msg = f"There is no election {name}"
+            raise NotFound(msg)
+        metadata = election["metadata"]
+        if metadata["resourceVersion"] != resource_version:
+            msg = f"Election {name} changed in the meantime"
+            raise Conflict(msg)
+        metadata["annotations"] = _merged(metadata.get("annotations") or {}, annotations)
+        metadata["resourceVersion"] = self._next_version()
+
     async def replace_status(
         self, namespace: str, name: str, *, resource_version: str, status: Mapping[str, Any]
     ) -> dict[str, Any]:

@@ -155,6 +155,7 @@ class Campaigner:
             observer=observer,
             may_label=lambda: self._regressed is None,
             corrected=self._corrected,
+            refused=self._refuse,
             wake=self._wake_in,
         )
         self.counts = Counts(self._driver.attempts)
@@ -420,6 +421,10 @@ class Campaigner:
         note = f"pod {pod.name} carried the leader label without leading; it was removed"
         self._reporter.announce(Event("Warning", "LabelCorrected", "Strip", note))
 
+    def _refuse(self, why: str) -> None:
+        self._log.warning("step_down.refused", why=why)
+        self._reporter.announce(Event("Warning", "StepDownRefused", "StepDown", why))
+
     # The passes
 
     async def _passes(self) -> None:
@@ -502,7 +507,7 @@ class Campaigner:
             or self._resigned
             or self._invalid is not None
             or self._regressed is not None
-            or self._bucket_gone
+            or (self._bucket_gone and not self.resource.holds)
         )
 
     @property

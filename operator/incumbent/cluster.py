@@ -307,6 +307,23 @@ class ApiServer:
         """
         return await self._find(f"{elections_path(namespace)}/{name}")
 
+    async def annotate_election(
+        self,
+        namespace: str,
+        name: str,
+        *,
+        resource_version: str,
+        annotations: Mapping[str, str | None],
+    ) -> None:
+        """Set annotations of an election (None removes), if it is at this resourceVersion."""
+        metadata = {"resourceVersion": resource_version, "annotations": dict(annotations)}
+        await self._ask(
+            "PATCH",
+            f"{elections_path(namespace)}/{name}",
+            body={"metadata": metadata},
+            content_type=MERGE_PATCH,
+        )
+
     async def replace_status(
         self, namespace: str, name: str, *, resource_version: str, status: Mapping[str, Any]
     ) -> dict[str, Any]:

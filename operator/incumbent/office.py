@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Literal
 
 import structlog
@@ -17,10 +18,11 @@ from incumbent.campaign import NEVER
 from incumbent.driver import Driver
 from incumbent.errors import ClusterError
 from incumbent.labels import Labels
-from incumbent.model import Nominee, Pod, Record
+from incumbent.model import Cause, Marker, Nominee, Pod, Record
 from incumbent.pods import NamespacePods
 from incumbent.ports import Cluster, Observer
 from incumbent.resource import Resource
+from incumbent.stepdown import StepDown
 from incumbent.verdict import (
     CANDIDATE,
     candidates,
@@ -29,6 +31,7 @@ from incumbent.verdict import (
     identity,
     labelled,
     markings,
+    priority,
     shows,
     why_not,
 )
@@ -56,6 +59,7 @@ class Office:
         observer: is told how long things took.
         may_label: says whether our record counts for anybody.
         corrected: is told of each pod that carried the leader label without leading.
+        refused: is told why a request to step down cannot be carried out.
         wake: asks for another pass after so many seconds.
     """
 
@@ -70,6 +74,7 @@ class Office:
         observer: Observer,
         may_label: Callable[[], bool],
         corrected: Callable[[Pod], None],
+        refused: Callable[[str], None],
         wake: Callable[[float], None],
     ) -> None:
         self._site = site
@@ -79,6 +84,8 @@ class Office:
         self._observer = observer
         self._may_label = may_label
         self._corrected = corrected
+        self._refused = refused
+        self._step_down = StepDown(cluster)
         self._wake = wake
         self._labels = Labels(cluster, resource, pods.learn)
         self._last_held: Record | None = None
@@ -91,6 +98,10 @@ class Office:
         self._sweep = False
         self._relieved = False
         """Whether the status showed a record of our site that is newer than the last one known."""
+        self._unready_since = NEVER
+        """Since when the leader is not ready."""
+        self._aside_since = NEVER
+        """Since when a request to step down keeps this site out of office."""
         self._doubted = NEVER
         """The end of a lease that we may have had, for which was stripped."""
 
@@ -108,7 +119,7 @@ class Office:
         """The pod that carries the leader label by right, if we are the steward."""
         lease = self._driver.lease
         if lease is None or not self._driver.leads:
-            return None
+            return self._kept
         pod = self._holder(lease.record)
         return pod if pod is not None and shows(pod, self.resource, lease.record.term) else None
 
@@ -172,6 +183,12 @@ class Office:
             await self._settle_blindly(withdrawn=withdrawn)
             return True
         chosen = None if withdrawn else choose(self.able, campaign.evicted)
+        kept = None if withdrawn else self._kept
+        if kept is not None:
+            chosen = kept
+        vacant = campaign.lease is None and (self.lapsed or not campaign.stands_by)
+        if vacant and not await self._stood_aside(campaign.timing.interval):
+            chosen = None
         self._driver.nominate(self._nominee(chosen) if chosen is not None else None)
         if campaign.lease is not None:
             settled = await self._govern(chosen, withdrawn=withdrawn, since=since)
@@ -179,7 +196,7 @@ class Office:
         elif campaign.stands_by and not self.lapsed:
             settled = await self._stand_by(withdrawn=withdrawn)
         else:
-            settled = await self._stand_down(blind=blind)
+            settled = await self._stand_down(kept, blind=blind)
             if chosen is not None and self._driver.create_due:
                 settled = await self._take_office(chosen, since=since)
         if not self.rests:
@@ -236,7 +253,7 @@ class Office:
         if withdrawn:
             return await self.give_up()
         pod = self._holder(lease.record) or await self._find(lease.record)
-        if pod is None or why_not(pod, self.resource.selector):
+        if pod is None or not self._may_stay(pod):
             if chosen is not None:
                 return await self._hand_over(lease.record, chosen, since=since)
             return await self._confirmed_without_candidates() and await self.give_up()
@@ -244,10 +261,43 @@ class Office:
             return False
         if not self._driver.leads:
             return True  # nobody of the earlier holders may act any more before we may
+        if self.resource.preempts and chosen is not None and priority(chosen) > priority(pod):
+            return await self._hand_over(lease.record, chosen, since=since)
+        wanted = await self._step_down.wanted(self.resource, lease.record.term)
+        if wanted is not None:
+            return await self._step_aside(lease.record, wanted, since=since)
         if shows(pod, self.resource, lease.record.term):
             self._in_office = lease.record.term
             return True
+        if why_not(pod, self.resource.selector):
+            return True  # it keeps what it has
         return await self._label(pod)
+
+    def _may_stay(self, pod: Pod) -> bool:
+        """Whether a leader may go on: as a candidate, or for a while as one that is not ready."""
+        if not why_not(pod, self.resource.selector):
+            self._unready_since = NEVER
+            return True
+        if why_not(replace(pod, ready=True), self.resource.selector):
+            return False
+        self._unready_since = min(self._unready_since, clock.now())
+        left = self._unready_since + self.resource.unready_grace - clock.now()
+        if left > 0:
+            self._wake(left)
+        return left > 0
+
+    async def _step_aside(self, record: Record, wanted: str, *, since: float) -> bool:
+        """Carry out a request to step down; return whether there is nothing left to try again."""
+        others = [pod for pod in self.able if pod.uid != record.pod_uid]
+        successors = [pod for pod in others if wanted in {"", pod.name}]
+        if successors:
+            return await self._hand_over(record, successors[0], since=since)
+        if not wanted:
+            return await self.give_up()
+        if wanted != self._pod_of(record).name:
+            self._refused(f"pod {wanted} cannot lead instead: it is no candidate of this election")
+        await self._step_down.clear(self.resource)
+        return True
 
     async def _hand_over(self, record: Record, to: Pod, *, since: float) -> bool:
         """Move the record from a pod that cannot lead any more to another."""
@@ -362,25 +412,30 @@ class Office:
             self._wake(until - clock.now())
             return
         self._doubted = until
-        if not await self._relieved_by_status():
+        if not (self.resource.holds or await self._relieved_by_status()):
             await self._strip_known()
 
     def _undone(self, record: Record, pod: Pod | None, carriers: Iterable[Pod]) -> bool:
         """Whether there is something that the steward of a record should do or have done."""
-        if pod is None or why_not(pod, self.resource.selector):
+        if pod is None or not self._may_stay(pod):
             return True
+        if why_not(pod, self.resource.selector):
+            return False
         if record.promoted and not shows(pod, self.resource, record.term):
             return True
         return any(carrier.uid != pod.uid for carrier in carriers)
 
     # Without a record of our site
 
-    async def _stand_down(self, *, blind: bool) -> bool:
+    async def _stand_down(self, kept: Pod | None, *, blind: bool) -> bool:
         """See to it that no pod carries the label, while none of this site leads.
 
         Who is blind strips what it answers for, once. A label that comes later is another
-        replica's, which sees more.
+        replica's, which sees more. Where the leader is to be held, it is `kept`.
         """
+        if kept is not None:
+            await self._strip_all(pod for pod in self._carriers if pod.uid != kept.uid)
+            return True
         self._relieved = self.lapsed and await self._relieved_by_status()
         if not self._relieved and (self._answers or not (blind or self.lapsed)):
             await self._strip_known()
@@ -393,8 +448,42 @@ class Office:
 
         Not if we led ourselves, or if nobody is to lead.
         """
-        if withdrawn or self._answers or self._labels.doubtful:
+        if withdrawn or (not self.resource.holds and (self._answers or self._labels.doubtful)):
             await self._strip_known()
+
+    @property
+    def _kept(self) -> Pod | None:
+        """The pod that keeps the label although its lease has run out, where that is wanted.
+
+        Not if somebody else holds the record, or has deleted it, or it was released.
+        """
+        campaign, carriers = self._driver.campaign, labelled(self._known, self.resource)
+        latest = campaign.latest if campaign is not None else None
+        if not self.resource.holds or latest is None or len(carriers) != 1:
+            return None
+        lease = self._driver.lease
+        again = lease is not None and lease.record.pod_uid == carriers[0].uid
+        if isinstance(latest, Record) and not (self.lapsed or again):
+            return None
+        if isinstance(latest, Marker) and latest.cause is not Cause.EXPIRED:
+            return None
+        return None if why_not(carriers[0], self.resource.selector) else carriers[0]
+
+    async def _stood_aside(self, interval: float) -> bool:
+        """Whether nobody has asked for a step-down, or this site was out of office since.
+
+        For an interval others have their chance; then the request has been carried out.
+        """
+        if self.resource.step_down is None:
+            self._aside_since = NEVER
+            return True
+        self._aside_since = min(self._aside_since, clock.now())
+        left = self._aside_since + interval - clock.now()
+        if left > 0:
+            self._wake(left)
+            return False
+        await self._step_down.clear(self.resource)
+        return True
 
     async def _strip_known(self) -> None:
         """Strip all pods that carry the label as far as known, or may do so because we led."""

@@ -193,6 +193,17 @@ class Cluster(Protocol):
         """Read a `LeaderElection` as JSON, consistently; None if there is none."""
         ...
 
+    async def annotate_election(
+        self,
+        namespace: str,
+        name: str,
+        *,
+        resource_version: str,
+        annotations: Mapping[str, str | None],
+    ) -> None:
+        """Set annotations of an election (None removes), if it is at this resourceVersion."""
+        ...
+
     async def replace_status(
         self, namespace: str, name: str, *, resource_version: str, status: Mapping[str, Any]
     ) -> dict[str, Any]:

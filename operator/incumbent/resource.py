@@ -20,6 +20,11 @@ EXCLUDE = f"{GROUP}/exclude"
 PRIORITY = f"{GROUP}/priority"
 """Annotation on a pod: an integer, the highest candidate is preferred."""
 
+STEP_DOWN = f"{GROUP}/step-down"
+"""Annotation on an election: its leader is to step down, for the pod that it names or for any."""
+STEP_DOWN_TERM = f"{GROUP}/step-down-term"
+"""Annotation beside it, ours: the term of the leader that it is about."""
+
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
@@ -81,6 +86,14 @@ class Resource:
     record_key: str
     """The key in the bucket."""
     label_key: str
+    unready_grace: float
+    """Seconds for which a leader that is not ready keeps its office."""
+    preempts: bool
+    """Whether a candidate of higher priority takes over from a leader that could go on."""
+    holds: bool
+    """Whether the leader keeps its label while NATS is away for longer than its lease."""
+    step_down: str | None
+    """Who is to lead instead of the present leader; empty: anybody; None: nobody."""
     accepts_lower_tokens: bool
     """Whether the next term may have a lower token than the last one known."""
     site: str
@@ -104,6 +117,7 @@ def resource_from(body: Mapping[str, Any], *, default_bucket: str) -> Resource:
     metadata, spec = body["metadata"], body.get("spec") or {}
     status = body.get("status") or {}
     namespace, name = metadata["namespace"], metadata["name"]
+    handover = spec.get("handover") or {}
     interval = (spec.get("campaign") or {}).get("intervalSeconds")
     return Resource(
         key=ElectionKey(namespace, name),
@@ -119,6 +133,10 @@ def resource_from(body: Mapping[str, Any], *, default_bucket: str) -> Resource:
         label_key=status.get("labelKey")
         or (spec.get("label") or {}).get("key")
         or f"{GROUP}/{name}",
+        unready_grace=float(handover.get("unreadyGraceSeconds", 0)),
+        preempts=handover.get("preemption", "Never") == "WhenReady",
+        holds=spec.get("onBucketLoss", "StepDown") == "Hold",
+        step_down=(metadata.get("annotations") or {}).get(STEP_DOWN),
         accepts_lower_tokens=spec.get("onTokenRegress", "Stop") == "Accept",
         site=status.get("site", ""),
     )

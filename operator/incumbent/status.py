@@ -121,17 +121,17 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
         status["holder"] = record.holder
         if not (record.stranger or _goes_back(situation, before)):
             status["token"] = record.term
-        same_term = status.get("token") == before.get("token")
-        if situation.steward:
-            kept = (before.get("steward") or {}) if same_term else {}
-            same = kept.get("replica") == situation.steward
-            revision = kept["revision"] if same else record.revision
-            status["steward"] = {"replica": situation.steward, "revision": revision}
-        if situation.leader is not None:
-            kept = (before.get("leader") or {}) if same_term else {}
-            same = kept.get("podUID") == situation.leader.uid
-            since = kept.get("acquiredTime", now) if same else now
-            status["leader"] = _leader(situation.leader, since)
+    known = before if status.get("token") == before.get("token") else {}
+    if record is not None and situation.steward:
+        kept = known.get("steward") or {}
+        same = kept.get("replica") == situation.steward
+        revision = kept["revision"] if same else record.revision
+        status["steward"] = {"replica": situation.steward, "revision": revision}
+    if situation.leader is not None:
+        kept = known.get("leader") or {}
+        same = kept.get("podUID") == situation.leader.uid
+        since = kept.get("acquiredTime", now) if same else now
+        status["leader"] = _leader(situation.leader, since)
     status["conditions"] = _conditions(situation, before, now)
     return status
 

@@ -335,6 +335,30 @@ async def test_a_status_against_the_schema_is_refused_for_good(api_server, names
         )
 
 
+async def test_annotations_of_an_election_are_set_and_removed(api_server, namespace, election):
+    """Those of others stay, and a change that was decided on an older election is refused."""
+    version = election["metadata"]["resourceVersion"]
+    annotations = {"example.com/a": "1", "incumbent.dev/b": ""}
+    await api_server.annotate_election(
+        namespace, "billing", resource_version=version, annotations=annotations
+    )
+    with pytest.raises(Conflict):
+        await api_server.annotate_election(
+            namespace, "billing", resource_version=version, annotations={"example.com/a": None}
+        )
+    current = await api_server.get_election(namespace, "billing")
+    assert current["metadata"]["annotations"].items() >= annotations.items()
+    await api_server.annotate_election(
+        namespace,
+        "billing",
+        resource_version=current["metadata"]["resourceVersion"],
+        annotations={"incumbent.dev/b": None},
+    )
+    current = await api_server.get_election(namespace, "billing")
+    assert current["metadata"]["annotations"]["example.com/a"] == "1"
+    assert "incumbent.dev/b" not in current["metadata"]["annotations"]
+
+
 async def test_the_status_of_a_deleted_election_is_not_found(api_server, namespace):
     """Whoever writes the last status comes too late."""
     with pytest.raises(NotFound):

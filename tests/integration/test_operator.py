@@ -190,6 +190,23 @@ async def test_suspension_releases_and_its_end_elects(shared, operator, store):
     assert await shared.wait_leader(timeout=2) == leader
 
 
+async def test_request_moves_the_leader_once(shared, operator):
+    """The annotation is gone when another pod leads."""
+    leader = await shared.lead("a", "b", "c")
+    await shared.kube.patch(
+        shared.path, {"metadata": {"annotations": {"incumbent.dev/step-down": ""}}}
+    )
+    successor = await shared.wait_leader(other_than=leader)
+    async with asyncio.timeout(5):
+        while True:
+            found = await shared.kube.get(shared.path)
+            if "incumbent.dev/step-down" not in (found["metadata"].get("annotations") or {}):
+                break
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(1)
+    assert await shared.wait_leader() == successor
+
+
 async def test_changed_selector_moves_the_leader(shared, operator):
     """A leader that the selector no longer matches loses its label to one that it does."""
     first = await shared.lead()

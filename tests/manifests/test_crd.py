@@ -210,6 +210,14 @@ OWN = (
         (election(campaign={"intervalSeconds": 3601}), "spec.campaign.intervalSeconds", "to 3600"),
         (election(campaign={"intervalSeconds": 1.5}), "spec.campaign.intervalSeconds", "integer"),
         (election(suspend="yes"), "spec.suspend", "boolean"),
+        (
+            election(handover={"unreadyGraceSeconds": 3601}),
+            "spec.handover.unreadyGraceSeconds",
+            "to 3600",
+        ),
+        (election(handover={"preemption": "Always"}), "spec.handover.preemption", "WhenReady"),
+        (election(onBucketLoss="hold"), "spec.onBucketLoss", '"StepDown", "Hold"'),
+        (election(onTokenRegress="No"), "spec.onTokenRegress", '"Stop", "Accept"'),
         (election(selector=None), "spec.selector", "Required value"),
         (election(mode="Observed"), "spec.mode", "unknown field"),
     ),
@@ -233,7 +241,9 @@ def test_what_cannot_work_is_refused_with_a_sentence(kubectl, wrong, field, mess
         election(bucket="LEADER_election-1"),
         election(key="-/_=.a.B1"),
         election(suspend=True),
-        election(campaign={}, label={}),
+        election(campaign={}, label={}, handover={}),
+        election(handover={"unreadyGraceSeconds": 3600, "preemption": "WhenReady"}),
+        election(onBucketLoss="Hold", onTokenRegress="Accept"),
         election(campaign={"intervalSeconds": 1}),
         election(campaign={"intervalSeconds": 3600}),
         election(label={"key": ".".join(["a" * 49] * 5) + "/" + "b" * 63}),
@@ -271,12 +281,15 @@ def test_what_a_running_election_rests_on_stays(kubectl, field, first, second, s
 
 
 def test_everything_else_can_be_changed(kubectl):
-    """Suspension, interval and selector are changed as one likes, next to what may not be."""
+    """Suspension, durations and selector are changed as one likes, next to what may not be."""
     lasting = {"bucket": "A", "key": "a", "label": {"key": "a.example/a"}}
     kubectl.run("create", "-f", "-", given=election(**lasting))
     changed = {
         "suspend": True,
         "campaign": {"intervalSeconds": 5},
+        "handover": {"unreadyGraceSeconds": 10, "preemption": "WhenReady"},
+        "onBucketLoss": "Hold",
+        "onTokenRegress": "Accept",
         "selector": {"matchLabels": {"app": "other"}},
     }
     kubectl.run("replace", "-f", "-", given=election(**lasting, **changed))
@@ -287,7 +300,11 @@ def test_defaults(kubectl):
     """A new election is not suspended, and nobody can take its status for an observed one."""
     kubectl.run("create", "-f", "-", given=election())
     created = kubectl.get("billing")
-    assert created["spec"] == election()["spec"] | {"suspend": False}
+    defaults = {"suspend": False, "onBucketLoss": "StepDown", "onTokenRegress": "Stop"}
+    assert created["spec"] == election()["spec"] | defaults
+    kubectl.run("apply", "-f", "-", given=election("other", handover={}))
+    handover = kubectl.get("other")["spec"]["handover"]
+    assert handover == {"unreadyGraceSeconds": 0, "preemption": "Never"}
     assert created["status"] == {"observedGeneration": -1}
 
 

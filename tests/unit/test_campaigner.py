@@ -10,10 +10,9 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from fakecluster import NAMESPACE, FakeCluster, make_election, make_pod
-from fakes import FakeBucket
+from fakecluster import NAMESPACE, make_election
 from incumbent import clock, wire
-from incumbent.campaigner import DELETE_WITHIN, PATIENCE, Campaigner, Replica, Site, Trouble
+from incumbent.campaigner import DELETE_WITHIN, PATIENCE, Trouble
 from incumbent.errors import (
     BucketDenied,
     BucketNotFound,
@@ -21,18 +20,13 @@ from incumbent.errors import (
     Conflict,
     Forbidden,
 )
-from incumbent.pods import NamespacePods
 from incumbent.ports import Answer, Outcome
 from incumbent.resource import resource_from
 from incumbent.status import Problem
+from stage import KEY, LABEL, MARGIN, TOKEN, TTL, View, two_candidates
 
 pytestmark = pytest.mark.looptime(noop_cycles=2)
 
-KEY = "shop.billing"
-LABEL = "incumbent.dev/billing"
-TOKEN = "incumbent.dev/billing.token"
-TTL = 6.0
-MARGIN = 0.6
 RELEASE = "release"
 WRITES = {"create", "renew", "transfer", "release", "patch_pod"}
 IN_USE = Problem("KeyInUse", "somebody else has it", of_bucket=False)
@@ -44,240 +38,11 @@ def clock_of_the_loop(monkeypatch):
     monkeypatch.setattr(clock, "now", lambda: asyncio.get_running_loop().time())
 
 
-class Watches:
-    """An observer that keeps nothing."""
-
-    def bucket_write(self, outcome, seconds):
-        """See `Observer`."""
-
-    def label_write(self, seconds):
-        """See `Observer`."""
-
-    def handover(self, seconds):
-        """See `Observer`."""
-
-    def failover(self, seconds):
-        """See `Observer`."""
-
-
-class Cluster(FakeCluster):
-    """A cluster that shows elections, too, and whose requests can hang."""
-
-    def __init__(self):
-        super().__init__()
-        self.hanging = set()
-        """Names of the methods whose calls do not return."""
-        self.shown = []
-        """Functions that are called with each state of an election."""
-
-    def delete(self, name, **where):
-        """Delete a pod; in the history it loses its labels."""
-        pod = super().delete(name, **where)
-        self.history.append(replace(pod, labels={}))
-        return pod
-
-    def put_election(self, election):
-        """Create or change an election, and show it."""
-        stored = super().put_election(election)
-        self.show(stored)
-        return stored
-
-    async def replace_status(self, namespace, name, **status):
-        """Replace the status, and show it."""
-        answer = await super().replace_status(namespace, name, **status)
-        self.show(answer)
-        return answer
-
-    def show(self, election):
-        """Show an election to everybody, a moment later."""
-        for shown in self.shown:
-            asyncio.get_running_loop().call_later(0.01, shown, election)
-
-    async def _arrive(self, operation):
-        await super()._arrive(operation)
-        if operation.name in self.hanging:
-            await asyncio.Event().wait()
-
-
-class View:
-    """One replica's connection to a bucket that others use, too."""
-
-    def __init__(self, bucket):
-        self.bucket = bucket
-        self.name = bucket.name
-        self.problem = None
-        self.listeners = []
-
-    def __getattr__(self, name):
-        return getattr(self.bucket, name)
-
-    def listen(self, changed):
-        """See `WatchedBucket`."""
-        self.listeners.append(changed)
-        return self.bucket.listen(changed)
-
-    def watch(self, key, seen):
-        """See `Bucket`; nothing is shown while this is blind."""
-
-        def show(sighting):
-            if self.problem is None:
-                seen(sighting)
-
-        return self.bucket.watch(key, show)
-
-    async def write(self, key, value, **options):
-        """See `Bucket`."""
-        if self.problem is not None:
-            return await FakeBucket.write(self._lost(), key, value, **options)
-        return await self.bucket.write(key, value, **options)
-
-    async def read(self, key, *, timeout):
-        """See `Bucket`."""
-        if self.problem is not None:
-            raise self.problem
-        return await self.bucket.read(key, timeout=timeout)
-
-    def _lost(self):
-        lost = FakeBucket()
-        lost.problem, lost._unreachable = self.problem, True
-        return lost
-
-    @contextlib.contextmanager
-    def blind(self):
-        """Cut this replica off from NATS."""
-        self._be(BucketUnreachable("NATS is away"))
-        try:
-            yield
-        finally:
-            self._be(None)
-
-    def _be(self, problem):
-        self.problem = problem
-        for changed in self.listeners:
-            changed()
-
-
-class Stage:
-    """A bucket, a cluster, and the replicas of one site."""
-
-    def __init__(self):
-        self.bucket = FakeBucket(ttl=TTL)
-        self.cluster = Cluster()
-        self.bucket.calls = self.cluster.calls = []  # in one order
-        self.views = {}
-        self.tasks = {}
-
-    async def start(self, name="one", *, nonce="nonce", view=None):
-        """Start a replica."""
-        body = await self.cluster.get_election(NAMESPACE, "billing")
-        self.cluster.calls.pop()
-        campaigner = Campaigner(
-            body,
-            resource_from(body, default_bucket="LEADER_ELECTION"),
-            site=Site("site", "uid-of-cluster"),
-            replica=Replica(name, nonce),
-            bucket=view or self.bucket,
-            cluster=self.cluster,
-            pods=NamespacePods(self.cluster, NAMESPACE),
-            observer=Watches(),
-            changed=lambda: None,
-        )
-
-        def shown(election):
-            resource = resource_from(election, default_bucket="LEADER_ELECTION")
-            campaigner.update(election, resource)
-
-        self.cluster.shown.append(shown)
-        self.tasks[campaigner] = asyncio.create_task(campaigner.run())
-        return campaigner
-
-    async def lead(self):
-        """Start a replica, and wait until `a` leads."""
-        self.first = await self.start()
-        wanted = ("True", "Leading")
-        await self.until(lambda: self.leaders == ["a"] and self.condition() == wanted)
-        await asyncio.sleep(0.1)
-        self.cluster.calls.clear()
-
-    async def kill(self, campaigner):
-        """End a replica as SIGKILL does."""
-        task = self.tasks.pop(campaigner)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-    def change(self, **spec):
-        """Change the spec."""
-        election = self.cluster.elections[NAMESPACE, "billing"]
-        metadata = {**election["metadata"], "generation": election["metadata"]["generation"] + 1}
-        changed = {**election, "metadata": metadata, "spec": {**election["spec"], **spec}}
-        self.cluster.put_election(changed)
-
-    @property
-    def leaders(self):
-        """The pods that carry the leader label."""
-        pods = self.cluster.pods.values()
-        return [pod.name for pod in pods if pod.labels.get(LABEL) == "leader"]
-
-    @property
-    def record(self):
-        """Who holds the record, None for nobody."""
-        return getattr(self.bucket._latest(KEY).entry, "holder", None)
-
-    @property
-    def status(self):
-        """The status of the election."""
-        return self.cluster.elections[NAMESPACE, "billing"]["status"]
-
-    def condition(self, kind="Ready"):
-        """Return status and reason of a condition."""
-        for condition in self.status.get("conditions", ()):
-            if condition["type"] == kind:
-                return condition["status"], condition["reason"]
-        return None
-
-    @property
-    def reasons(self):
-        """The reasons of all events so far."""
-        return [event.reason for event in self.cluster.events]
-
-    @property
-    def writes(self):
-        """What was written anywhere, in order, without renewals."""
-        kinds = {"create", "transfer", "release", "evict"}
-        found = []
-        for call in self.cluster.calls:
-            if call.name == "patch_pod":
-                found.append(f"{call.target}={call.labels[LABEL]}")
-            elif call.name in kinds:
-                found.append(call.name)
-        return found
-
-    def most_at_once(self):
-        """Return the most pods that ever carried the leader label at the same time."""
-        shown, most = {}, 0
-        for pod in self.cluster.history:
-            shown[pod.uid] = pod.labels.get(LABEL) == "leader"
-            most = max(most, sum(shown.values()))
-        return most
-
-    async def until(self, condition, *, timeout=60):
-        """Turn the clock forward until a condition holds."""
-        async with asyncio.timeout(timeout):
-            while not condition():  # noqa: ASYNC110 - there is no event for it
-                await asyncio.sleep(0.01)
-
-
 @pytest.fixture
 async def stage():
     """A site with two candidates, `a` and `b`, and no replica."""
-    stage = Stage()
-    stage.cluster.put_election(make_election())
-    for name in ("a", "b"):
-        stage.cluster.add(make_pod(name, created=f"2026-01-01T00:00:0{ord(name) - 96}Z"))
-    yield stage
-    for campaigner in list(stage.tasks):
-        await stage.kill(campaigner)
+    async with two_candidates() as stage:
+        yield stage
 
 
 # Changes of leader

@@ -125,6 +125,8 @@ def test_defaults_are_derived_from_the_name():
     assert plain.label_key == "incumbent.dev/billing"
     assert plain.token_key == "incumbent.dev/billing.token"
     assert (plain.suspend, plain.deleting, plain.interval, plain.site) == (False, False, None, "")
+    assert (plain.unready_grace, plain.preempts, plain.holds) == (0, False, False)
+    assert (plain.accepts_lower_tokens, plain.step_down) == (False, None)
 
 
 def test_what_is_asked_for_is_read():
@@ -135,7 +137,12 @@ def test_what_is_asked_for_is_read():
         suspend=True,
         label={"key": "example.com/x"},
         campaign={"intervalSeconds": 3},
+        handover={"unreadyGraceSeconds": 7, "preemption": "WhenReady"},
+        onBucketLoss="Hold",
+        onTokenRegress="Accept",
     )
+    assert (asked.unready_grace, asked.preempts, asked.holds) == (7.0, True, True)
+    assert asked.accepts_lower_tokens
     assert (asked.bucket, asked.record_key, asked.label_key) == ("OTHER", "a.b", "example.com/x")
     assert (asked.suspend, asked.interval) == (True, 3.0)
 
