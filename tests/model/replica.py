@@ -1,0 +1,451 @@
+"""What a replica may do next: its renewals, the start of a pass, and each await of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from model import rules
+from model.rules import Case
+from model.state import (
+    COUNTS,
+    NOBODY,
+    NONE,
+    RAN_OUT,
+    Entry,
+    Patch,
+    Replica,
+    State,
+    Work,
+    conflicted,
+    replaced,
+    stored,
+    touched,
+)
+
+Step = tuple[str, State]
+
+
+def steps(state: State, me: int, case: Case) -> Iterator[Step]:
+    """Yield what replica `me` may do, in words, and what there is then."""
+    replica = state.replicas[me]
+    if not replica.up:
+        yield from _restarts(state, me, case)
+        return
+    yield from _observes(state, me, case)
+    yield from _renews(state, me, case)
+    if replica.work:
+        yield from _goes_on(state, me, case)
+    elif state.deleted and me == len(state.replicas) - 1:
+        yield from _takes_back(state, me, case)  # the others have not heard of it
+    else:
+        yield from _begins(state, me, case)
+
+
+# What it learns, also in the middle of a pass
+
+
+def _observes(state: State, me: int, case: Case) -> Iterator[Step]:
+    replica, entry = state.replicas[me], state.entry
+    if replica.lease == RAN_OUT:
+        interrupted = _ended(state, me)
+        yield "notices that its lease ran out", _put(interrupted, me, lease=NONE, unanswered=False)
+    if replica.current:
+        return
+    last = state.last[case.site_of[me]]
+    mine = last.writer == me
+    answers = replica.answers and (mine or last.writer == NOBODY)
+    learnt = replica._replace(
+        current=True,
+        missed=False,
+        lease=NONE,
+        mine=Entry(),
+        unanswered=False,
+        held=last.pod,
+        answers=answers,
+    )
+    if mine and replica.unanswered:
+        learnt = learnt._replace(answers=True)
+        if entry == last:
+            learnt = _holding(learnt, replica, entry)
+    if learnt.lease == NONE:
+        learnt = learnt._replace(in_office=replica.in_office and last.term == replica.mine.term)
+    after = _set(state, me, learnt)
+    if _interrupted(replica, last, me, case):
+        after = _ended(after, me)
+    yield f"sees {_what(entry, case)}", after
+
+
+def _interrupted(replica: Replica, last: Entry, me: int, case: Case) -> bool:
+    """Whether what a replica learns ends its pass."""
+    if replica.lease != NONE and replica.missed:
+        return True
+    verbs = {verb for verb, _ in replica.work}
+    if replica.lease != NONE and case.has(rules.SAME_LEASE):
+        return bool(verbs & {"transfer", "release"})
+    return case.has(rules.SAME_VACANCY) and "create" in verbs
+
+
+def _holding(replica: Replica, before: Replica, record: Entry) -> Replica:
+    """Take a record that was stored as one's lease."""
+    return replica._replace(
+        lease=COUNTS,
+        mine=record,
+        held=record.pod,
+        answers=True,
+        in_office=before.in_office and before.mine.term == record.term,
+        unanswered=False,
+        excused=False,
+    )
+
+
+def _restarts(state: State, me: int, case: Case) -> Iterator[Step]:
+    if rules.RESTART in case.events:
+        entry = state.entry
+        ours = not entry.cause and _ours(entry, me, case)
+        fresh = Replica(held=entry.pod if ours else NOBODY, excused=True)
+        yield f"starts again, sees {_what(entry, case)}", _set(state, me, fresh)
+
+
+# The bucket
+
+
+def _renews(state: State, me: int, case: Case) -> Iterator[Step]:
+    """The loop of renewals, which waits for no pass."""
+    replica = state.replicas[me]
+    if replica.lease == RAN_OUT or not replica.current:
+        return  # it would find out first, or be refused
+    if state.entry.cause or not _ours(state.entry, me, case):
+        return
+    words = "renews" if replica.lease else "relays"
+    for how, after, _ in _written(state, me, _renewal(state, me), case):
+        yield f"{words} the record of {case.pod(state.entry.pod)}: {how}", after
+
+
+def _renewal(state: State, me: int) -> Entry:
+    entry = state.entry
+    return entry._replace(writer=me, promoted=entry.promoted or not state.owed)
+
+
+def _written(state: State, me: int, entry: Entry, case: Case) -> Iterator[tuple[str, State, bool]]:
+    """Write to the bucket, expecting the latest entry known; whether the writer knows it stored."""
+    replica, site = state.replicas[me], case.site_of[me]
+    if not replica.current:
+        yield "refused", state, False
+        return
+    after = stored(state, entry, site=site, known_to=me)
+    yield "stored", _set(after, me, _told(replica, entry)), True
+    if rules.LOST_ANSWER in case.events:
+        after = stored(state, entry, site=site)
+        yield "stored, without an answer", *_unanswered(after, me, entry, case)
+    if rules.LATE_WRITE in case.events and entry not in state.late:
+        after = state._replace(late=state.late | {entry})
+        yield "held back, without an answer", *_unanswered(after, me, entry, case)
+
+
+def _told(replica: Replica, entry: Entry) -> Replica:
+    """Take in that one's own write was stored."""
+    if entry.cause:
+        return replica._replace(lease=NONE, mine=Entry(), unanswered=False)
+    return _holding(replica, replica, entry)
+
+
+def _unanswered(state: State, me: int, entry: Entry, case: Case) -> tuple[State, bool]:
+    replica = state.replicas[me]
+    if not case.has(rules.ANSWER):
+        return _set(state, me, _told(replica, entry)), True
+    return _put(state, me, unanswered=not entry.cause), False
+
+
+# A pass
+
+
+def _begins(state: State, me: int, case: Case) -> Iterator[Step]:
+    replica, entry = state.replicas[me], state.entry
+    if replica.lease != NONE:
+        yield from _governs(state, me, case)
+        return
+    if not replica.current:
+        return
+    ours = not entry.cause and _ours(entry, me, case)
+    if ours and entry.writer != me:
+        return  # it stands by
+    yield from _stands_down(state, me, case)
+    if entry.cause and not replica.doubtful and not replica.answers:
+        yield from _takes_office(state, me, case)
+
+
+def _governs(state: State, me: int, case: Case) -> Iterator[Step]:
+    replica = state.replicas[me]
+    mine, old = replica.mine, replica.mine.pod
+    pods = case.pods_of[case.site_of[me]]
+    for to in pods:
+        if to != old and state.pods[to].condition == "ready":
+            work, reason = _hand_over(state, old, case)
+            words = f"hands over from {case.pod(old)} ({reason}) to {case.pod(to)}"
+            yield words, _put(state, me, work=work, target=to, fresh=True)
+    for stray in pods:
+        if stray != old and (state.pods[stray].token or stray in replica.doubtful):
+            work = (("renew", 0), ("strip", stray))
+            yield f"corrects {case.pod(stray)}", _put(state, me, work=work)
+    if state.pods[old].token == mine.term:
+        if not replica.in_office:
+            yield f"sees {case.pod(old)} labelled", _put(state, me, in_office=True)
+    elif state.pods[old].condition == "ready" and mine.promoted:
+        first = int(not replica.in_office)
+        work = _adding(first, case, renew=case.has(rules.WARRANT))
+        words = f"labels {case.pod(old)}"
+        yield words, _put(state, me, work=work, target=old, fresh=True)
+    if rules.RELEASE in case.events:
+        work = (("carriers", 0), ("stopped", 0), ("release", 0))
+        if not case.has(rules.STRIP_BEFORE_RELEASE):
+            work = (("release", 0), ("carriers", 0), ("stopped", 0))
+        yield "gives up", _put(state, me, work=work)
+
+
+def _hand_over(state: State, old: int, case: Case) -> tuple[Work, str]:
+    terminating = state.pods[old].condition != "ready"
+    work: Work = ()
+    if not terminating and case.has(rules.RENEW_FIRST):
+        work += (("renew", 0),)
+    work += (("look around", old),)
+    if case.has(rules.CONFIRMED):
+        work += (("strip", old),)
+    transfer, send = ("transfer", old), ("send", 0)
+    if not case.has(rules.WARRANT):
+        send = ("look and send", 0)
+    work += (transfer, send) if case.has(rules.TRANSFER_FIRST) else (send, transfer)
+    if not case.has(rules.CONFIRMED):
+        return work, "which a watch showed as deleted"
+    return work, "terminating" if terminating else "not ready"
+
+
+def _adding(first: int, case: Case, *, renew: bool) -> Work:
+    work: Work = (("list", 0),) if first and case.has(rules.LIST) else ()
+    if renew:
+        work += (("renew", 0),)
+    return (*work, ("send", first))
+
+
+def _stands_down(state: State, me: int, case: Case) -> Iterator[Step]:
+    replica = state.replicas[me]
+    lapsed = not state.entry.cause and state.entry.writer == me
+    due = set(replica.doubtful)
+    if replica.answers and (case.has(rules.STRIP_AT_DEADLINE) or not lapsed):
+        due.add(replica.held)
+    due.discard(NOBODY)
+    if due or replica.answers:
+        work = (*(("strip", pod) for pod in sorted(due)), ("stopped", 0))
+        yield "stands down", _put(state, me, work=work)
+    for pod in case.pods_of[case.site_of[me]]:
+        if state.pods[pod].token and pod not in due and not lapsed:
+            words = f"stands down, for its watch shows {case.pod(pod)} labelled"
+            yield words, _put(state, me, work=(("strip", pod),))
+
+
+def _takes_office(state: State, me: int, case: Case) -> Iterator[Step]:
+    replica = state.replicas[me]
+    if state.terms >= case.terms:
+        return
+    for to in case.pods_of[case.site_of[me]]:
+        if state.pods[to].condition != "ready":
+            continue
+        strip: Work = ()
+        if replica.held == NOBODY and case.has(rules.UNKNOWN_HOLDER):
+            others = [pod for pod in case.pods_of[case.site_of[me]] if pod != to]
+            strip = tuple(("strip", pod) for pod in others)
+        elif replica.held not in {NOBODY, to} and case.has(rules.LAST_HOLDER):
+            strip = (("strip", replica.held),)
+        label = _adding(1, case, renew=False)
+        if strip:
+            words = f"takes office for {case.pod(to)}"
+            work = (*strip, ("create", 0), *label)
+            yield words, _put(state, me, work=work, target=to, fresh=True)
+        else:
+            going = _put(state, me, work=label, target=to, fresh=True)
+            yield from _creates(going, me, case)
+
+
+def _takes_back(state: State, me: int, case: Case) -> Iterator[Step]:
+    replica, entry = state.replicas[me], state.entry
+    if state.deleted == "done":
+        return
+    work: Work = (("carriers", 0), ("stopped", 0))
+    if replica.lease != NONE:
+        work += (("release", 0),)
+    elif replica.current and not entry.cause and _ours(entry, me, case):
+        work = (("renew", 0), *work, ("release", 0))
+    work += (("finalizer", 0),)
+    yield "takes everything back", _put(state, me, work=work)
+
+
+# Each await of a pass
+
+
+def _goes_on(state: State, me: int, case: Case) -> Iterator[Step]:
+    replica = state.replicas[me]
+    (verb, what), rest = replica.work[0], replica.work[1:]
+    if verb in {"await", "strip", "list"}:
+        yield "ends its pass", _ended(state, me)
+    going = _put(state, me, work=rest)
+    pods = case.pods_of[case.site_of[me]]
+    others = [pod for pod in pods if pod != replica.target]
+    match verb:
+        case "strip":
+            yield f"strips {case.pod(what)}", _stripped(going, me, what, case)
+        case "stopped":
+            yield "answers for nobody any more", _put(going, me, answers=False, in_office=False)
+        case "look":
+            pod = state.pods[replica.target]
+            ready = pod.condition == "ready"
+            after = _put(going, me, fresh=True) if ready else _ended(state, me)
+            yield f"looks at {case.pod(replica.target)}", after
+        case "list":
+            clear = not state.deleted and not any(
+                state.pods[pod].token or pod in replica.doubtful for pod in others
+            )
+            yield "lists: " + _said(others=not clear), going if clear else _ended(state, me)
+        case "look around":
+            clear = not state.deleted and not any(
+                state.pods[pod].token or pod in replica.doubtful for pod in others if pod != what
+            )
+            if not clear and case.has(rules.LIST):
+                going = _put(going, me, work=(*rest[:-1], ("list", 0), ("send", 1)))
+            yield "lists: " + _said(others=not clear), going
+        case "renew":
+            yield from _renews_in_pass(state, going, me, case)
+        case "transfer":
+            yield from _transfers(state, going, me, case)
+        case "create":
+            yield from _creates(going, me, case)
+        case "release":
+            yield from _releases(state, going, me, case)
+        case "send" | "look and send":
+            fresh = replica.fresh or verb != "send"
+            yield _sends(state, me, what, case, fresh=fresh)
+        case "await":
+            yield from ()
+        case "carriers":
+            due = {pod for pod in pods if state.pods[pod].token} | replica.doubtful
+            if replica.lease != NONE:
+                due |= {replica.mine.pod}
+            work = (*(("strip", pod) for pod in sorted(due)), *rest)
+            yield "lists who is to be stripped", _put(state, me, work=work)
+        case "finalizer":
+            left = any(state.pods[pod].token for pod in pods)
+            record = not state.entry.cause and _ours(state.entry, me, case)
+            if not left and replica.current and not record:
+                over = _put(going, me, up=False)
+                yield "removes the finalizer", over._replace(deleted="done")
+        case _:
+            raise AssertionError(verb)
+
+
+def _said(*, others: bool) -> str:
+    return "somebody else may be labelled" if others else "nobody else is labelled"
+
+
+def _stripped(state: State, me: int, pod: int, case: Case) -> State:
+    """Strip a pod, confirmed."""
+    replica, there = state.replicas[me], state.pods[pod]
+    state = _put(state, me, doubtful=replica.doubtful - {pod})
+    if there.condition == "gone":
+        return state
+    if not there.token and not case.has(rules.REAL_STRIP):
+        return state
+    return touched(state, pod, there._replace(token=0), fence=case.has(rules.FENCE))
+
+
+def _renews_in_pass(state: State, going: State, me: int, case: Case) -> Iterator[Step]:
+    replica, entry = state.replicas[me], state.entry
+    if replica.lease == RAN_OUT or entry.cause or not _ours(entry, me, case):
+        return  # it ends its pass
+    for how, after, known in _written(going, me, _renewal(state, me), case):
+        words = f"renews the record of {case.pod(entry.pod)} before it goes on: {how}"
+        yield words, after if known else _ended(after, me)
+
+
+def _transfers(state: State, going: State, me: int, case: Case) -> Iterator[Step]:
+    replica = state.replicas[me]
+    if replica.lease != COUNTS or state.terms >= case.terms:
+        return
+    acts = state.entry.promoted or not state.owed
+    record = Entry("", me, replica.target, state.terms + 1, acts)
+    over = case.pod(state.entry.pod)
+    for how, after, known in _written(going, me, record, case):
+        words = f"transfers the record from {over} to {case.pod(replica.target)}: {how}"
+        yield words, after if known else _ended(after, me)
+
+
+def _creates(going: State, me: int, case: Case) -> Iterator[Step]:
+    replica, entry = going.replicas[me], going.entry
+    if not replica.current or not entry.cause or going.terms >= case.terms:
+        return
+    last = going.last[case.site_of[me]]
+    own = _ours(entry, me, case) and entry.promoted and replica.held == last.pod
+    acts = own or not going.owed or not case.has(rules.WAIT)
+    record = Entry("", me, replica.target, going.terms + 1, acts)
+    for how, after, known in _written(going, me, record, case):
+        words = f"creates the record for {case.pod(replica.target)}: {how}"
+        yield words, after if known else _ended(after, me)
+
+
+def _releases(state: State, going: State, me: int, case: Case) -> Iterator[Step]:
+    entry = state.entry
+    if entry.cause or entry.writer != me:
+        return
+    marker = entry._replace(cause="released" if entry.promoted else "evicted")
+    going = _put(going, me, lease=NONE, unanswered=False)
+    for how, after, _ in _written(going, me, marker, case):
+        yield f"releases the record of {case.pod(entry.pod)}: {how}", after
+
+
+def _sends(state: State, me: int, first: int, case: Case, *, fresh: bool) -> Step:
+    """Send the label, if it is warranted at this moment."""
+    replica, target = state.replicas[me], state.replicas[me].target
+    mine, name = replica.mine, case.pod(target)
+    early = not case.has(rules.TRANSFER_FIRST) and len(replica.work) > 1
+    warranted = replica.lease == COUNTS and mine.promoted and not replica.unanswered
+    if not warranted or not (early or mine.pod == target) or state.pods[target].condition == "gone":
+        return f"may not label {name}", _ended(state, me)
+    if not fresh and case.has(rules.FENCE):
+        return f"sends the label of {name}: refused", _set(state, me, conflicted(replica))
+    token = state.terms + 1 if early else mine.term
+    patch = Patch(target, token, me)
+    after = _put(state, me, work=(("await", first), *replica.work[1:]))
+    return f"sends the label of {name}", after._replace(patches=after.patches | {patch})
+
+
+# Inside
+
+
+def _ours(entry: Entry, me: int, case: Case) -> bool:
+    return entry.writer != NOBODY and case.site_of[entry.writer] == case.site_of[me]
+
+
+def _ended(state: State, me: int) -> State:
+    """End a pass wherever it is; a label without an answer counts as done."""
+    replica = state.replicas[me]
+    if replica.work and replica.work[0][0] == "await":
+        waiting = {patch for patch in state.patches if patch.sender == me}
+        left = {patch._replace(sender=NOBODY) for patch in waiting}
+        state = state._replace(patches=(state.patches - waiting) | left)
+        replica = replica._replace(doubtful=replica.doubtful | {replica.target})
+    return _set(state, me, replica._replace(work=(), target=NOBODY, fresh=False))
+
+
+def _put(state: State, me: int, **changes: Any) -> State:
+    """Change a replica."""
+    return _set(state, me, state.replicas[me]._replace(**changes))
+
+
+def _set(state: State, me: int, replica: Replica) -> State:
+    if not replica.work and replica.target != NOBODY:
+        replica = replica._replace(target=NOBODY, fresh=False)
+    return state._replace(replicas=replaced(state.replicas, me, replica))
+
+
+def _what(entry: Entry, case: Case) -> str:
+    if entry.cause:
+        return f"that the record was {entry.cause}" if entry.cause != "expired" else "the expiry"
+    return f"the record of {case.pod(entry.pod)}, term {entry.term}"

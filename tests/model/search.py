@@ -1,0 +1,92 @@
+"""All states that can be reached, and the shortest way to one that must not be."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from model import replica, world
+from model.replica import Step
+from model.rules import Case
+from model.state import State
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a search ended."""
+
+    states: int
+    steps: tuple[str, ...] = ()
+    """The shortest way to a broken promise; empty if none was found."""
+    broken: str = ""
+    complete: bool = True
+    """Whether there was nothing left to search."""
+
+    def __str__(self) -> str:
+        """Return it as a short list of steps."""
+        if not self.broken:
+            return f"holds in {'all' if self.complete else 'the first'} {self.states} states"
+        lines = [f"{number:3}. {step}" for number, step in enumerate(self.steps, 1)]
+        return "\n".join([*lines, f"     → {self.broken} ({self.states} states)"])
+
+
+def search(case: Case, *, most: int = 10_000_000) -> Result:
+    """Look at all states, the nearest first, until a promise is broken."""
+    start = case.first()
+    came: dict[State, tuple[State, str] | None] = {start: None}
+    queue = deque([start])
+    while queue:
+        state = queue.popleft()
+        for words, after in _steps(state, case):
+            here = (state, words)
+            if came.setdefault(after, here) is not here:
+                continue
+            if broken := _broken(after, case) or _backwards(state, after, case):
+                return Result(len(came), _way(came, after), broken)
+            if len(came) >= most:
+                return Result(len(came), complete=False)
+            queue.append(after)
+    return Result(len(came))
+
+
+def _steps(state: State, case: Case) -> Iterator[Step]:
+    yield from world.steps(state, case)
+    for me in range(len(state.replicas)):
+        for words, after in replica.steps(state, me, case):
+            yield f"{case.replica(me)} {words}", after
+
+
+def _broken(state: State, case: Case) -> str:
+    """Say which promise does not hold in a state."""
+    lead = [[pod for pod in pods if state.pods[pod].token] for pods in case.pods_of]
+    for pods in lead:
+        if len(pods) > 1:
+            return f"{' and '.join(map(case.pod, pods))} are labelled at once"
+    if any(lead) and state.deleted == "done":
+        return "a pod is labelled after the election is gone"
+    sites = [site for site, pods in enumerate(lead) if pods]
+    if len(sites) > 1:
+        old = min(sites, key=lambda site: state.pods[lead[site][0]].token)
+        staff = [state.replicas[me] for me in case.staff_of[old]]
+        if any(replica.up and not replica.excused for replica in staff):
+            return "both sites lead, though the first one's operator was alive and connected"
+    return ""
+
+
+def _backwards(before: State, after: State, case: Case) -> str:
+    """Say whether a pod of a site was labelled with a lower token than one that it had seen."""
+    for pods in case.pods_of:
+        for pod in pods:
+            old, new = before.pods[pod].token, after.pods[pod].token
+            if new and new < old:
+                return f"the token of {case.pod(pod)} goes from {old} to {new}"
+    return ""
+
+
+def _way(came: dict[State, tuple[State, str] | None], state: State) -> tuple[str, ...]:
+    words: list[str] = []
+    while (step := came[state]) is not None:
+        state = step[0]
+        words.append(step[1])
+    return tuple(reversed(words))
