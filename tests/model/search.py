@@ -75,12 +75,11 @@ def _broken(state: State, case: Case) -> str:
 
 
 def _backwards(before: State, after: State, case: Case) -> str:
-    """Say whether a pod of a site was labelled with a lower token than one that it had seen."""
-    for pods in case.pods_of:
-        for pod in pods:
-            old, new = before.pods[pod].token, after.pods[pod].token
-            if new and new < old:
-                return f"the token of {case.pod(pod)} goes from {old} to {new}"
+    """Say whether a pod of the first site was labelled with a lower token than one before."""
+    for pod in case.pods_of[0]:
+        token = after.pods[pod].token
+        if token != before.pods[pod].token and 0 < token < before.highest:
+            return f"{case.pod(pod)} is labelled with token {token} after {before.highest}"
     return ""
 
 

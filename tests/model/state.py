@@ -90,6 +90,8 @@ class State(NamedTuple):
     """Whether less than a TTL has passed since the last renewal before an eviction."""
     terms: int = 0
     """How many there have been."""
+    highest: int = 0
+    """The highest token that a label of the first site has shown."""
     deleted: str = ""
     """Of the election: `asked for`, then `done` when its finalizer is gone."""
 

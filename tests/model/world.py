@@ -78,6 +78,8 @@ def _servers(state: State, case: Case) -> Iterator[Step]:
     for patch in sorted(state.patches):
         pod = state.pods[patch.pod]
         after = state._replace(patches=state.patches - {patch})
+        if patch.pod in case.pods_of[0]:
+            after = after._replace(highest=max(state.highest, patch.token))
         if patch.sender != NOBODY:
             sender = state.replicas[patch.sender]
             work = sender.work[1:]
