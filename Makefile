@@ -16,7 +16,7 @@ LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check fix bench simulate chaos verify up down build lock clean
+.PHONY: help demo test test-unit check fix bench simulate model chaos verify up down build lock clean
 
 help: ## Show this text
 	@echo 'Usage: make TARGET'
@@ -67,6 +67,9 @@ simulate: $(INSTALLED) ## Simulate elections under faults; RUNS=N SEED=N, a rand
 
 chaos: build ## Real sites under random faults; DURATION=S SEED=N, SHORT=1 for a small one of 90 s
 	@$(RUN) -m chaos $(if $(SHORT),--short) $(if $(DURATION),--duration $(DURATION)) $(if $(SEED),--seed $(SEED))
+
+model: $(INSTALLED) ## Search all orders of events in a model; NAME='the name of a scenario or rule'
+	@$(RUN) -m model $(if $(NAME),"$(NAME)")
 
 verify: $(INSTALLED) ## What takes longer than a test: 2,000 simulated runs
 	@$(RUN) -m simulation --runs 2000 --seed 1
