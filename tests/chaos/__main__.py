@@ -88,7 +88,7 @@ async def _run(folder: Path, scale: Scale, plan: Plan, *, timelines: bool) -> bo
 
 def _judge(world: World, verdict: Verdict, *, timelines: bool) -> None:
     history = world.history
-    say(f"\n{len(verdict.apart)} where the non-promises apply")
+    say(f"\n{len(verdict.apart)} overlaps or losses where nothing is promised")
     for finding in verdict.apart:
         say("  " + report.describe(history, finding))
         if timelines:

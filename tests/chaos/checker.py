@@ -12,7 +12,8 @@
 3. *Tokens grow* with every change of leader, on the labels over both sites, and in the bucket. A
    label's token is a term of that pod.
 4. *No change without need.* Each end of a reign has a cause in the history: the leader itself, an
-   eviction, or that nobody of its site could renew until its deadline.
+   eviction, or that nobody of its site could renew until its deadline. Neither may a leader lose
+   its label for a moment: whoever asks for the label then sees no leader.
 
 And, so that doing nothing does not pass, *somebody leads*: while NATS is up, and one site has a
 candidate and nothing wrong with its replicas, there is a leader again after 1.1 TTL + 5 s.
@@ -233,17 +234,11 @@ class _Court:
                 continue
             cause = self._cause(reign)
             if not cause:
+                cause, words = "no cause", f"{reign} lost the label without a cause"
                 again = next((r for r in reigns[number + 1 :] if r.site == reign.site), None)
                 if again and (again.uid, again.token) == (reign.uid, reign.token):
-                    # The same leader in the same term: no change, but nobody led in between.
-                    cause = "label lost and given back"
-                    words = f"{reign} was without its label for {again.since - reign.until:.2f} s"
-                    self.verdict.apart.append(
-                        Finding("no change without need", reign.until, reign.election, words)
-                    )
-            if not cause:
-                cause = "no cause"
-                words = f"{reign} lost the label without a cause"
+                    cause = "no cause, and given back"
+                    words += f", and got it back after {again.since - reign.until:.2f} s"
                 self._violation("no change without need", reign.until, reign.election, words)
             self._causes[id(reign)] = cause
             self.verdict.causes[cause] += 1
