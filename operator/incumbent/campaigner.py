@@ -139,7 +139,8 @@ class Campaigner:
         self._log = log.bind(namespace=resource.key.namespace, election=resource.key.name)
         self._reporter = Reporter(body, cluster=cluster, changed=changed)
         self._driver = Driver(
-            Member(str(replica), self._site.header),
+            # Who only follows has no part in the records of its site.
+            Member(str(replica), "" if resource.observed else self._site.header),
             bucket,
             resource.record_key,
             observer=observer,
@@ -551,6 +552,11 @@ class Campaigner:
     def _situation(self, problem: Problem | None, *, seen: bool) -> Situation:
         campaign, record = self._driver.campaign, self._driver.record
         ours = campaign is not None and record is not None and campaign.ours(record)
+        state, leader = self._driver.state, self._office.leader
+        steward = self._replica.name if ours and seen else ""
+        if self.resource.observed and campaign is not None:
+            ours = leader is not None
+            state = State.LEADER if ours else State.CANDIDATE
         pods = (self._pods.pods or {}).values()
         undone = self._undone
         if not undone and (strays := self._office.strays):
@@ -558,14 +564,14 @@ class Campaigner:
         return Situation(
             resource=self.resource,
             site=self._site.name,
-            state=self._driver.state,
+            state=state,
             seen=seen,
             record=record,
             ours=ours,
-            leader=self._office.leader,
+            leader=leader,
             total=sum(self.resource.selector.matches(pod.labels) for pod in pods),
             ready=len(self._office.able),
-            steward=self._replica.name if ours and seen else "",
+            steward=steward,
             bucket=self._settings,
             problem=problem,
             unlabelled=undone,

@@ -592,6 +592,7 @@ def pod_from(pod: Mapping[str, Any]) -> Pod:
         ),
         terminating="deletionTimestamp" in metadata,
         node=spec.get("nodeName", ""),
+        hostname=spec.get("hostname") or (spec.get("hostNetwork") and spec.get("nodeName")) or "",
         ip=status.get("podIP", ""),
         created=metadata.get("creationTimestamp", ""),
     )

@@ -138,6 +138,14 @@ class Driver:
             self.campaign.urge()
             self._stirred.set()
 
+    async def look(self) -> bool:
+        """Read the record from the stream's leader now; return whether that worked."""
+        campaign = self.campaign
+        if campaign is None or campaign.latest is None:
+            return False
+        timeout = campaign.timing.write_timeout
+        return await self._look(campaign, Look(campaign.latest.revision, timeout))
+
     async def run(self) -> None:
         """Renew, and look, for as long as this is not cancelled."""
         while True:
@@ -236,7 +244,9 @@ class Driver:
         except TimeoutError:
             return
 
-    async def _look(self, campaign: Campaign, look: Look) -> None:
+    async def _look(self, campaign: Campaign, look: Look) -> bool:
+        """Read the record; return whether that worked."""
+        sighting = None
         try:
             sighting = await self._bucket.read(self._key, timeout=look.timeout)
         except BucketError:
@@ -244,6 +254,7 @@ class Driver:
         else:
             campaign.observe(sighting, clock.now(), look=look)
         self._tell()
+        return sighting is not None
 
     async def _write(self, campaign: Campaign, write: Write | None) -> Outcome | None:
         """Carry out a write that was begun, if any; return how it ended."""

@@ -140,6 +140,8 @@ class Pod:
     ready: bool = True
     terminating: bool = False
     node: str = ""
+    hostname: str = ""
+    """What its processes see as their host name, if that is not the pod's name."""
     ip: str = ""
     created: str = ""
     """`metadata.creationTimestamp`, RFC 3339."""

@@ -14,7 +14,7 @@ from typing import Literal
 import structlog
 
 from incumbent import clock
-from incumbent.campaign import NEVER
+from incumbent.campaign import NEVER, Campaign
 from incumbent.driver import Driver
 from incumbent.errors import ClusterError
 from incumbent.labels import Labels
@@ -31,6 +31,7 @@ from incumbent.verdict import (
     identity,
     labelled,
     markings,
+    meant_pod,
     priority,
     shows,
     why_not,
@@ -118,6 +119,9 @@ class Office:
     def leader(self) -> Pod | None:
         """The pod that carries the leader label by right, if we are the steward."""
         lease = self._driver.lease
+        if self.resource.observed:
+            followed = self._followed
+            return followed[0] if followed is not None and self._shows(*followed) else None
         if lease is None or not self._driver.leads:
             return self._kept
         pod = self._holder(lease.record)
@@ -133,6 +137,8 @@ class Office:
         """The pods that carry the leader label while another pod of this site leads."""
         lease = self._driver.lease
         uid = lease.record.pod_uid if lease is not None and self._driver.leads else ""
+        if self.resource.observed:
+            uid = self.leader.uid if self.leader is not None else ""
         return [pod for pod in labelled(self._known, self.resource) if uid not in {"", pod.uid}]
 
     @property
@@ -182,6 +188,10 @@ class Office:
         if campaign is None or campaign.latest is None:
             await self._settle_blindly(withdrawn=withdrawn)
             return True
+        if self.resource.observed:
+            settled = await self._follow(withdrawn=withdrawn, blind=blind)
+            await self._mark()
+            return settled
         chosen = None if withdrawn else choose(self.able, campaign.evicted)
         kept = None if withdrawn else self._kept
         if kept is not None:
@@ -424,6 +434,70 @@ class Office:
         if record.promoted and not shows(pod, self.resource, record.term):
             return True
         return any(carrier.uid != pod.uid for carrier in carriers)
+
+    # Where the members campaign by themselves
+
+    @property
+    def _followed(self) -> tuple[Pod, int] | None:
+        """The pod that holds the live record, and its token; a stranger has none, which is 0."""
+        campaign, record = self._driver.campaign, self._driver.record
+        if campaign is None or record is None or clock.now() >= self._lapses_at(campaign):
+            return None
+        pod = meant_pod(record, self._site, self._known, self.resource)
+        if pod is None or why_not(pod, self.resource.selector):
+            return None
+        return pod, 0 if record.stranger else record.term
+
+    async def _follow(self, *, withdrawn: bool, blind: bool) -> bool:
+        """Label whoever holds the record, and nobody else.
+
+        There is no write of our own that could prove what we know, so the record is read before
+        anything is changed. Who cannot read it changes nothing while it may still be renewed, and
+        strips what it labelled itself when it cannot.
+        """
+        campaign = self._driver.campaign
+        if campaign is None:
+            return False
+        if (
+            self._driver.record is not None
+            and (left := self._lapses_at(campaign) - clock.now()) > 0
+        ):
+            self._wake(left)
+            if blind:
+                return True
+        followed = None if withdrawn else self._followed
+        uid = followed[0].uid if followed is not None else ""
+        strays = [pod for pod in self._carriers if pod.uid != uid]
+        if not strays and (followed is None or self._shows(*followed)):
+            return True
+        if blind:
+            await self._strip_all(strays if withdrawn or self._answers else ())
+            self._answers = False
+            return True
+        if not await self._driver.look() or (not withdrawn and followed != self._followed):
+            return False  # look at everything anew
+        await self._strip_all(strays)
+        return followed is None or await self._label_followed(campaign, *followed)
+
+    async def _label_followed(self, campaign: Campaign, pod: Pod, token: int) -> bool:
+        async def warrant() -> int | None:
+            looked = await self._driver.look()
+            now = self._followed
+            same = now is not None and (now[0].uid, now[1]) == (pod.uid, token)
+            return token if looked and same else None
+
+        done = await self._labels.add(
+            pod, warrant=warrant, until=lambda: self._lapses_at(campaign), first=True
+        )
+        self._answers = self._answers or done is not None
+        return done is not None
+
+    def _lapses_at(self, campaign: Campaign) -> float:
+        """When the record expires, if nobody renews it, as far as was seen."""
+        return campaign.latest_at + campaign.timing.ttl
+
+    def _shows(self, pod: Pod, token: int) -> bool:
+        return shows(pod, self.resource, token)
 
     # Without a record of our site
 

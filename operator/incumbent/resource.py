@@ -79,6 +79,8 @@ class Resource:
     created: str
     deleting: bool
     selector: Selector
+    observed: bool
+    """Whether the members campaign by themselves, and the operator only follows."""
     suspend: bool
     interval: float | None
     bucket: str
@@ -126,6 +128,7 @@ def resource_from(body: Mapping[str, Any], *, default_bucket: str) -> Resource:
         created=metadata.get("creationTimestamp", ""),
         deleting="deletionTimestamp" in metadata,
         selector=_selector(spec.get("selector") or {}),
+        observed=spec.get("mode", "Managed") == "Observed",
         suspend=bool(spec.get("suspend", False)),
         interval=None if interval is None else float(interval),
         bucket=(status.get("bucket") or {}).get("name") or spec.get("bucket") or default_bucket,

@@ -89,6 +89,23 @@ def holder_pod(record: Record, site: str, pods: Mapping[str, Pod], namespace: st
     return pod if pod is not None and pod.uid == record.pod_uid else None
 
 
+def meant_pod(record: Record, site: str, pods: Iterable[Pod], resource: Resource) -> Pod | None:
+    """Return the pod that a member which campaigns by itself means by its identity.
+
+    That is `<site>/<namespace>/<pod>`, `<namespace>/<pod>`, the pod's name, or a host name that
+    only one of the selected pods has. None if it means no pod of ours.
+    """
+    selected = [pod for pod in pods if resource.selector.matches(pod.labels)]
+    if record.pod_uid:
+        selected = [pod for pod in selected if pod.uid == record.pod_uid]
+    for pod in selected:
+        local = f"{pod.namespace}/{pod.name}"
+        if record.holder in {f"{site}/{local}", local, pod.name}:
+            return pod
+    hosts = [pod for pod in selected if pod.hostname and pod.hostname == record.holder]
+    return hosts[0] if len(hosts) == 1 else None
+
+
 @dataclass(frozen=True, slots=True)
 class Marking:
     """What the label of a pod that does not lead should be; None: no label."""

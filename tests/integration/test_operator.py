@@ -10,7 +10,8 @@ import pytest_asyncio
 
 from controlplane.kube import Kube
 from controlplane.sites import WRITES
-from elections import LEADER, Election, LabelWatch, condition_of, store_on, with_bucket
+from elections import BUCKET, LEADER, Election, LabelWatch, condition_of, store_on, with_bucket
+from incumbent import Election as Member
 from operatorprocess import OperatorProcess, series
 
 TTL = 5.0
@@ -205,6 +206,27 @@ async def test_request_moves_the_leader_once(shared, operator):
             await asyncio.sleep(0.05)
     await asyncio.sleep(1)
     assert await shared.wait_leader() == successor
+
+
+async def test_members_that_campaign_themselves_are_labelled(shared, operator, nats_server):
+    """The label follows whoever holds the record, with the member's own token."""
+    await shared.add_pods("a", "b")
+    await shared.create(mode="Observed")
+    urls, bucket, key = nats_server.url, BUCKET, shared.key
+    async with (
+        LabelWatch(shared) as watch,
+        Member(urls, bucket, key, f"{shared.namespace}/{shared.name}-a") as first,
+    ):
+        token = await first.won()
+        assert await shared.wait_leader() == "a"
+        pod = (await shared.pods())["a"]
+        assert pod["metadata"]["annotations"][shared.token] == str(token)
+        async with Member(urls, bucket, key, f"{shared.name}-b") as second:
+            await first.stop()
+            await second.won()
+            assert await shared.wait_leader(other_than="a") == "b"
+        await watch.wait(lambda change: not change.leaders)
+    assert watch.most <= 1
 
 
 async def test_changed_selector_moves_the_leader(shared, operator):

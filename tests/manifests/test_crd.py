@@ -219,7 +219,8 @@ OWN = (
         (election(onBucketLoss="hold"), "spec.onBucketLoss", '"StepDown", "Hold"'),
         (election(onTokenRegress="No"), "spec.onTokenRegress", '"Stop", "Accept"'),
         (election(selector=None), "spec.selector", "Required value"),
-        (election(mode="Observed"), "spec.mode", "unknown field"),
+        (election(mode="Watched"), "spec.mode", '"Managed", "Observed"'),
+        (election(routing={"mode": "Label"}), "spec.routing", "unknown field"),
     ),
 )  # fmt: skip
 def test_what_cannot_work_is_refused_with_a_sentence(kubectl, wrong, field, message):
@@ -244,6 +245,7 @@ def test_what_cannot_work_is_refused_with_a_sentence(kubectl, wrong, field, mess
         election(campaign={}, label={}, handover={}),
         election(handover={"unreadyGraceSeconds": 3600, "preemption": "WhenReady"}),
         election(onBucketLoss="Hold", onTokenRegress="Accept"),
+        election(mode="Observed"),
         election(campaign={"intervalSeconds": 1}),
         election(campaign={"intervalSeconds": 3600}),
         election(label={"key": ".".join(["a" * 49] * 5) + "/" + "b" * 63}),
@@ -280,6 +282,14 @@ def test_what_a_running_election_rests_on_stays(kubectl, field, first, second, s
     assert f"`{field}` may not be set, changed or unset after the creation" in refusal
 
 
+def test_mode_stays(kubectl):
+    """Who campaigns is settled at the creation."""
+    kubectl.run("create", "-f", "-", given=election())
+    refusal = kubectl.refused("replace", "-f", "-", given=election(mode="Observed"))
+    assert "spec.mode: " in refusal
+    assert "`mode` may not be changed after the creation" in refusal
+
+
 def test_everything_else_can_be_changed(kubectl):
     """Suspension, durations and selector are changed as one likes, next to what may not be."""
     lasting = {"bucket": "A", "key": "a", "label": {"key": "a.example/a"}}
@@ -300,7 +310,12 @@ def test_defaults(kubectl):
     """A new election is not suspended, and nobody can take its status for an observed one."""
     kubectl.run("create", "-f", "-", given=election())
     created = kubectl.get("billing")
-    defaults = {"suspend": False, "onBucketLoss": "StepDown", "onTokenRegress": "Stop"}
+    defaults = {
+        "mode": "Managed",
+        "suspend": False,
+        "onBucketLoss": "StepDown",
+        "onTokenRegress": "Stop",
+    }
     assert created["spec"] == election()["spec"] | defaults
     kubectl.run("apply", "-f", "-", given=election("other", handover={}))
     handover = kubectl.get("other")["spec"]["handover"]

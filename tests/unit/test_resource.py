@@ -125,6 +125,7 @@ def test_defaults_are_derived_from_the_name():
     assert plain.label_key == "incumbent.dev/billing"
     assert plain.token_key == "incumbent.dev/billing.token"
     assert (plain.suspend, plain.deleting, plain.interval, plain.site) == (False, False, None, "")
+    assert not plain.observed
     assert (plain.unready_grace, plain.preempts, plain.holds) == (0, False, False)
     assert (plain.accepts_lower_tokens, plain.step_down) == (False, None)
 
@@ -134,6 +135,7 @@ def test_what_is_asked_for_is_read():
     asked = resource(
         bucket="OTHER",
         key="a.b",
+        mode="Observed",
         suspend=True,
         label={"key": "example.com/x"},
         campaign={"intervalSeconds": 3},
@@ -143,6 +145,7 @@ def test_what_is_asked_for_is_read():
     )
     assert (asked.unready_grace, asked.preempts, asked.holds) == (7.0, True, True)
     assert asked.accepts_lower_tokens
+    assert asked.observed
     assert (asked.bucket, asked.record_key, asked.label_key) == ("OTHER", "a.b", "example.com/x")
     assert (asked.suspend, asked.interval) == (True, 3.0)
 
