@@ -20,6 +20,7 @@ from chaos.checker import Finding, Verdict, check
 from chaos.history import Entry
 from chaos.plan import Plan, make_plan
 from chaos.world import Scale, World
+from controlplane.kube import ApiError
 from controlplane.processes import ControlPlaneError
 
 FULL = Scale(elections=20, servers=3, ttl=15)
@@ -46,9 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     failed = True
     try:
         failed = asyncio.run(_run(folder, scale, plan, timelines=options.timelines))
-    except ControlPlaneError as error:
-        say(f"error: {error}")
-    except KeyboardInterrupt:
+    except* (ControlPlaneError, ApiError) as errors:
+        say(f"error: {_first(errors)}")
+    except* KeyboardInterrupt:
         say("interrupted")
     finally:
         if failed or options.timelines:
@@ -56,6 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             shutil.rmtree(folder, ignore_errors=True)
     return int(failed)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _run(folder: Path, scale: Scale, plan: Plan, *, timelines: bool) -> bool:
