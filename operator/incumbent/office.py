@@ -7,31 +7,29 @@ confirmed; write to the bucket, stored; label the new pod.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Literal
 
 import structlog
 
 from incumbent import clock
-from incumbent.campaign import NEVER, Campaign
+from incumbent.campaign import NEVER
 from incumbent.driver import Driver
 from incumbent.errors import ClusterError
-from incumbent.labels import Labels
+from incumbent.follower import Follower
+from incumbent.labelset import LabelSet, together
 from incumbent.model import Cause, Marker, Nominee, Pod, Record
 from incumbent.pods import NamespacePods
 from incumbent.ports import Cluster, Observer
 from incumbent.resource import Resource
 from incumbent.stepdown import StepDown
 from incumbent.verdict import (
-    CANDIDATE,
     candidates,
     choose,
     holder_pod,
     identity,
     labelled,
-    markings,
-    meant_pod,
     priority,
     shows,
     why_not,
@@ -44,8 +42,6 @@ UNDONE_AFTER = 1.0
 blind towards its API server."""
 LONGEST_PATIENCE = 30.0
 """The same, at most, after it took the record and could not do the work either."""
-STRIP_WITHIN = 5.0
-"""Seconds for which one pass tries to have a strip confirmed, before the next pass tries."""
 
 
 class Office:
@@ -88,7 +84,8 @@ class Office:
         self._refused = refused
         self._step_down = StepDown(cluster)
         self._wake = wake
-        self._labels = Labels(cluster, resource, pods.learn)
+        self._labels = LabelSet(cluster, resource, pods, observer)
+        self._follower = Follower(site, driver, self._labels, wake)
         self._last_held: Record | None = None
         self._in_office = 0
         """The term whose pod was labelled by us, or seen to be."""
@@ -120,8 +117,7 @@ class Office:
         """The pod that carries the leader label by right, if we are the steward."""
         lease = self._driver.lease
         if self.resource.observed:
-            followed = self._followed
-            return followed[0] if followed is not None and self._shows(*followed) else None
+            return self._follower.leader
         if lease is None or not self._driver.leads:
             return self._kept
         pod = self._holder(lease.record)
@@ -130,7 +126,7 @@ class Office:
     @property
     def able(self) -> list[Pod]:
         """The candidates, the best first."""
-        return candidates(self._known, self.resource.selector)
+        return candidates(self._labels.known, self.resource.selector)
 
     @property
     def strays(self) -> list[Pod]:
@@ -139,7 +135,9 @@ class Office:
         uid = lease.record.pod_uid if lease is not None and self._driver.leads else ""
         if self.resource.observed:
             uid = self.leader.uid if self.leader is not None else ""
-        return [pod for pod in labelled(self._known, self.resource) if uid not in {"", pod.uid}]
+        return [
+            pod for pod in labelled(self._labels.known, self.resource) if uid not in {"", pod.uid}
+        ]
 
     @property
     def rests(self) -> bool:
@@ -189,9 +187,7 @@ class Office:
             await self._settle_blindly(withdrawn=withdrawn)
             return True
         if self.resource.observed:
-            settled = await self._follow(withdrawn=withdrawn, blind=blind)
-            await self._mark()
-            return settled
+            return await self._follower.settle(campaign, withdrawn=withdrawn, blind=blind)
         chosen = None if withdrawn else choose(self.able, campaign.evicted)
         kept = None if withdrawn else self._kept
         if kept is not None:
@@ -210,7 +206,7 @@ class Office:
             if chosen is not None and self._driver.create_due:
                 settled = await self._take_office(chosen, since=since)
         if not self.rests:
-            await self._mark()
+            await self._labels.mark_all(self.leader)
         return settled
 
     async def probe(self) -> None:
@@ -222,17 +218,17 @@ class Office:
         """Strip everybody, confirmed, then release the record; return whether that was stored."""
         lease, until = self._driver.lease, self._deadline()
         listed = await self._labels.carriers()
-        carriers = {pod.uid: pod for pod in (*listed, *self._carriers)}
+        carriers = {pod.uid: pod for pod in (*listed, *self._labels.suspects)}
         if lease is not None and lease.record.pod_uid not in carriers:
             carriers[lease.record.pod_uid] = self._pod_of(lease.record)
-        await self._strip_all(carriers.values(), until=until)
+        await self._labels.strip_all(carriers.values(), until=until)
         self._in_office, self._answers = 0, False
         return await self._driver.release()
 
     async def vacate(self) -> None:
         """Strip the pod that we labelled, if we did: this election may not go on."""
         ours = [self._pod_of(self._last_held)] if self._answers and self._last_held else []
-        await self._strip_all([*ours, *self._labels.doubtful])
+        await self._labels.strip_all([*ours, *self._labels.doubtful])
         self._in_office, self._answers = 0, False
 
     async def take_back(self) -> Literal["labels", "record", ""]:
@@ -243,11 +239,11 @@ class Office:
         if self._driver.lease is not None:
             await self.give_up()
         else:
-            await self._strip_all(self._carriers)
-        await self._mark()
+            await self._labels.strip_all(self._labels.suspects)
+        await self._labels.mark_all(self.leader)
         if await self._cluster.list_pods(self.resource.key.namespace, self.resource.label_key):
             return "labels"
-        if any(self.resource.token_key in pod.annotations for pod in self._known):
+        if any(self.resource.token_key in pod.annotations for pod in self._labels.known):
             return "labels"
         record, campaign = self._driver.record, self._driver.campaign
         ours = campaign is not None and record is not None and campaign.ours(record)
@@ -315,8 +311,8 @@ class Office:
         # A terminating pod may be stripped by anybody, for no replica wants it to lead again.
         if not (old.terminating or await self._driver.renew()):
             return False  # not our business any more, perhaps
-        _, clear = await _all(
-            self._strip(old, until=self._deadline()),
+        _, clear = await together(
+            self._labels.strip_one(old, until=self._deadline()),
             self._labels.unclaimed(old, to, since=to.resource_version),
         )
         if not await self._driver.transfer(self._nominee(to)):
@@ -328,13 +324,13 @@ class Office:
 
     async def _correct(self, leader: Pod) -> bool:
         """Strip others that carry the label, if we still are who may say so."""
-        if self._sweep or any(pod.uid != leader.uid for pod in self._carriers):
+        if self._sweep or any(pod.uid != leader.uid for pod in self._labels.suspects):
             # Read before the write, as a warrant has to be, and not from a watch that may lag.
             carriers = await self._labels.carriers()
             strays = [pod for pod in carriers if pod.uid != leader.uid]
             if strays and not await self._driver.renew():
                 return False
-            await self._strip_all(strays)
+            await self._labels.strip_all(strays)
             for stray in labelled(strays, self.resource):
                 self._corrected(stray)
         self._sweep = False
@@ -390,7 +386,7 @@ class Office:
         if record is None:
             return False
         await self._end_doubt()
-        carriers = labelled(self._known, self.resource)
+        carriers = labelled(self._labels.known, self.resource)
         if not (withdrawn or self._undone(record, self._holder(record), carriers)):
             self._undone_since, self._patience = NEVER, UNDONE_AFTER
             return True
@@ -435,70 +431,6 @@ class Office:
             return True
         return any(carrier.uid != pod.uid for carrier in carriers)
 
-    # Where the members campaign by themselves
-
-    @property
-    def _followed(self) -> tuple[Pod, int] | None:
-        """The pod that holds the live record, and its token; a stranger has none, which is 0."""
-        campaign, record = self._driver.campaign, self._driver.record
-        if campaign is None or record is None or clock.now() >= self._lapses_at(campaign):
-            return None
-        pod = meant_pod(record, self._site, self._known, self.resource)
-        if pod is None or why_not(pod, self.resource.selector):
-            return None
-        return pod, 0 if record.stranger else record.term
-
-    async def _follow(self, *, withdrawn: bool, blind: bool) -> bool:
-        """Label whoever holds the record, and nobody else.
-
-        There is no write of our own that could prove what we know, so the record is read before
-        anything is changed. Who cannot read it changes nothing while it may still be renewed, and
-        strips what it labelled itself when it cannot.
-        """
-        campaign = self._driver.campaign
-        if campaign is None:
-            return False
-        if (
-            self._driver.record is not None
-            and (left := self._lapses_at(campaign) - clock.now()) > 0
-        ):
-            self._wake(left)
-            if blind:
-                return True
-        followed = None if withdrawn else self._followed
-        uid = followed[0].uid if followed is not None else ""
-        strays = [pod for pod in self._carriers if pod.uid != uid]
-        if not strays and (followed is None or self._shows(*followed)):
-            return True
-        if blind:
-            await self._strip_all(strays if withdrawn or self._answers else ())
-            self._answers = False
-            return True
-        if not await self._driver.look() or (not withdrawn and followed != self._followed):
-            return False  # look at everything anew
-        await self._strip_all(strays)
-        return followed is None or await self._label_followed(campaign, *followed)
-
-    async def _label_followed(self, campaign: Campaign, pod: Pod, token: int) -> bool:
-        async def warrant() -> int | None:
-            looked = await self._driver.look()
-            now = self._followed
-            same = now is not None and (now[0].uid, now[1]) == (pod.uid, token)
-            return token if looked and same else None
-
-        done = await self._labels.add(
-            pod, warrant=warrant, until=lambda: self._lapses_at(campaign), first=True
-        )
-        self._answers = self._answers or done is not None
-        return done is not None
-
-    def _lapses_at(self, campaign: Campaign) -> float:
-        """When the record expires, if nobody renews it, as far as was seen."""
-        return campaign.latest_at + campaign.timing.ttl
-
-    def _shows(self, pod: Pod, token: int) -> bool:
-        return shows(pod, self.resource, token)
-
     # Without a record of our site
 
     async def _stand_down(self, kept: Pod | None, *, blind: bool) -> bool:
@@ -508,13 +440,15 @@ class Office:
         replica's, which sees more. Where the leader is to be held, it is `kept`.
         """
         if kept is not None:
-            await self._strip_all(pod for pod in self._carriers if pod.uid != kept.uid)
+            await self._labels.strip_all(
+                pod for pod in self._labels.suspects if pod.uid != kept.uid
+            )
             return True
         self._relieved = self.lapsed and await self._relieved_by_status()
         if not self._relieved and (self._answers or not (blind or self.lapsed)):
             await self._strip_known()
         elif not self._relieved:
-            await self._strip_all(self._labels.doubtful)
+            await self._labels.strip_all(self._labels.doubtful)
         return True
 
     async def _settle_blindly(self, *, withdrawn: bool) -> None:
@@ -531,7 +465,7 @@ class Office:
 
         Not if somebody else holds the record, or has deleted it, or it was released.
         """
-        campaign, carriers = self._driver.campaign, labelled(self._known, self.resource)
+        campaign, carriers = self._driver.campaign, labelled(self._labels.known, self.resource)
         latest = campaign.latest if campaign is not None else None
         if not self.resource.holds or latest is None or len(carriers) != 1:
             return None
@@ -561,17 +495,17 @@ class Office:
 
     async def _strip_known(self) -> None:
         """Strip all pods that carry the label as far as known, or may do so because we led."""
-        carriers = self._carriers
+        carriers = self._labels.suspects
         if self._answers and self._last_held is not None:
             carriers.append(self._pod_of(self._last_held))  # our view of the pods may lag
-        await self._strip_all(carriers)
+        await self._labels.strip_all(carriers)
         self._in_office, self._answers = 0, False
 
     async def _take_office(self, pod: Pod, *, since: float) -> bool:
         """Create the record for a pod, after everything that could carry the label is fenced."""
         held = self._last_held
         if held is not None and held.pod_uid != pod.uid:
-            await self._strip_all([self._pod_of(held)])
+            await self._labels.strip_all([self._pod_of(held)])
         # The pod was read before this write, as the warrant of a label has to be.
         if not await self._driver.create(self._nominee(pod)):
             return True  # the campaign knows when to try again
@@ -600,15 +534,6 @@ class Office:
 
     # Pods
 
-    @property
-    def _known(self) -> Iterable[Pod]:
-        return (self._pods.pods or {}).values()
-
-    @property
-    def _carriers(self) -> list[Pod]:
-        """The pods that carry the leader label, as far as known, or may do so."""
-        return [*self._labels.doubtful, *labelled(self._known, self.resource)]
-
     def _nominee(self, pod: Pod) -> Nominee:
         return Nominee(identity(self._site, pod), pod.uid)
 
@@ -632,31 +557,3 @@ class Office:
     def _deadline(self) -> float:
         lease = self._driver.lease
         return lease.deadline if lease is not None else clock.now()
-
-    async def _mark(self) -> None:
-        """Label the candidates, and take the label from who is none any more."""
-        leader = self.leader
-        uid = leader.uid if leader is not None else ""
-        changes = markings(self._known, self.resource, leader_uid=uid)
-        await _all(*(self._labels.mark(change.pod, change.value) for change in changes))
-
-    async def _strip_all(self, pods: Iterable[Pod], *, until: float | None = None) -> None:
-        until = clock.now() + STRIP_WITHIN if until is None else until
-        each = {pod.uid: pod for pod in pods}
-        await _all(*(self._strip(pod, until=until) for pod in each.values()))
-
-    async def _strip(self, pod: Pod, *, until: float) -> None:
-        started = clock.now()
-        unwanted = self.resource.deleting or why_not(pod, self.resource.selector)
-        value: Literal["candidate"] | None = None if unwanted else CANDIDATE
-        await self._labels.strip(pod, value, until=until)
-        self._observer.label_write(clock.now() - started)
-
-
-async def _all(*works: Awaitable[object]) -> list[object]:
-    """Do all of these at once, to the end; raise what the first of them raised that failed."""
-    results = await asyncio.gather(*works, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return list(results)

@@ -1,0 +1,104 @@
+"""An election whose members campaign by themselves: the label follows whoever holds the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from incumbent import clock
+from incumbent.campaign import Campaign
+from incumbent.driver import Driver
+from incumbent.labelset import LabelSet
+from incumbent.model import Pod
+from incumbent.verdict import meant_pod, shows, why_not
+
+
+class Follower:
+    """Labels the pod that the live record means, and no other.
+
+    There is no write of our own that could prove what we know, so the record is read from the
+    stream's leader before anything is changed. What the members promise is all that holds between
+    two of them. Every replica does this work; at rest none of them writes.
+
+    Args:
+        site: the name of the site, for identities.
+        driver: watches the key; it must not campaign.
+        labels: of the election.
+        wake: asks for another pass after so many seconds.
+    """
+
+    def __init__(
+        self, site: str, driver: Driver, labels: LabelSet, wake: Callable[[float], None]
+    ) -> None:
+        self._site = site
+        self._driver = driver
+        self._labels = labels
+        self._wake = wake
+        self._answers = False
+        """Whether we labelled a pod, and so strip it if nobody can tell who leads."""
+
+    @property
+    def leader(self) -> Pod | None:
+        """The pod that carries the leader label by right."""
+        held = self._held
+        return held[0] if held is not None and self._shows(*held) else None
+
+    async def settle(self, campaign: Campaign, *, withdrawn: bool, blind: bool) -> bool:
+        """Bring the labels in line; return whether there is nothing left to try again soon.
+
+        Who cannot read the record changes nothing while it may still be renewed, and then strips
+        what it labelled itself.
+        """
+        settled = await self._settle(campaign, withdrawn=withdrawn, blind=blind)
+        await self._labels.mark_all(self.leader)
+        return settled
+
+    async def _settle(self, campaign: Campaign, *, withdrawn: bool, blind: bool) -> bool:
+        if campaign.record is not None and (left := _lapses_at(campaign) - clock.now()) > 0:
+            self._wake(left)  # without markers nobody tells that it has lapsed
+            if blind:
+                return True
+        held = None if withdrawn else self._held
+        uid = held[0].uid if held is not None else ""
+        strays = [pod for pod in self._labels.suspects if pod.uid != uid]
+        if not strays and (held is None or self._shows(*held)):
+            return True
+        if blind:
+            await self._labels.strip_all(strays if withdrawn or self._answers else ())
+            self._answers = False
+            return True
+        if not await self._driver.look() or not (withdrawn or held == self._held):
+            return False  # look at everything anew
+        await self._labels.strip_all(strays)
+        return held is None or await self._label(campaign, *held)
+
+    async def _label(self, campaign: Campaign, pod: Pod, token: int) -> bool:
+        async def warrant() -> int | None:
+            looked, held = await self._driver.look(), self._held
+            same = held is not None and (held[0].uid, held[1]) == (pod.uid, token)
+            return token if looked and same else None
+
+        done = await self._labels.add(
+            pod, warrant=warrant, until=lambda: _lapses_at(campaign), first=True
+        )
+        self._answers = self._answers or done is not None
+        return done is not None
+
+    @property
+    def _held(self) -> tuple[Pod, int] | None:
+        """The candidate that holds the live record, and its token; a stranger has none: 0."""
+        campaign = self._driver.campaign
+        record = campaign.record if campaign is not None else None
+        if campaign is None or record is None or clock.now() >= _lapses_at(campaign):
+            return None
+        pod = meant_pod(record, self._site, self._labels.known, self._labels.resource)
+        if pod is None or why_not(pod, self._labels.resource.selector):
+            return None
+        return pod, 0 if record.stranger else record.term
+
+    def _shows(self, pod: Pod, token: int) -> bool:
+        return shows(pod, self._labels.resource, token)
+
+
+def _lapses_at(campaign: Campaign) -> float:
+    """When the record expires, if nobody renews it, as far as was seen."""
+    return campaign.latest_at + campaign.timing.ttl
