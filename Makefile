@@ -36,9 +36,9 @@ help: ## Show this text
 demo: $(INSTALLED) ## Show what Incumbent does; CONTEXT=NAME shows it on a cluster of yours
 	@$(RUN) -m demo $(if $(CONTEXT),--context $(CONTEXT))
 
-test: build ## Run all tests; ARGS='…' goes to pytest
+test: build ## Run all tests but the scenarios; ARGS='…' goes to pytest
 	$(BIN)/python -m pytest tests/unit $(PARALLEL) $(ARGS) || [ $$? -eq 5 ]
-	$(BIN)/python -m pytest tests --ignore tests/unit $(PARALLEL) $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest tests --ignore tests/unit --ignore tests/scenarios $(PARALLEL) $(ARGS) || [ $$? -eq 5 ]
 
 test-unit: $(INSTALLED) ## Run the tests that need no server: a few seconds
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit $(ARGS)
@@ -71,8 +71,9 @@ chaos: build ## Real sites under random faults; DURATION=S SEED=N, SHORT=1 for a
 model: $(INSTALLED) ## Search all orders of events in a model; NAME='the name of a scenario or rule'
 	@$(RUN) -m model $(if $(NAME),"$(NAME)")
 
-verify: $(INSTALLED) ## What takes longer than a test: 2,000 simulated runs
+verify: build ## What takes longer than a test: 2,000 simulated runs, and scenarios on real servers
 	@$(RUN) -m simulation --runs 2000 --seed 1
+	$(BIN)/python -m pytest tests/scenarios -n 2 --dist loadfile $(ARGS)
 
 up: $(INSTALLED) ## Start a control plane and NATS in the background
 	@$(RUN) -m controlplane up

@@ -1,0 +1,1 @@
+"""Long tests of several operators together, on real control planes: `make verify` runs them."""
