@@ -82,6 +82,8 @@ class View:
         self.bucket = bucket
         self.name = bucket.name
         self.problem = None
+        self.mute = False
+        """Whether its link is dead, and that is not noticed yet."""
         self.listeners = []
 
     def __getattr__(self, name):
@@ -96,26 +98,28 @@ class View:
         """See `Bucket`; nothing is shown while this is blind."""
 
         def show(sighting):
-            if self.problem is None:
+            if self.problem is None and not self.mute:
                 seen(sighting)
 
         return self.bucket.watch(key, show)
 
     async def write(self, key, value, **options):
         """See `Bucket`."""
-        if self.problem is not None:
+        if self.problem is not None or self.mute:
             return await FakeBucket.write(self._lost(), key, value, **options)
         return await self.bucket.write(key, value, **options)
 
     async def read(self, key, *, timeout):
         """See `Bucket`."""
-        if self.problem is not None:
-            raise self.problem
+        if self.mute:
+            await asyncio.sleep(timeout)
+        if self.problem is not None or self.mute:
+            raise self.problem or BucketUnreachable("no answer")
         return await self.bucket.read(key, timeout=timeout)
 
     def _lost(self):
         lost = FakeBucket()
-        lost.problem, lost._unreachable = self.problem, True
+        lost.problem, lost._unreachable = self.problem or BucketUnreachable("no answer"), True
         return lost
 
     @contextlib.contextmanager

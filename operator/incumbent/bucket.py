@@ -34,7 +34,13 @@ from nats.aio.msg import Msg
 
 from incumbent import clock
 from incumbent.access import NatsAccess, said, server_of, words
-from incumbent.errors import BucketDenied, BucketError, BucketUnreachable, ConfigurationError
+from incumbent.errors import (
+    BucketDenied,
+    BucketError,
+    BucketUnreachable,
+    ConfigurationError,
+    NotSent,
+)
 from incumbent.stream import LONGEST_PAUSE, NatsBucket, Take, pause
 
 __all__ = ["Nats", "NatsAccess", "NatsBucket"]
@@ -156,6 +162,7 @@ class Nats:
         server refuses the permission; this one ends at once.
 
         Raises:
+            NotSent: there is no connection.
             BucketUnreachable: no answer; the request may have been carried out.
             BucketDenied: the server said that we may not publish to this subject.
         """
@@ -204,7 +211,7 @@ class Nats:
 
     def _connected_client(self) -> _Client:
         if self._client is None:
-            raise BucketUnreachable(self.problem)
+            raise NotSent(self.problem)
         return self._client
 
     # The connection

@@ -58,6 +58,9 @@ class Campaign:
         self.latest_at = now
         """When it was stored, as far as can be told."""
         self.lease: Lease | None = None
+        self.tenure = 0
+        """How often we got a lease. What was begun under an earlier one may not go on: meanwhile
+        another replica of our site may have been the steward, in the same term."""
         self.nominee: Nominee | None = None
         self.evicted: Nominee | None = None
         """Who was evicted, until somebody holds the record again: not to be nominated while there
@@ -75,6 +78,8 @@ class Campaign:
         self._urged = False
         self._look_at = NEVER
         self._looks = 0
+        self._confirmed = 0
+        """The latest revision that a look has shown."""
         self._next_at = now
         self._out_until = now + timing.splay * random()
 
@@ -167,7 +172,11 @@ class Campaign:
         record = self.record
         if record is not None and self.ours(record) and (self.member.site or self.nominee):
             due = max(self._relay_due(record), self._next_at)
-            return Renew() if now >= due else Wait(due)
+            if now < due:
+                return Wait(due)
+            if self._hears_nothing(record) and self._confirmed != record.revision:
+                return Look(record.revision, self._timeout(now))
+            return Renew()
         if self.nominee is None:
             return Wait(NEVER)
         due = max(self._next_at, self._out_until)
@@ -218,24 +227,29 @@ class Campaign:
         record = replace(held, revision=0, term=term, replica=self.member.replica, leaving=leaving)
         return self._begin(record, held.revision, now, promotable_at)
 
-    def begin_transfer(self, nominee: Nominee, now: float) -> Write | None:
+    def begin_transfer(
+        self, nominee: Nominee, now: float, *, tenure: int | None = None
+    ) -> Write | None:
         """Begin to hand the record to another nominee of this site: a new term.
 
-        Whoever calls this has made sure that the old holder acts no more. None if there is no
-        lease that counts.
+        Whoever calls this has made sure that the old holder acts no more, in this tenure if it took
+        any time. None if there is no lease that counts, or it is of another tenure.
         """
         self._let_time_act(now)
-        if self.lease is None or self._look_at < NEVER:
+        if self.lease is None or self._look_at < NEVER or tenure not in {None, self.tenure}:
             return None
         lease = self.lease
         return self._begin(self._new_term(nominee), lease.record.revision, now, lease.promotable_at)
 
-    def begin_release(self, now: float) -> Write | None:
-        """Begin to give the record up; from here on nobody leads for us. None if it is not ours.
+    def begin_release(self, now: float, *, tenure: int | None = None) -> Write | None:
+        """Begin to give the record up; from here on nobody leads for us.
 
-        Whoever calls this has made sure that the holder acts no more, and does not nominate.
+        Whoever calls this has made sure that the holder acts no more, in this tenure if it took any
+        time, and does not nominate. None if the record is not ours, or of another tenure.
         """
         self._let_time_act(now)
+        if tenure not in {None, self.tenure}:
+            return None
         held = self.lease.record if self.lease else self.record
         if held is None or held.replica != self.member.replica:
             return None
@@ -265,7 +279,7 @@ class Campaign:
         if look is None:
             self._past.watched(entry, at, live=sighting.live)
         else:
-            self._look_at, self._looks = NEVER, 0
+            self._look_at, self._looks, self._confirmed = NEVER, 0, entry.revision
         if self._is_old(entry, look):
             if look is None and self._contradicts(entry):
                 self._look_at = min(self._look_at, now)
@@ -322,10 +336,16 @@ class Campaign:
         due = lease.sent_at + self.timing.interval
         return min(due, lease.promotable_at) if lease.acts_from == NEVER else due
 
+    def _hears_nothing(self, record: Record) -> bool:
+        """Whether silence alone calls for a relay: the cause may be our own link.
+
+        A write over that link would have no answer, and we would have to strip for fear that it
+        was stored.
+        """
+        return not (record.replica == self.member.replica or record.leaving or self._urged)
+
     def _relay_due(self, record: Record) -> float:
-        if record.replica == self.member.replica or record.leaving or self._urged:
-            return self.latest_at
-        return self.latest_at + self.timing.relay_after
+        return self.latest_at + (self.timing.relay_after if self._hears_nothing(record) else 0)
 
     # Inside, about writes
 
@@ -371,6 +391,7 @@ class Campaign:
         acts_from = self._acts_from(record, now)
         if self.lease is not None and self.lease.record.term != record.term:
             self._step_down(Loss.HANDED_OVER)
+        self.tenure += self.lease is None
         deadline = write.sent_at + self.timing.lease
         self.lease = Lease(record, write.sent_at, deadline, write.promotable_at, acts_from)
         self._took(record, now, now)

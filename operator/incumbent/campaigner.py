@@ -414,6 +414,7 @@ class Campaigner:
                     self._interrupt()
             case events.Relieved(record):
                 self._log.info("election.relieved", steward=record.replica)
+                self._interrupt()  # what was begun as the steward may not go on
         self._wake()
 
     def _corrected(self, pod: Pod) -> None:

@@ -80,6 +80,11 @@ class Driver:
         return self.campaign.lease if self.campaign is not None else None
 
     @property
+    def tenure(self) -> int:
+        """Which of our leases this is, in a row that counts those without a gap as one."""
+        return self.campaign.tenure if self.campaign is not None else 0
+
+    @property
     def record(self) -> Record | None:
         """The live record, whoever wrote it."""
         return self.campaign.record if self.campaign is not None else None
@@ -169,34 +174,46 @@ class Driver:
             write = campaign.begin_renewal(clock.now(), leaving=leaving)
             return await self._write(campaign, write) is Outcome.STORED
 
-    async def create(self, nominee: Nominee | None) -> bool:
-        """Create the record, if that is due and for this nominee; return whether it was stored."""
+    async def create(
+        self, nominee: Nominee | None, *, still: Callable[[], bool] | None = None
+    ) -> bool:
+        """Create the record, if that is due and for this nominee; return whether it was stored.
+
+        Args:
+            nominee: for whom.
+            still: whether the vacancy is the one that was prepared for.
+        """
         async with self._writing:
             campaign = self.campaign
-            if campaign is None or campaign.nominee != nominee:
+            if campaign is None or campaign.nominee != nominee or not (still is None or still()):
                 return False
             return await self._write(campaign, campaign.begin_create(clock.now())) is Outcome.STORED
 
-    async def transfer(self, nominee: Nominee) -> bool:
-        """Hand our record to somebody else; return whether that was stored."""
+    async def transfer(self, nominee: Nominee, *, tenure: int) -> bool:
+        """Hand our record to somebody else, in this tenure; return whether that was stored."""
         async with self._writing:
             campaign = self.campaign
             if campaign is None:
                 return False
-            write = campaign.begin_transfer(nominee, clock.now())
+            write = campaign.begin_transfer(nominee, clock.now(), tenure=tenure)
             return await self._write(campaign, write) is Outcome.STORED
 
-    async def release(self, *, first: Callable[[], Awaitable[None]] | None = None) -> bool:
+    async def release(
+        self, *, tenure: int | None = None, first: Callable[[], Awaitable[None]] | None = None
+    ) -> bool:
         """Give our record up; return whether that was stored.
 
         Args:
+            tenure: in which the holder was stopped; None: it is stopped by `first`.
             first: is awaited between the end of our lease, which is reported before, and the write.
         """
         async with self._writing:
             for _ in range(RELEASE_TRIES):
                 campaign = self.campaign
-                write = campaign.begin_release(clock.now()) if campaign is not None else None
-                if campaign is None or write is None:
+                if campaign is None:
+                    return False
+                write = campaign.begin_release(clock.now(), tenure=tenure)
+                if write is None:
                     return False
                 self._tell()
                 if first is not None:

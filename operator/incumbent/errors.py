@@ -45,6 +45,10 @@ class BucketUnreachable(BucketError):
     """NATS did not answer in time; a write may or may not have been stored."""
 
 
+class NotSent(BucketUnreachable):
+    """There is no connection, so the request was certainly not carried out."""
+
+
 class BucketDenied(BucketError):
     """NATS refused for want of a permission."""
 

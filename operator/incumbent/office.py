@@ -216,14 +216,14 @@ class Office:
 
     async def give_up(self) -> bool:
         """Strip everybody, confirmed, then release the record; return whether that was stored."""
-        lease, until = self._driver.lease, self._deadline()
+        lease, tenure, until = self._driver.lease, self._driver.tenure, self._deadline()
         listed = await self._labels.carriers()
         carriers = {pod.uid: pod for pod in (*listed, *self._labels.suspects)}
         if lease is not None and lease.record.pod_uid not in carriers:
             carriers[lease.record.pod_uid] = self._pod_of(lease.record)
         await self._labels.strip_all(carriers.values(), until=until)
         self._in_office, self._answers = 0, False
-        return await self._driver.release()
+        return await self._driver.release(tenure=tenure)
 
     async def vacate(self) -> None:
         """Strip the pod that we labelled, if we did: this election may not go on."""
@@ -311,11 +311,12 @@ class Office:
         # A terminating pod may be stripped by anybody, for no replica wants it to lead again.
         if not (old.terminating or await self._driver.renew()):
             return False  # not our business any more, perhaps
+        tenure = self._driver.tenure
         _, clear = await together(
             self._labels.strip_one(old, until=self._deadline()),
             self._labels.unclaimed(old, to, since=to.resource_version),
         )
-        if not await self._driver.transfer(self._nominee(to)):
+        if not await self._driver.transfer(self._nominee(to), tenure=tenure):
             return False
         done = await self._label(to, stored=True, clear=bool(clear))
         if done:
@@ -356,9 +357,7 @@ class Office:
                 return None
             if campaign.lease.record.pod_uid != pod.uid or not self._driver.leads:
                 return None
-            if not self._may_label():
-                return None
-            return campaign.lease.record.term
+            return term if campaign.lease.record.term == term and self._may_label() else None
 
         lease, started = self._driver.lease, clock.now()
         if lease is None or not self._driver.leads:
@@ -445,10 +444,17 @@ class Office:
             )
             return True
         self._relieved = self.lapsed and await self._relieved_by_status()
-        if not self._relieved and (self._answers or not (blind or self.lapsed)):
+        if self._relieved:
+            return True
+        if self._answers:
             await self._strip_known()
-        elif not self._relieved:
+        elif blind or self.lapsed or not self._labels.suspects:
             await self._labels.strip_all(self._labels.doubtful)
+        elif not await self._driver.look():
+            # Our link is down, and that is not noticed yet: the label may be right.
+            return False
+        elif self._driver.lease is None and not self.rests:
+            await self._strip_known()
         return True
 
     async def _settle_blindly(self, *, withdrawn: bool) -> None:
@@ -503,11 +509,20 @@ class Office:
 
     async def _take_office(self, pod: Pod, *, since: float) -> bool:
         """Create the record for a pod, after everything that could carry the label is fenced."""
-        held = self._last_held
+        held, campaign = self._last_held, self._driver.campaign
+        vacancy = campaign.latest if campaign is not None else None
+
+        def still() -> bool:
+            latest = campaign.latest if campaign is not None else None
+            return self._last_held == held and latest == vacancy
+
+        key = self.resource.key
         if held is not None and held.pod_uid != pod.uid:
             await self._labels.strip_all([self._pod_of(held)])
+        elif await self._cluster.get_election(key.namespace, key.name) is None:
+            return True  # deleted; and who cannot reach the API server could label nobody
         # The pod was read before this write, as the warrant of a label has to be.
-        if not await self._driver.create(self._nominee(pod)):
+        if not await self._driver.create(self._nominee(pod), still=still):
             return True  # the campaign knows when to try again
         if not self._driver.leads:
             return True

@@ -20,7 +20,7 @@ class Outcome(enum.Enum):
 
     STORED = "stored"
     REFUSED = "refused"
-    """Not stored: the last revision was not the expected one."""
+    """Not stored: the last revision was not the expected one, or nothing was sent at all."""
     UNKNOWN = "unknown"
     """No answer, or one that does not tell; the write may have been or may yet be stored."""
 

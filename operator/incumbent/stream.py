@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import structlog
 
 from incumbent import clock, jetstream, wire
-from incumbent.errors import BucketError, BucketNotFound, BucketUnreachable
+from incumbent.errors import BucketError, BucketNotFound, BucketUnreachable, NotSent
 from incumbent.model import BucketInfo, Entry, Nothing, Peer
 from incumbent.ports import Answer, Outcome, Sighting
 
@@ -228,6 +228,8 @@ class NatsBucket:
             answer = await self._connection.request(
                 subject, payload, timeout=timeout, headers=headers
             )
+        except NotSent as failure:
+            return Answer(Outcome.REFUSED, reason=str(failure))
         except BucketError as failure:
             return Answer(Outcome.UNKNOWN, reason=str(failure))
         return jetstream.answer_from(answer)

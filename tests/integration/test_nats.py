@@ -253,7 +253,9 @@ async def test_nothing_that_was_given_up_is_sent_after_a_reconnect(
     async with connected(private_nats.url) as connection, watched(connection) as watch:
         private_nats.kill()
         await until(lambda: not connection.connected)
-        assert (await write(watch.bucket)).outcome is Outcome.UNKNOWN
+        answer = await write(watch.bucket)
+        assert answer.outcome is Outcome.REFUSED, "it was certainly not sent"
+        assert answer.reason
         await private_nats.start()
         await until(lambda: watch.bucket.problem is None)
 

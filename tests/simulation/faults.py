@@ -88,8 +88,8 @@ class HastyRelay(Campaign):
 class EmptyRelease(Campaign):
     """The release of a record that was not promoted counts as a release."""
 
-    def begin_release(self, now: float) -> Write | None:
-        write = super().begin_release(now)
+    def begin_release(self, now: float, *, tenure: int | None = None) -> Write | None:
+        write = super().begin_release(now, tenure=tenure)
         if write is not None:
             _change(write, headers=release_headers(self.member.replica))
         return write
@@ -126,8 +126,10 @@ class _Marked(Campaign):
     transfer: Write | None = None
     relay: Write | None = None
 
-    def begin_transfer(self, nominee: Nominee, now: float) -> Write | None:
-        self.transfer = super().begin_transfer(nominee, now)
+    def begin_transfer(
+        self, nominee: Nominee, now: float, *, tenure: int | None = None
+    ) -> Write | None:
+        self.transfer = super().begin_transfer(nominee, now, tenure=tenure)
         return self.transfer
 
     def begin_renewal(self, now: float, *, leaving: bool = False) -> Write | None:

@@ -93,7 +93,10 @@ class Scene:
         return entry
 
     def begin(self):
-        """Begin the write that the machine wants."""
+        """Begin the write that the machine wants; a look before it shows nothing new."""
+        step = self.until_due()
+        if isinstance(step, Look) and step.known == self.campaign.latest.revision:
+            self.look(self.campaign.latest)
         match self.until_due():
             case Create():
                 return self.campaign.begin_create(self.now)
@@ -1487,6 +1490,63 @@ def test_a_standby_relays_when_the_steward_is_silent(nominee):
     assert record == replace(seen, revision=record.revision, replica="me-1", sent_at=write.sent_at)
     assert scene.leads
     assert scene.events() == [Won(record)]
+
+
+def test_a_standby_that_hears_nothing_looks_before_it_relays():
+    """The silence may be that of its own link; a write over it would leave a doubt."""
+    scene = prompt(SIBLING)
+    relay_at = scene.now + scene.campaign.timing.relay_after
+
+    revision = scene.campaign.record.revision
+    assert scene.until_due() == Look(revision, scene.campaign.timing.write_timeout)
+    assert scene.now == relay_at
+    scene.campaign.unreadable(scene.now)
+    assert isinstance(scene.until_due(), Look)
+    assert scene.now > relay_at
+    renewed = scene.look(replace(SIBLING, revision=revision + 1, term=revision))
+    assert scene.campaign.record == renewed
+    assert isinstance(scene.step, Wait)
+
+
+@pytest.mark.parametrize("leaving", (True, False))
+def test_a_relay_that_was_asked_for_needs_no_look(leaving):
+    """A steward that leaves, or leaves work undone, was heard of."""
+    scene = prompt(replace(SIBLING, leaving=leaving))
+    if not leaving:
+        scene.campaign.urge()
+
+    assert isinstance(scene.until_due(), Renew)
+
+
+@pytest.mark.parametrize("name", ("transfer", "release"))
+def test_what_was_begun_in_another_tenure_may_not_go_on(name):
+    """In between another replica of the site may have labelled a pod, also in the same term."""
+    scene = prompt(SIBLING)
+    scene.store(scene.begin())
+    tenure = scene.campaign.tenure
+    relayed = scene.watch(replace(SIBLING, revision=0))
+    assert scene.campaign.stands_by
+    scene.campaign.urge()
+    scene.store(scene.begin())
+    assert scene.campaign.lease.record.term == relayed.term
+
+    def begin(tenure):
+        if name == "transfer":
+            return scene.campaign.begin_transfer(OTHER_POD, scene.now, tenure=tenure)
+        return scene.campaign.begin_release(scene.now, tenure=tenure)
+
+    assert begin(tenure) is None
+    assert begin(scene.campaign.tenure) is not None
+
+
+def test_renewals_are_one_tenure():
+    """Also those that were adopted."""
+    scene = prompt(SIBLING)
+    scene.store(scene.begin())
+    tenure = scene.campaign.tenure
+    scene.store(scene.begin())
+    scene.watch(scene.store_unanswered(scene.begin()))
+    assert scene.campaign.tenure == tenure
 
 
 @pytest.mark.parametrize("profile", list(Profile))

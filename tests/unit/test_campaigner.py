@@ -10,13 +10,14 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from fakecluster import NAMESPACE, make_election
+from fakecluster import NAMESPACE, make_election, make_pod
 from incumbent import clock, wire
 from incumbent.campaigner import DELETE_WITHIN, PATIENCE, Trouble
 from incumbent.errors import (
     BucketDenied,
     BucketNotFound,
     BucketUnreachable,
+    ClusterUnreachable,
     Conflict,
     Forbidden,
 )
@@ -278,13 +279,151 @@ async def test_label_write_of_a_dead_replica_cannot_come_too_late(stage):
     assert stage.leaders == ["b"]
 
 
-async def test_election_that_is_gone_gets_no_label(stage):
-    """The resource is read before the first label of a term."""
-    campaigner = await stage.start()
+async def test_election_that_is_gone_gets_no_leader(stage):
+    """The resource is read before a term begins."""
+    await stage.start()
     del stage.cluster.elections[NAMESPACE, "billing"]
     await asyncio.sleep(TTL)
-    assert campaigner._driver.leads
+    assert stage.record is None
     assert "a=leader" not in stage.writes
+
+
+async def test_site_that_cannot_reach_its_api_server_takes_no_office(stage):
+    """It could label nobody, and another site may be able to."""
+    await stage.start()
+    with stage.cluster.refusing("get_election", error=ClusterUnreachable("no answer")):
+        await asyncio.sleep(3 * TTL)
+        assert stage.record is None
+    await stage.until(lambda: stage.leaders == ["a"], timeout=10)
+
+
+async def test_standby_with_a_dead_link_does_not_fight_for_the_label(stage):
+    """What it believes of the record may be old, so it looks before it strips."""
+    stage.bucket.put(KEY, "elsewhere")
+    view = View(stage.bucket)
+    await stage.start("one")
+    second = await stage.start("two", view=view)
+    await stage.until(lambda: stage.condition() == ("True", "LedElsewhere"))
+    view.mute = True
+    stage.bucket.delete(KEY)
+    await stage.until(lambda: stage.leaders, timeout=3 * TTL)
+    await asyncio.sleep(TTL)
+    assert second._driver.record.holder == "elsewhere"
+    shown = [pod.labels.get(LABEL) == "leader" for pod in stage.cluster.history if pod.name == "a"]
+    assert shown == sorted(shown), "once there, the label stays"
+
+
+class Slow:
+    """One replica's way to the API server, with answers that take their time."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+        self.lists = self.patches = 0.0
+        """Seconds that each of them takes."""
+
+    def __getattr__(self, name):
+        return getattr(self.cluster, name)
+
+    async def list_pods(self, *arguments, **options):
+        """See `Cluster`."""
+        pods = await self.cluster.list_pods(*arguments, **options)
+        await asyncio.sleep(self.lists)
+        return pods
+
+    async def patch_pod(self, *arguments, **options):
+        """See `Cluster`."""
+        pod = await self.cluster.patch_pod(*arguments, **options)
+        await asyncio.sleep(self.patches)
+        return pod
+
+
+async def two_replicas(stage):
+    """Start two, and return the way of the first, the steward, which can be made slow."""
+    stage.first = await stage.start("one")
+    await stage.until(lambda: stage.leaders == ["a"])
+    stage.first._office._labels._cluster = slow = Slow(stage.cluster)
+    stage.second = await stage.start("two")
+    await asyncio.sleep(1)
+    return slow
+
+
+async def leave(stage, replica):
+    """End a replica as a rolling update of the operator does."""
+    await replica.leave()
+    await stage.kill(replica)
+
+
+async def test_hand_over_does_not_go_on_after_another_replica_led(stage):
+    """It was prepared for when this one was the steward for the first time."""
+    slow = await two_replicas(stage)
+    stage.cluster.add(make_pod("c", created="2026-01-01T00:00:03Z"))
+    await asyncio.sleep(0.1)
+    slow.lists = 4.0
+    stage.cluster.change("a", ready=False)
+    await stage.until(lambda: not stage.leaders)
+    stage.cluster.change("b", ready=False)
+    await stage.until(lambda: stage.leaders == ["c"])
+    stage.cluster.change("b", ready=True)
+    await leave(stage, stage.second)
+    await asyncio.sleep(5)
+    assert stage.most_at_once() == 1
+    assert stage.leaders == ["c"]
+
+
+async def test_hand_over_does_not_go_on_in_a_later_tenure_of_the_same_term(stage):
+    """Meanwhile the old leader came back, and another replica labelled it again."""
+    slow = await two_replicas(stage)
+    slow.lists = 4.0
+    stage.cluster.change("a", ready=False)
+    await stage.until(lambda: not stage.leaders)
+    stage.cluster.change("a", ready=True)
+    await stage.until(lambda: stage.leaders == ["a"])
+    await leave(stage, stage.second)
+    await asyncio.sleep(5)
+    assert stage.most_at_once() == 1
+    assert stage.leaders == ["a"]
+
+
+async def test_office_is_taken_only_on_the_vacancy_that_was_prepared_for(stage, monkeypatch):
+    """Another replica may have held the record meanwhile, and its label be on the way."""
+    await stage.lead()
+    labels = stage.first._office._labels
+    strip_all, prepared = labels.strip_all, []
+
+    async def strip_and_miss(pods, **options):
+        pods = list(pods)
+        await strip_all(pods, **options)
+        if stage.record is None and [pod.name for pod in pods] == ["a"]:
+            prepared.append(stage.bucket._revision)
+            if len(prepared) == 1:
+                stage.cluster.change("a", ready=False)
+                stage.bucket.put(KEY, "elsewhere")
+                stage.bucket.delete(KEY)
+
+    await asyncio.sleep(0.1)
+    stage.bucket.delete(KEY)
+    await stage.until(lambda: stage.leaders == [])
+    monkeypatch.setattr(labels, "strip_all", strip_and_miss)
+    await stage.until(lambda: stage.leaders == ["b"], timeout=3 * TTL)
+    assert len(prepared) > 1
+    term = stage.bucket._latest(KEY).entry.term
+    assert prepared[-1] == term - 1, "nothing came between"
+
+
+async def test_release_does_not_go_on_after_another_replica_led(stage):
+    """Somebody is labelled again by then."""
+    slow = await two_replicas(stage)
+    stage.cluster.change("b", ready=False)
+    await asyncio.sleep(0.2)
+    slow.patches = 1.9
+    stage.cluster.change("a", ready=False)
+    await stage.until(lambda: not stage.leaders)
+    stage.cluster.change("b", ready=True)
+    await stage.until(lambda: stage.leaders == ["b"])
+    await leave(stage, stage.second)
+    await asyncio.sleep(5)
+    assert "release" not in stage.writes
+    assert stage.leaders == ["b"]
 
 
 # The API server slow, away, or unwilling
