@@ -399,6 +399,7 @@ async def test_office_is_taken_only_on_the_vacancy_that_was_prepared_for(stage, 
                 stage.cluster.change("a", ready=False)
                 stage.bucket.put(KEY, "elsewhere")
                 stage.bucket.delete(KEY)
+                await asyncio.sleep(0.01)  # until the watch has shown it
 
     await asyncio.sleep(0.1)
     stage.bucket.delete(KEY)
