@@ -288,7 +288,7 @@ class Store:
             )
         except NotFoundError:
             return None
-        return Message(found.seq, (found.data or b"").decode(), dict(found.headers or {}))
+        return Message(found.seq or 0, (found.data or b"").decode(), dict(found.headers or {}))
 
     async def until(
         self, key: str, condition: Callable[[Message | None], object], *, timeout: float = 20

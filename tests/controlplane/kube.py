@@ -14,7 +14,7 @@ import aiohttp
 import yaml
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from controlplane.sites import Site
 
@@ -101,7 +101,7 @@ class Kube:
         options = {} if grace is None else {"gracePeriodSeconds": grace}
         await self.request("DELETE", path, body=options | {"propagationPolicy": "Background"})
 
-    async def watch(self, path: str, **params: str) -> AsyncIterator[tuple[str, Any]]:
+    async def watch(self, path: str, **params: str) -> AsyncGenerator[tuple[str, Any]]:
         """Yield type and object of every change, until the server ends the watch."""
         assert self._session, "use it as an asynchronous context manager"
         async with self._session.get(path, params=params | {"watch": "true"}) as response:
