@@ -186,7 +186,7 @@ async def test_member_outside_leads_when_both_sites_are_suspended(sides, private
         async with Timeline(*both) as timeline, store_on(private_nats) as store:
             (old,) = timeline.leaders
             member.start()
-            await asyncio.sleep(TTL)
+            await asyncio.sleep(TTL / 2)
             assert not timeline.changes
 
             await other.election.patch(suspend=True)
@@ -203,7 +203,7 @@ async def test_member_outside_leads_when_both_sites_are_suspended(sides, private
             await member.stop()
             (new,) = await timeline.wait(lambda leaders: leaders, timeout=TTL / 2)
             assert int(new.token) > int(old.token)
-            await asyncio.sleep(TTL)
+            await asyncio.sleep(TTL / 2)
         assert timeline.most == 1
         assert [x.uid for x in timeline.reigns] == [new.uid]
     finally:

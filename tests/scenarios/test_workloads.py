@@ -53,12 +53,13 @@ async def test_rolling_update_of_a_deployment(election, private_nats, start, str
     assert (await election.status())["transitions"] == 1 + len(timeline.reigns)
 
 
-@pytest.mark.parametrize("others", (True, False), ids=("three candidates", "one candidate"))
-async def test_pod_of_a_stateful_set_comes_back_under_its_name(
-    election, private_nats, start, others
-):
-    """It is another pod: whoever leads now, it is a new term, and the record has that pod's UID."""
-    await start(election, private_nats.url, "replica-1")
+@pytest.mark.parametrize("how", ("three candidates", "one candidate", "at once"))
+async def test_pod_of_a_stateful_set_comes_back_under_its_name(election, private_nats, start, how):
+    """It is another pod: whoever leads now, it is a new term, and the record has that pod's UID.
+
+    So it is when the only replica did not see that it was away.
+    """
+    replicas = await start(election, private_nats.url, "replica-1")
     kube, labels = election.kube, {"app": "web"}
     spec = {
         "replicas": 3,
@@ -74,7 +75,7 @@ async def test_pod_of_a_stateful_set_comes_back_under_its_name(
     await kube.create(f"/apis/apps/v1/namespaces/{election.namespace}/statefulsets", body)
     for number in range(3):
         await kube.until(election.pod_path(str(number)), lambda pod: has_condition(pod, "Ready"))
-    if not others:
+    if how != "three candidates":
         for number in (1, 2):
             exclude = {"incumbent.dev/exclude": "true"}
             await election.annotate_or_label(str(number), annotations=exclude)
@@ -83,18 +84,21 @@ async def test_pod_of_a_stateful_set_comes_back_under_its_name(
     before = await election.status()
     async with Timeline(election) as timeline, store_on(private_nats) as store:
         (old,) = timeline.leaders
-        await kube.delete(election.pod_path(leader))
-        new = await timeline.wait_for(election, other_than=old.uid)
+        if how == "at once":
+            replicas["replica-1"].process.pause()
+        await kube.delete(election.pod_path(leader), grace=0 if how == "at once" else None)
         await kube.until(
             election.pod_path(leader),
             lambda pod: has_condition(pod, "Ready") and pod["metadata"]["uid"] != old.uid,
         )
+        replicas["replica-1"].process.resume()
+        new = await timeline.wait_for(election, other_than=old.uid)
         await asyncio.sleep(2)
         record = await store.latest(election.key)
         status = await election.status()
     assert timeline.most == 1
     assert [x.uid for x in timeline.reigns] == [new.uid]
-    assert (new.pod == old.pod) == (not others)
+    assert (new.pod == old.pod) == (how != "three candidates")
     assert int(new.token) == status["token"] > before["token"]
     assert record.headers["Incumbent-Pod-UID"] == new.uid == status["leader"]["podUID"]
     assert record.value.endswith(f"/{new.pod}")
