@@ -250,7 +250,7 @@ class FakeBucket:
         self, key: str, value: str, expected: int, headers: Mapping[str, str], timeout: float
     ) -> Answer:
         if self._unreachable:
-            return Answer(Outcome.UNKNOWN, reason=str(self.problem))
+            return Answer(Outcome.REFUSED, reason=str(self.problem))
         drop_request, drop_answer, delay = self._drop_requests, self._drop_answers, self._delay
         answers: list[Answer] = []
 

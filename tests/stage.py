@@ -11,6 +11,7 @@ from fakes import FakeBucket
 from incumbent.campaigner import Campaigner, Replica, Site
 from incumbent.errors import BucketUnreachable
 from incumbent.pods import NamespacePods
+from incumbent.ports import Answer, Outcome
 from incumbent.resource import resource_from
 
 KEY = "shop.billing"
@@ -105,8 +106,11 @@ class View:
 
     async def write(self, key, value, **options):
         """See `Bucket`."""
-        if self.problem is not None or self.mute:
-            return await FakeBucket.write(self._lost(), key, value, **options)
+        if self.mute:
+            await asyncio.sleep(options["timeout"])
+            return Answer(Outcome.UNKNOWN)
+        if self.problem is not None:
+            return Answer(Outcome.REFUSED, reason=str(self.problem))
         return await self.bucket.write(key, value, **options)
 
     async def read(self, key, *, timeout):
@@ -116,11 +120,6 @@ class View:
         if self.problem is not None or self.mute:
             raise self.problem or BucketUnreachable("no answer")
         return await self.bucket.read(key, timeout=timeout)
-
-    def _lost(self):
-        lost = FakeBucket()
-        lost.problem, lost._unreachable = self.problem or BucketUnreachable("no answer"), True
-        return lost
 
     @contextlib.contextmanager
     def blind(self):

@@ -303,7 +303,7 @@ def test_everything_else_can_be_changed(kubectl):
         "selector": {"matchLabels": {"app": "other"}},
     }
     kubectl.run("replace", "-f", "-", given=election(**lasting, **changed))
-    assert kubectl.get("billing")["spec"] == lasting | changed
+    assert kubectl.get("billing")["spec"] == lasting | changed | {"mode": "Managed"}
 
 
 def test_defaults(kubectl):

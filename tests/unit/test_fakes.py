@@ -87,7 +87,7 @@ async def test_an_outage_costs_no_time(looptime: float) -> None:
         under_way = asyncio.create_task(write(bucket))
         await asyncio.sleep(0)
     with bucket.unreachable("gone"):
-        assert await write(bucket) == Answer(Outcome.UNKNOWN, reason="gone")
+        assert await write(bucket) == Answer(Outcome.REFUSED, reason="gone")
         with pytest.raises(BucketUnreachable, match="gone"):
             await bucket.read(KEY, timeout=1)
         assert looptime == 0
