@@ -16,7 +16,7 @@ LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check fix bench simulate model chaos verify up down build lock clean
+.PHONY: help demo test test-unit check fix bench simulate model chaos scenarios verify up down build lock clean
 
 help: ## Show this text
 	@echo 'Usage: make TARGET'
@@ -71,9 +71,11 @@ chaos: build ## Real sites under random faults; DURATION=S SEED=N, SHORT=1 for a
 model: $(INSTALLED) ## Search all orders of events in a model; NAME='the name of a scenario or rule'
 	@$(RUN) -m model $(if $(NAME),"$(NAME)")
 
-verify: build ## What takes longer than a test: 2,000 simulated runs, and scenarios on real servers
+verify: $(INSTALLED) ## What takes longer than a test: 2,000 simulated runs
 	@$(RUN) -m simulation --runs 2000 --seed 1
-	$(BIN)/python -m pytest tests/scenarios -n 2 --dist loadfile $(ARGS)
+
+scenarios: build ## Several operators and sites on real servers, with faults one at a time: some minutes
+	$(BIN)/python -m pytest tests/scenarios $(PARALLEL) $(ARGS)
 
 up: $(INSTALLED) ## Start a control plane and NATS in the background
 	@$(RUN) -m controlplane up
