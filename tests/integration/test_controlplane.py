@@ -192,10 +192,11 @@ async def test_restart_keeps_or_loses_the_store(private_nats, keep_store):
     """A server that was killed comes back with all it had acknowledged, or empty."""
     client = await connect(private_nats)
     await (await client.jetstream().create_key_value(bucket="B")).put("key", b"value")
+    await client.close()
 
     await private_nats.restart(keep_store=keep_store)
 
-    await eventually(lambda: client.is_connected)
+    client = await connect(private_nats)
     if keep_store:
         bucket = await client.jetstream().key_value("B")
         assert (await bucket.get("key")).value == b"value"
