@@ -114,6 +114,11 @@ class Campaign:
         return known is not None and any(w.expected == known.revision for w in self._open)
 
     @property
+    def sure(self) -> bool:
+        """Whether the latest entry is known for certain, so that nothing has to be read first."""
+        return self._look_at == NEVER
+
+    @property
     def doubtful_until(self) -> float:
         """When a lease would end that a write without an answer may have brought; NEVER if none.
 

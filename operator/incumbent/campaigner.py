@@ -630,4 +630,4 @@ def _known(campaign: Campaign) -> object:
         term = 0 if record.stranger else record.term
         reign = (record.holder, record.pod_uid, term, record.replica, record.promoted)
     vacant = None if record is not None else campaign.latest
-    return reign, vacant, lease is not None, campaign.unanswered
+    return reign, vacant, lease is not None, campaign.unanswered, campaign.sure

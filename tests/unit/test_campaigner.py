@@ -231,7 +231,7 @@ async def test_stray_label_is_shown_while_it_cannot_be_corrected(stage):
         stage.cluster.change("b", labels={"app": "billing", LABEL: "leader"})
         await stage.until(lambda: stage.condition("LabelsInSync") == ("False", "LabelsNotWritten"))
         assert stage.leaders == ["a", "b"]
-    await stage.until(lambda: stage.leaders == ["a"], timeout=2)
+    await stage.until(lambda: stage.leaders == ["a"], timeout=1)
     await stage.until(lambda: stage.condition("LabelsInSync") == ("True", "LabelsWritten"))
 
 
