@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -226,6 +227,10 @@ async def store(place: Place) -> AsyncIterator[Store]:
         await connection.wait_connected()
         real = RealStore(connection, proxy, stranger, place)
         await real.create()
+        if place.replicas > 1:
+            # A new stream has a leader, and all servers know of its subjects, a moment later.
+            for bucket in (real.bucket, real.short):
+                await eventually(functools.partial(answering, bucket))
         yield real
 
 
@@ -240,6 +245,12 @@ async def create(bucket: WatchedBucket, key: str, *, expected: int = 0) -> Answe
     return await bucket.write(
         key, MINE.holder, expected=expected, headers=headers, timeout=PATIENCE
     )
+
+
+async def answering(bucket: WatchedBucket) -> bool | None:
+    """Return true if a write to the bucket has an answer, whatever it is."""
+    answer = await create(bucket, "probe")
+    return True if answer.outcome is not Outcome.UNKNOWN else None
 
 
 async def created(bucket: WatchedBucket, key: str) -> int:
