@@ -233,14 +233,7 @@ class FakeCluster:
     ) -> None:
         """Set annotations of a `LeaderElection`."""
         await self._arrive(Operation("annotate_election", name, resource_version))
-        election = self.elections.get((namespace, name))
-        if election is None:
-            msg = f"There is no election {name}"
-            raise NotFound(msg)
-        metadata = election["metadata"]
-        if metadata["resourceVersion"] != resource_version:
-            msg = f"Election {name} changed in the meantime"
-            raise Conflict(msg)
+        metadata = self._election(namespace, name, resource_version)["metadata"]
         metadata["annotations"] = _merged(metadata.get("annotations") or {}, annotations)
         metadata["resourceVersion"] = self._next_version()
 
@@ -249,13 +242,7 @@ class FakeCluster:
     ) -> dict[str, Any]:
         """Replace the status of a `LeaderElection`."""
         await self._arrive(Operation("replace_status", name, resource_version))
-        election = self.elections.get((namespace, name))
-        if election is None:
-            msg = f"There is no election {name}"
-            raise NotFound(msg)
-        if election["metadata"]["resourceVersion"] != resource_version:
-            msg = f"Election {name} changed in the meantime"
-            raise Conflict(msg)
+        election = self._election(namespace, name, resource_version)
         if election["status"] != status:
             election["status"] = copy.deepcopy(dict(status))
             election["metadata"]["resourceVersion"] = self._next_version()
@@ -366,6 +353,17 @@ class FakeCluster:
             self._hanging -= set(names)
 
     # Inside
+
+    def _election(self, namespace: str, name: str, resource_version: str) -> dict[str, Any]:
+        """Return an election that is at this resourceVersion."""
+        election = self.elections.get((namespace, name))
+        if election is None:
+            msg = f"There is no election {name}"
+            raise NotFound(msg)
+        if election["metadata"]["resourceVersion"] != resource_version:
+            msg = f"Election {name} changed in the meantime"
+            raise Conflict(msg)
+        return election
 
     async def _arrive(self, operation: Operation) -> None:
         self.calls.append(operation)

@@ -116,6 +116,12 @@ class OperatorProcess:
         lines = (json.loads(line) for line in self.log.splitlines() if line.startswith("{"))
         return [line for line in lines if line["event"] == event]
 
+    @property
+    def complaints(self) -> list[str]:
+        """What it logged and never should: errors of its own code, and tracebacks."""
+        marks = '"level": "error", "logger": "incumbent', "Traceback"
+        return [line for line in self.log.splitlines() if any(mark in line for mark in marks)]
+
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
 

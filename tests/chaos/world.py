@@ -233,8 +233,7 @@ class World:
         return [
             f"{replica.name} logged: {line[:300]}"
             for replica in self._all_replicas()
-            for line in replica.operator.log.splitlines()
-            if '"level": "error", "logger": "incumbent' in line or "Traceback" in line
+            for line in replica.operator.complaints
         ]
 
     # The faults

@@ -24,26 +24,16 @@ from incumbent.errors import (
 from incumbent.ports import Answer, Outcome
 from incumbent.resource import resource_from
 from incumbent.status import Problem
-from stage import KEY, LABEL, MARGIN, TOKEN, TTL, View, two_candidates
+from stage import KEY, LABEL, MARGIN, TOKEN, TTL, View
 
-pytestmark = pytest.mark.looptime(noop_cycles=2)
+pytestmark = [
+    pytest.mark.looptime(noop_cycles=2),
+    pytest.mark.usefixtures("clock_of_the_loop"),
+]
 
 RELEASE = "release"
 WRITES = {"create", "renew", "transfer", "release", "patch_pod"}
 IN_USE = Problem("KeyInUse", "somebody else has it", of_bucket=False)
-
-
-@pytest.fixture(autouse=True)
-def clock_of_the_loop(monkeypatch):
-    """Let the package's clock be the loop's, which looptime turns forward."""
-    monkeypatch.setattr(clock, "now", lambda: asyncio.get_running_loop().time())
-
-
-@pytest.fixture
-async def stage():
-    """A site with two candidates, `a` and `b`, and no replica."""
-    async with two_candidates() as stage:
-        yield stage
 
 
 # Changes of leader

@@ -32,7 +32,7 @@ from incumbent.bucket import Nats
 from incumbent.errors import BucketInvalid, BucketUnreachable
 from incumbent.events import Loss
 
-pytestmark = pytest.mark.looptime
+pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("clock_of_the_loop")]
 
 KEY = "jobs"
 TTL = 6.0
@@ -51,12 +51,6 @@ class FakeNats(Nats):
 
     def bucket(self, name):  # noqa: D102
         return self.fake
-
-
-@pytest.fixture(autouse=True)
-def clock_of_the_loop(monkeypatch):
-    """Let the package's clock be the loop's, which looptime turns forward."""
-    monkeypatch.setattr(clock, "now", lambda: asyncio.get_running_loop().time())
 
 
 @pytest.fixture(autouse=True)

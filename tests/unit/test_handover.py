@@ -7,27 +7,16 @@ import asyncio
 import pytest
 
 from fakecluster import make_pod
-from incumbent import clock
 from incumbent.errors import BucketNotFound
-from stage import KEY, LABEL, TTL, View, two_candidates
+from stage import KEY, LABEL, TTL, View
 
-pytestmark = pytest.mark.looptime(noop_cycles=2)
+pytestmark = [
+    pytest.mark.looptime(noop_cycles=2),
+    pytest.mark.usefixtures("clock_of_the_loop"),
+]
 
 INTERVAL = TTL / 3
 PRIORITY = "incumbent.dev/priority"
-
-
-@pytest.fixture(autouse=True)
-def clock_of_the_loop(monkeypatch):
-    """Let the package's clock be the loop's, which looptime turns forward."""
-    monkeypatch.setattr(clock, "now", lambda: asyncio.get_running_loop().time())
-
-
-@pytest.fixture
-async def stage():
-    """A site with two candidates, `a` and `b`, and no replica."""
-    async with two_candidates() as stage:
-        yield stage
 
 
 # Preemption

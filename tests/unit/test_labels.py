@@ -13,7 +13,7 @@ from incumbent.errors import ClusterUnreachable, Conflict, Forbidden, NotFound
 from incumbent.labels import ADD_TRIES, PATCH_TIMEOUT, Labels
 from incumbent.resource import resource_from
 
-pytestmark = pytest.mark.looptime
+pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("clock_of_the_loop")]
 
 APP = {"app": "billing"}
 LABEL = "incumbent.dev/billing"
@@ -22,12 +22,6 @@ LEADS = {"labels": APP | {LABEL: "leader"}, "annotations": {TOKEN: "5"}}
 FOREVER = 1e9
 A_STEP = 0.25
 """Seconds in which one try and one read after the end of the time are over."""
-
-
-@pytest.fixture(autouse=True)
-def clock_of_the_loop(monkeypatch):
-    """Let the package's clock be the loop's, which looptime turns forward."""
-    monkeypatch.setattr(clock, "now", lambda: asyncio.get_running_loop().time())
 
 
 @pytest.fixture

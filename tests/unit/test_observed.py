@@ -7,25 +7,21 @@ import asyncio
 import pytest
 
 from fakecluster import make_election, make_pod
-from incumbent import clock, wire
-from stage import KEY, LABEL, TOKEN, TTL, View, two_candidates
+from incumbent import wire
+from stage import KEY, LABEL, TOKEN, TTL, View
 
-pytestmark = pytest.mark.looptime(noop_cycles=2)
-
-
-@pytest.fixture(autouse=True)
-def clock_of_the_loop(monkeypatch):
-    """Let the package's clock be the loop's, which looptime turns forward."""
-    monkeypatch.setattr(clock, "now", lambda: asyncio.get_running_loop().time())
+pytestmark = [
+    pytest.mark.looptime(noop_cycles=2),
+    pytest.mark.usefixtures("clock_of_the_loop"),
+]
 
 
 @pytest.fixture
-async def stage():
+def stage(stage):
     """A site with two candidates, `a` and `b`, and an election that is only observed."""
-    async with two_candidates() as stage:
-        stage.cluster.put_election(make_election(spec={"mode": "Observed"}))
-        stage.cluster.change("b", hostname="host-b")
-        yield stage
+    stage.cluster.put_election(make_election(spec={"mode": "Observed"}))
+    stage.cluster.change("b", hostname="host-b")
+    return stage
 
 
 class Member:

@@ -1,0 +1,23 @@
+"""Fixtures of the unit tests."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from incumbent import clock
+from stage import two_candidates
+
+
+@pytest.fixture
+def clock_of_the_loop(monkeypatch):
+    """Let the package's clock be the loop's, which looptime turns forward."""
+    monkeypatch.setattr(clock, "now", lambda: asyncio.get_running_loop().time())
+
+
+@pytest.fixture
+async def stage():
+    """A site with two candidates, `a` and `b`, and no replica."""
+    async with two_candidates() as stage:
+        yield stage
