@@ -81,7 +81,11 @@ async def test_leader_that_died_during_a_restart_is_replaced(election, private_n
 
 
 async def test_leader_steps_down_when_nats_is_away_for_too_long(election, private_nats, start):
-    """The label is gone before a TTL has passed, and another term begins when NATS is back."""
+    """The label is gone before a TTL has passed, and back as soon as NATS is.
+
+    Mostly in another term. A server that starts removes what expired meanwhile a moment later, and
+    a record that is still there untouched is renewed.
+    """
     operator = start(private_nats)
     await operator.start()
     leader = await election.lead("one")
@@ -103,7 +107,7 @@ async def test_leader_steps_down_when_nats_is_away_for_too_long(election, privat
 
         await watch.wait(lambda c: c.leaders, timeout=5)
     assert await election.wait_leader() == leader
-    assert (await election.status())["token"] > token
+    assert (await election.status())["token"] >= token
     assert (await election.wait_reason("BucketAtRisk", kind="BucketReady"))["status"] == "True"
 
 
