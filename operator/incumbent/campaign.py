@@ -110,8 +110,7 @@ class Campaign:
     @property
     def unanswered(self) -> bool:
         """Whether a write that may change the latest entry is open: its outcome is not known."""
-        known = self.latest
-        return known is not None and any(w.expected == known.revision for w in self._open)
+        return bool(self._undecided)
 
     @property
     def sure(self) -> bool:
@@ -124,20 +123,20 @@ class Campaign:
 
         Perhaps we are the steward, and do not know it.
         """
-        known = self.latest
-        if known is None or self.lease is not None:
+        if self.lease is not None:
             return NEVER
-        ends = (
-            write.sent_at + self.timing.lease
-            for write in self._open
-            if write.record is not None and write.expected == known.revision
-        )
-        return min(ends, default=NEVER)
+        begun = (write.sent_at for write in self._undecided if write.record is not None)
+        return min(begun, default=NEVER) + self.timing.lease
 
     @property
     def record(self) -> Record | None:
         """The live record as far as known, whoever wrote it."""
         return self.latest if isinstance(self.latest, Record) else None
+
+    @property
+    def lapse_at(self) -> float:
+        """When the latest record expires, if nobody renews it, as far as was seen."""
+        return self.latest_at + self.timing.ttl
 
     @property
     def stands_by(self) -> bool:
@@ -187,7 +186,7 @@ class Campaign:
         due = max(self._next_at, self._out_until)
         if record is not None and self.timing.profile is Profile.PROMPT:
             # Without markers the server says nothing when a record expires.
-            due = max(due, self._lapse_at)
+            due = max(due, self.lapse_at)
         return Create() if now >= due else Wait(due)
 
     def nominate(self, nominee: Nominee | None) -> None:
@@ -310,11 +309,6 @@ class Campaign:
 
     # Inside, about time
 
-    @property
-    def _lapse_at(self) -> float:
-        """When the latest record expires, if nobody renews it."""
-        return self.latest_at + self.timing.ttl
-
     def _until(self, due: float) -> Wait:
         """Wait for something that is due, but not past a change that time alone brings."""
         if self.lease is None:
@@ -354,6 +348,12 @@ class Campaign:
 
     # Inside, about writes
 
+    @property
+    def _undecided(self) -> list[Write]:
+        """The open writes that may still change the latest entry."""
+        known = self.latest
+        return [w for w in self._open if known is not None and w.expected == known.revision]
+
     def _new_term(self, nominee: Nominee) -> Record:
         return Record(
             revision=0,
@@ -379,7 +379,7 @@ class Campaign:
 
         A refusal alone explains nothing: it can hit the rightful holder (nats-server#7281).
         """
-        lapsed = isinstance(known, Record) and now >= self._lapse_at
+        lapsed = isinstance(known, Record) and now >= self.lapse_at
         if lapsed or known.revision == write.expected:
             self._look_at = now
 

@@ -16,7 +16,7 @@ from incumbent import clock
 from incumbent.campaign import NEVER, Campaign, Create, Lease, Look, Member, Renew, Wait, Write
 from incumbent.errors import BucketError
 from incumbent.events import Event
-from incumbent.model import Nominee, Record, State
+from incumbent.model import Entry, Nominee, Record, State
 from incumbent.ports import Answer, Bucket, Observer, Outcome, Sighting
 from incumbent.timing import Timing
 
@@ -83,6 +83,11 @@ class Driver:
     def tenure(self) -> int:
         """Which of our leases this is, in a row that counts those without a gap as one."""
         return self.campaign.tenure if self.campaign is not None else 0
+
+    @property
+    def latest(self) -> Entry | None:
+        """The latest entry known, a record or not."""
+        return self.campaign.latest if self.campaign is not None else None
 
     @property
     def record(self) -> Record | None:

@@ -285,7 +285,7 @@ class Election:
             self._store,
             self.key,
             happened=self._happened,
-            trying=self._trying if self._on_campaign is not None else None,
+            trying=self._trying,
         )
         self._end = [self._store.listen(self._configure), self._driver.end]
         self._configure()

@@ -53,7 +53,7 @@ class Follower:
         return settled
 
     async def _settle(self, campaign: Campaign, *, withdrawn: bool, blind: bool) -> bool:
-        if campaign.record is not None and (left := _lapses_at(campaign) - clock.now()) > 0:
+        if campaign.record is not None and (left := campaign.lapse_at - clock.now()) > 0:
             self._wake(left)  # without markers nobody tells that it has lapsed
             if blind:
                 return True
@@ -78,7 +78,7 @@ class Follower:
             return token if looked and same else None
 
         done = await self._labels.add(
-            pod, warrant=warrant, until=lambda: _lapses_at(campaign), first=True
+            pod, warrant=warrant, until=lambda: campaign.lapse_at, first=True
         )
         self._answers = self._answers or done is not None
         return done is not None
@@ -88,7 +88,7 @@ class Follower:
         """The candidate that holds the live record, and its token; a stranger has none: 0."""
         campaign = self._driver.campaign
         record = campaign.record if campaign is not None else None
-        if campaign is None or record is None or clock.now() >= _lapses_at(campaign):
+        if campaign is None or record is None or clock.now() >= campaign.lapse_at:
             return None
         pod = meant_pod(record, self._site, self._labels.known, self._labels.resource)
         if pod is None or why_not(pod, self._labels.resource.selector):
@@ -97,8 +97,3 @@ class Follower:
 
     def _shows(self, pod: Pod, token: int) -> bool:
         return shows(pod, self._labels.resource, token)
-
-
-def _lapses_at(campaign: Campaign) -> float:
-    """When the record expires, if nobody renews it, as far as was seen."""
-    return campaign.latest_at + campaign.timing.ttl

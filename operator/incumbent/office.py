@@ -115,9 +115,9 @@ class Office:
     @property
     def leader(self) -> Pod | None:
         """The pod that carries the leader label by right, if we are the steward."""
-        lease = self._driver.lease
         if self.resource.observed:
             return self._follower.leader
+        lease = self._driver.lease
         if lease is None or not self._driver.leads:
             return self._kept
         pod = self._holder(lease.record)
@@ -134,7 +134,8 @@ class Office:
         lease = self._driver.lease
         uid = lease.record.pod_uid if lease is not None and self._driver.leads else ""
         if self.resource.observed:
-            uid = self.leader.uid if self.leader is not None else ""
+            leader = self._follower.leader
+            uid = leader.uid if leader is not None else ""
         return [
             pod for pod in labelled(self._labels.known, self.resource) if uid not in {"", pod.uid}
         ]
@@ -188,10 +189,8 @@ class Office:
             return True
         if self.resource.observed:
             return await self._follower.settle(campaign, withdrawn=withdrawn, blind=blind)
-        chosen = None if withdrawn else choose(self.able, campaign.evicted)
         kept = None if withdrawn else self._kept
-        if kept is not None:
-            chosen = kept
+        chosen = None if withdrawn else kept or choose(self.able, campaign.evicted)
         vacant = campaign.lease is None and (self.lapsed or not campaign.stands_by)
         if vacant and not await self._stood_aside(campaign.timing.interval):
             chosen = None
@@ -287,10 +286,7 @@ class Office:
         if why_not(replace(pod, ready=True), self.resource.selector):
             return False
         self._unready_since = min(self._unready_since, clock.now())
-        left = self._unready_since + self.resource.unready_grace - clock.now()
-        if left > 0:
-            self._wake(left)
-        return left > 0
+        return not self._reached(self._unready_since + self.resource.unready_grace)
 
     async def _step_aside(self, record: Record, wanted: str, *, since: float) -> bool:
         """Carry out a request to step down; return whether there is nothing left to try again."""
@@ -390,9 +386,7 @@ class Office:
             self._undone_since, self._patience = NEVER, UNDONE_AFTER
             return True
         self._undone_since = min(self._undone_since, now)
-        left = self._undone_since + self._patience - now
-        if left > 0:
-            self._wake(left)
+        if not self._reached(self._undone_since + self._patience):
             return True
         self._undone_since = now
         self._wake(self._patience)
@@ -411,10 +405,7 @@ class Office:
         """
         campaign = self._driver.campaign
         until = campaign.doubtful_until if campaign is not None else NEVER
-        if until in {NEVER, self._doubted}:
-            return
-        if clock.now() < until:
-            self._wake(until - clock.now())
+        if until in {NEVER, self._doubted} or not self._reached(until):
             return
         self._doubted = until
         if not (self.resource.holds or await self._relieved_by_status()):
@@ -471,11 +462,12 @@ class Office:
 
         Not if somebody else holds the record, or has deleted it, or it was released.
         """
-        campaign, carriers = self._driver.campaign, labelled(self._labels.known, self.resource)
-        latest = campaign.latest if campaign is not None else None
-        if not self.resource.holds or latest is None or len(carriers) != 1:
+        latest, lease = self._driver.latest, self._driver.lease
+        if not self.resource.holds or latest is None:
             return None
-        lease = self._driver.lease
+        carriers = labelled(self._labels.known, self.resource)
+        if len(carriers) != 1:
+            return None
         again = lease is not None and lease.record.pod_uid == carriers[0].uid
         if isinstance(latest, Record) and not (self.lapsed or again):
             return None
@@ -492,9 +484,7 @@ class Office:
             self._aside_since = NEVER
             return True
         self._aside_since = min(self._aside_since, clock.now())
-        left = self._aside_since + interval - clock.now()
-        if left > 0:
-            self._wake(left)
+        if not self._reached(self._aside_since + interval):
             return False
         await self._step_down.clear(self.resource)
         return True
@@ -509,20 +499,17 @@ class Office:
 
     async def _take_office(self, pod: Pod, *, since: float) -> bool:
         """Create the record for a pod, after everything that could carry the label is fenced."""
-        held, campaign = self._last_held, self._driver.campaign
-        vacancy = campaign.latest if campaign is not None else None
-
-        def still() -> bool:
-            latest = campaign.latest if campaign is not None else None
-            return self._last_held == held and latest == vacancy
-
-        key = self.resource.key
+        held, key = self._last_held, self.resource.key
+        prepared = held, self._driver.latest
         if held is not None and held.pod_uid != pod.uid:
             await self._labels.strip_all([self._pod_of(held)])
         elif await self._cluster.get_election(key.namespace, key.name) is None:
             return True  # deleted; and who cannot reach the API server could label nobody
         # The pod was read before this write, as the warrant of a label has to be.
-        if not await self._driver.create(self._nominee(pod), still=still):
+        created = await self._driver.create(
+            self._nominee(pod), still=lambda: (self._last_held, self._driver.latest) == prepared
+        )
+        if not created:
             return True  # the campaign knows when to try again
         if not self._driver.leads:
             return True
@@ -568,6 +555,13 @@ class Office:
         named = self._pod_of(record)
         pod = await self._cluster.get_pod(named.namespace, named.name)
         return pod if pod is not None and pod.uid == named.uid else None
+
+    def _reached(self, when: float) -> bool:
+        """Whether it is this late; if it is not, there will be another pass when it is."""
+        left = when - clock.now()
+        if left > 0:
+            self._wake(left)
+        return left <= 0
 
     def _deadline(self) -> float:
         lease = self._driver.lease

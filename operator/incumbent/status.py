@@ -117,9 +117,9 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
         **{name: value for name, value in before.items() if name in lasting},
     }
     if record is not None:
-        status["transitions"] += _begins_reign(situation, record, before)
+        status["transitions"] += _begins_reign(record, resource, before)
         status["holder"] = record.holder
-        if not (record.stranger or _goes_back(situation, before)):
+        if _gives_token(record, resource, before):
             status["token"] = record.term
     known = before if status.get("token") == before.get("token") else {}
     if record is not None and situation.steward:
@@ -212,22 +212,23 @@ def _leader(pod: Pod, since: str) -> dict[str, str]:
     return {name: value for name, value in shown.items() if value}
 
 
-def _goes_back(situation: Situation, before: Mapping[str, Any]) -> bool:
-    """Whether the status knows a higher token than that of the record, and shall keep it."""
-    if situation.record is None or situation.resource.accepts_lower_tokens:
-        return False
-    return bool(situation.record.term < before.get("token", 0))
+def _gives_token(record: Record, resource: Resource, before: Mapping[str, Any]) -> bool:
+    """Whether the status takes the token of a record: a lower one has to be accepted.
+
+    A stranger's record has none; its revision is another one with each renewal.
+    """
+    grows = record.term >= before.get("token", 0)
+    return not record.stranger and (grows or resource.accepts_lower_tokens)
 
 
-def _begins_reign(situation: Situation, record: Record, before: Mapping[str, Any]) -> bool:
+def _begins_reign(record: Record, resource: Resource, before: Mapping[str, Any]) -> bool:
     """Whether a record is of another reign than the last one that the status knew.
 
-    A stranger's record has a new revision with each renewal and no term, so its holder decides. So
-    it is with one whose token the status does not take.
+    Where it gives no token, the holder decides.
     """
-    if record.stranger or _goes_back(situation, before):
-        return record.holder != before.get("holder")
-    return record.term != before.get("token")
+    if _gives_token(record, resource, before):
+        return record.term != before.get("token")
+    return record.holder != before.get("holder")
 
 
 def _term(status: Mapping[str, Any]) -> tuple[str, int | None]:

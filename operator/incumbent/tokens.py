@@ -23,14 +23,16 @@ class TokenGuard:
     """
 
     def __init__(self) -> None:
-        self.highest = 0
-        """The highest token that was seen of the election, whoever led."""
         self._learnt: deque[tuple[float, int]] = deque(maxlen=_KEPT)
+
+    @property
+    def highest(self) -> int:
+        """The highest token that was seen of the election, whoever led; 0 if none was."""
+        return self._learnt[-1][1] if self._learnt else 0
 
     def learn(self, token: int, now: float) -> None:
         """Take in that there was a term with this token."""
         if token > self.highest:
-            self.highest = token
             self._learnt.append((now, token))
 
     def refuses(self, lease: Lease) -> bool:
@@ -42,6 +44,5 @@ class TokenGuard:
 
     def accept(self, lease: Lease) -> None:
         """Let tokens grow from that of a lease on."""
-        self.highest = lease.record.term
         self._learnt.clear()
-        self._learnt.append((lease.sent_at, self.highest))
+        self._learnt.append((lease.sent_at, lease.record.term))

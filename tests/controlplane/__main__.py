@@ -43,6 +43,7 @@ def _run(arguments: argparse.Namespace) -> int:
     match arguments.command:
         case "build":
             build.programs()
+            build.helms()
         case "up":
             build.programs()
             if not shared.running(arguments.folder.absolute()):

