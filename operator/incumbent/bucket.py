@@ -38,7 +38,6 @@ from incumbent.errors import (
     BucketDenied,
     BucketError,
     BucketUnreachable,
-    ConfigurationError,
     NotSent,
 )
 from incumbent.stream import LONGEST_PAUSE, NatsBucket, Take, pause
@@ -53,6 +52,8 @@ MOST_PINGS = 2
 event loop that was busy for long has to read first what has arrived."""
 
 _PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
+
+_GRANT = "grant it to our user, as docs/nats.md says"
 
 log = structlog.get_logger(__name__)
 
@@ -102,7 +103,7 @@ class Nats:
                 task.cancel()
             # Perhaps more than once: in Python 3.11 `wait_for` can lose a cancellation.
             await asyncio.wait(self._tasks, timeout=0.1)
-        self._down("the connection to NATS was closed")
+        self._down(BucketUnreachable("the connection to NATS was closed"))
 
     async def __aenter__(self) -> Self:
         """Start it."""
@@ -230,7 +231,7 @@ class Nats:
             failures = 0 if clock.now() - began > LONGEST_PAUSE else failures + 1
             await pause(failures)
 
-    async def _serve(self, client: _Client, url: str) -> str:
+    async def _serve(self, client: _Client, url: str) -> BucketError:
         """Connect, wait for the end of the connection, and return why it ended."""
         try:
             await client.open()
@@ -238,27 +239,30 @@ class Nats:
             await client.subscribe(f"{self._inbox}.*", cb=self._answered)
             await client.flush(timeout=CONNECT_TIMEOUT)
             if client.lost.done():
-                return words(client.lost.result(), url)
+                return _problem(client.lost.result(), url)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next try may do better
-            return words(error, url)
+            return _problem(error, url)
         self._client, self.problem = client, ""
         self._up.set()
         self._complained.clear()
         server = server_of(url)
         log.info("nats.connected", server=server, version=client.version)
-        return f"the connection to NATS at {server} was lost: {said(await client.wait_lost())}"
+        lost = await client.wait_lost()
+        if isinstance(lost, BucketDenied):
+            return lost
+        return BucketUnreachable(f"the connection to NATS at {server} was lost: {said(lost)}")
 
-    def _down(self, problem: str) -> None:
+    def _down(self, error: BucketError) -> None:
         """Take in that there is no connection; nobody waits for an answer any more."""
-        self._client, self.problem = None, problem
+        self._client, self.problem = None, str(error)
         self._up.clear()
         for _, answer in self._requests.values():
-            _resolve(answer, BucketUnreachable(problem))
+            _resolve(answer, BucketUnreachable(self.problem))
         for bucket in self._buckets.values():
-            bucket.disconnected(problem)
-        if problem not in self._complained and not self._closed:
-            self._complained.add(problem)
-            log.warning("nats.unreachable", problem=problem)
+            bucket.disconnected(error)
+        if self.problem not in self._complained and not self._closed:
+            self._complained.add(self.problem)
+            log.warning("nats.unreachable", problem=self.problem)
 
     async def _answered(self, message: Msg) -> None:
         _, _, token = message.subject.rpartition(".")
@@ -281,7 +285,7 @@ class Nats:
         """Take in that we may not publish to a subject; it was turned into lower case."""
         for asked, answer in self._requests.values():
             if asked.lower() == subject:
-                msg = f"NATS refuses us the subject {asked}: grant it to the operator's user"
+                msg = f"NATS refuses us the subject {asked}: {_GRANT}"
                 _resolve(answer, BucketDenied(msg))
 
 
@@ -364,12 +368,16 @@ class _Client(Client):
         elif permission[1] == "publish":
             self._denied(permission[2])
         else:
-            msg = "NATS refuses us to subscribe to _INBOX.>: grant it to the operator's user"
-            await self._process_op_err(ConfigurationError(msg))
+            msg = f"NATS refuses us to subscribe to _INBOX.>: {_GRANT}"
+            await self._process_op_err(BucketDenied(msg))
 
     async def _process_op_err(self, e: Exception) -> None:
         if not self.lost.done():
             self.lost.set_result(e)
+
+
+def _problem(error: Exception, url: str) -> BucketError:
+    return error if isinstance(error, BucketDenied) else BucketUnreachable(words(error, url))
 
 
 def _resolve(answer: asyncio.Future[bytes | BucketError], result: bytes | BucketError) -> None:

@@ -532,8 +532,9 @@ class Campaigner:
         now = clock.now()
         steward = (self._reporter.status.get("steward") or {}).get("replica", self._replica.name)
         patience = PATIENCE if steward == self._replica.name else PATIENCE_WITH_PEERS
-        trouble = self._trouble.look(self._bucket.problem, now, patience=patience)
-        blink = trouble is None and self._bucket.problem is not None
+        error = self._bucket.problem or self._bucket.denied.get(self.resource.record_key)
+        trouble = self._trouble.look(error, now, patience=patience)
+        blink = trouble is None and error is not None
         if blink:
             self._wake_in(patience)
         if 0 <= self._trouble.lasts(BucketNotFound, now) < self._known_ttl:

@@ -328,7 +328,7 @@ class Election:
         if store is None or driver is None or self._stopping:
             return
         info, before = store.settings, self._settings
-        self.problem, self._settings = store.problem, info
+        self.problem, self._settings = store.problem or store.denied.get(self.key), info
         timing = self._timing(info) if info is not None else None
         if driver.campaign is not None:
             self._go_on(driver, timing, info, before)

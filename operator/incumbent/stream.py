@@ -14,7 +14,13 @@ from typing import Any, Protocol
 import structlog
 
 from incumbent import clock, jetstream, wire
-from incumbent.errors import BucketError, BucketNotFound, BucketUnreachable, NotSent
+from incumbent.errors import (
+    BucketDenied,
+    BucketError,
+    BucketNotFound,
+    BucketUnreachable,
+    NotSent,
+)
 from incumbent.model import BucketInfo, Entry, Nothing, Peer
 from incumbent.ports import Answer, Outcome, Sighting
 
@@ -82,6 +88,8 @@ class NatsBucket:
         """Why the bucket cannot be used now; None while it can, and before the first look."""
         self.settings: BucketInfo | None = None
         """What the server said last."""
+        self.denied: dict[str, BucketDenied] = {}
+        """Keys of which NATS refused us a write since it is connected; a later one may succeed."""
         self._connection = connection
         self._api = f"$JS.{connection.domain}.API" if connection.domain else "$JS.API"
         # nats-py's KeyValue forgets the domain here, and writes to a stream of the leaf node.
@@ -91,6 +99,7 @@ class NatsBucket:
         self._listeners: dict[object, Callable[[], None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._feed: Feed | None = None
+        self._not_created: BucketError | None = None
         self._last_revision = 0
         self._server_ahead = 0.0
 
@@ -104,8 +113,13 @@ class NatsBucket:
             await self.info()
         except BucketNotFound:
             request = jetstream.stream_request(self.name, ttl=ttl, replicas=replicas)
-            await self._ask("STREAM.CREATE", request, timeout=CREATE_TIMEOUT)
+            try:
+                await self._ask("STREAM.CREATE", request, timeout=CREATE_TIMEOUT)
+            except BucketError as error:
+                self._not_created = error
+                raise
             log.info("bucket.created", bucket=self.name, ttl=ttl, replicas=replicas)
+        self._not_created = None
 
     async def info(self) -> BucketInfo:
         """Ask the server for the bucket's settings."""
@@ -139,6 +153,10 @@ class NatsBucket:
             answer = await self._ask("STREAM.MSG.GET", what, timeout=timeout)
         except jetstream.NoMessage:
             return Sighting(Nothing())
+        except BucketDenied as error:
+            if self._feed is not None:
+                self._feed.end(str(error))  # the next one begins with a read
+            raise
         entry, stored_at = jetstream.entry_from(answer["message"])
         return Sighting(entry, self._age(stored_at))
 
@@ -158,6 +176,7 @@ class NatsBucket:
             watchers.pop(token, None)
             if not watchers:
                 self._watchers.pop(key, None)
+                self.denied.pop(key, None)
             self._stop_if_idle()
 
         return end
@@ -195,13 +214,14 @@ class NatsBucket:
 
         return end
 
-    def disconnected(self, problem: str) -> None:
+    def disconnected(self, problem: BucketError) -> None:
         """Take in that there is no connection, and why."""
+        self.denied.clear()
         if self._task is not None:
             if self._feed is not None:
                 self._feed.end("the connection was lost")
                 self._feed = None
-            self._set_problem(BucketUnreachable(problem))
+            self._set_problem(problem)
 
     # Requests
 
@@ -230,9 +250,24 @@ class NatsBucket:
             )
         except NotSent as failure:
             return Answer(Outcome.REFUSED, reason=str(failure))
+        except BucketDenied as failure:
+            self._permitted(key, failure)
+            return Answer(Outcome.UNKNOWN, reason=str(failure))
         except BucketError as failure:
             return Answer(Outcome.UNKNOWN, reason=str(failure))
+        self._permitted(key)
         return jetstream.answer_from(answer)
+
+    def _permitted(self, key: str, error: BucketDenied | None = None) -> None:
+        """Take in whether we may write a key."""
+        if str(error or "") == str(self.denied.get(key, "")):
+            return
+        if error is None:
+            del self.denied[key]
+        else:
+            self.denied[key] = error
+            log.warning("bucket.denied", bucket=self.name, problem=str(error))
+        self._tell()
 
     # The watch
 
@@ -256,16 +291,27 @@ class NatsBucket:
                 reason = await self._follow()
                 log.info("bucket.watch_over", bucket=self.name, reason=reason)
             except BucketError as error:
-                if self._set_problem(error):
-                    log.warning("bucket.problem", bucket=self.name, problem=str(error))
+                if self._set_problem(self._with_reason(error)):
+                    log.warning("bucket.problem", bucket=self.name, problem=str(self.problem))
             except Exception:
                 log.exception("bucket.watch_failed", bucket=self.name)
             failures = 0 if clock.now() - began > LONGEST_PAUSE else failures + 1
             await pause(failures)
 
+    def _with_reason(self, error: BucketError) -> BucketError:
+        """Say of a bucket that is missing why it was not created, where that was tried."""
+        if not isinstance(error, BucketNotFound) or self._not_created is None:
+            return error
+        msg = f"there is no bucket {self.name}, and it cannot be created: {self._not_created}"
+        return BucketNotFound(msg)
+
     async def _follow(self) -> str:
         """Watch until that is over, and return why."""
         await self._look()
+        for key in tuple(self._watchers)[:1]:
+            # Who watches a key will have to read it one day, and should not learn then that it may
+            # not.
+            await self.read(key, timeout=REQUEST_TIMEOUT)
         feed = Feed(f"$KV.{self.name}.", self._last_revision, self._show, self._age)
         try:
             async with self._connection.subscribe(feed.take) as inbox:

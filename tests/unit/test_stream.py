@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from incumbent import clock, stream
-from incumbent.errors import BucketInvalid, BucketUnreachable
+from incumbent.errors import BucketDenied, BucketInvalid, BucketNotFound, BucketUnreachable
 from incumbent.model import Nothing
-from incumbent.ports import Sighting
+from incumbent.ports import Outcome, Sighting
 from incumbent.stream import NatsBucket, Take
 
 pytestmark = pytest.mark.looptime
@@ -74,6 +74,8 @@ class Server:
             pending = len(self.messages)
             self.spawn(self._deliver(dict(self.messages)), name="consumer")
             return {"num_pending": pending}
+        if call == "STREAM.MSG.GET":
+            return {"error": {"code": 404, "err_code": 10037}}
         return {
             "config": {"max_age": int(self.ttl * 1e9)},
             "created": self.created,
@@ -448,7 +450,7 @@ async def test_a_lost_connection_is_a_problem_of_the_bucket(
     """Until there is one again, and the watch has shown what there is."""
     async with watched(bucket) as shown:
         server.up.clear()
-        bucket.disconnected("gone")
+        bucket.disconnected(BucketUnreachable("gone"))
         assert isinstance(bucket.problem, BucketUnreachable)
         late: list[Sighting] = []
         end = bucket.watch("a", late.append)
@@ -467,12 +469,121 @@ async def test_a_bucket_that_nobody_watches_has_no_problem(
     server: Server, bucket: NatsBucket
 ) -> None:
     """It does nothing, and cannot know."""
-    bucket.disconnected("gone")
+    bucket.disconnected(BucketUnreachable("gone"))
     assert bucket.problem is None
     end = bucket.watch("a", lambda _: None)
     end()
     await asyncio.sleep(1)
     assert server.calls == []
+
+
+# Permissions
+
+DENIED = BucketDenied("NATS refuses us the subject")
+
+
+@contextmanager
+def refusing(server: Server, refused: Mapping[str, Exception]) -> Iterator[None]:
+    """Answer some calls with an error."""
+
+    def refuse(call: str) -> None:
+        if call in refused:
+            raise refused[call]
+
+    server.on_call = refuse
+    yield
+    server.on_call = lambda _: None
+
+
+async def test_a_write_that_is_not_permitted_is_told_of_its_key(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """Once, until a later write of the key is answered, whatever the answer; others go on."""
+    told: list[list[str]] = []
+    async with watched(bucket):
+        end = bucket.listen(lambda: told.append(list(bucket.denied)))
+        with refusing(server, {"$KV.B.a": DENIED}):
+            for key in "aab":
+                answer = await bucket.write(key, "x", expected=0, headers={}, timeout=1)
+                assert answer.outcome is Outcome.UNKNOWN
+        assert bucket.denied == {"a": DENIED}
+        assert bucket.problem is None
+        await bucket.remove("a", expected=0, headers={}, timeout=1)
+        assert told == [["a"], []]
+        end()
+
+
+@pytest.mark.parametrize("how", ("the connection is lost", "nobody watches the key"))
+async def test_a_denied_write_is_forgotten(server: Server, bucket: NatsBucket, how: str) -> None:
+    """On the next connection there may be other rights, and another election on the key."""
+    end = bucket.watch("a", lambda _: None)
+    with refusing(server, {"$KV.B.a": DENIED}):
+        await bucket.write("a", "x", expected=0, headers={}, timeout=1)
+    assert bucket.denied == {"a": DENIED}
+    if how == "the connection is lost":
+        bucket.disconnected(BucketUnreachable("gone"))
+        assert bucket.denied == {}
+    end()
+    assert bucket.denied == {}
+
+
+async def test_a_bucket_whose_keys_may_not_be_read_is_not_usable(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """That is found out at the beginning, or with the first read, and heals by itself."""
+    with refusing(server, {"STREAM.MSG.GET": DENIED}):
+        end = bucket.watch("a", lambda _: None)
+        await asyncio.sleep(1)
+        assert bucket.problem is DENIED
+    await asyncio.sleep(2)
+    assert bucket.problem is None
+
+    with refusing(server, {"STREAM.MSG.GET": DENIED}):
+        with pytest.raises(BucketDenied):
+            await bucket.read("a", timeout=1)
+        await asyncio.sleep(1)
+        assert bucket.problem is DENIED
+    await asyncio.sleep(2)
+    assert bucket.problem is None
+    end()
+
+
+async def test_who_follows_all_keys_needs_no_right_to_read_one(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """The list of who holds what comes from the watch alone."""
+    seen: list[str] = []
+    with refusing(server, {"STREAM.MSG.GET": DENIED}):
+        end = bucket.follow(lambda key, _: seen.append(key))
+        await asyncio.sleep(1)
+    assert seen == [""]
+    assert bucket.problem is None
+    end()
+
+
+async def test_a_missing_bucket_that_cannot_be_created_tells_why(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """Who has asked for its creation is not told to ask for it."""
+    missing = BucketNotFound("create it")
+    refused = {"STREAM.INFO": missing}
+    with refusing(server, refused):
+        end = bucket.listen(lambda: None)
+        await asyncio.sleep(1)
+        assert str(bucket.problem) == "create it"
+
+        refused["STREAM.CREATE"] = DENIED
+        with pytest.raises(BucketDenied):
+            await bucket.create(ttl=30, replicas=1)
+        await asyncio.sleep(2)
+        assert isinstance(bucket.problem, BucketNotFound)
+        assert str(bucket.problem) == f"there is no bucket B, and it cannot be created: {DENIED}"
+
+        del refused["STREAM.CREATE"]
+        await bucket.create(ttl=30, replicas=1)
+        await asyncio.sleep(2)
+        assert str(bucket.problem) == "create it"
+    end()
 
 
 # Ages
