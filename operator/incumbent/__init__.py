@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from incumbent.election import Election, HolderChanged, StoppedError
     from incumbent.errors import ConfigurationError, IncumbentError
     from incumbent.events import Lost, Won
-    from incumbent.model import Profile, State
+    from incumbent.model import Profile, Promotion, State
 
 __all__ = [
     "ConfigurationError",
@@ -23,6 +23,7 @@ __all__ = [
     "Lost",
     "NatsAccess",
     "Profile",
+    "Promotion",
     "State",
     "StoppedError",
     "Won",
@@ -36,6 +37,7 @@ _MODULES = {
     "Lost": "events",
     "NatsAccess": "access",
     "Profile": "model",
+    "Promotion": "model",
     "State": "model",
     "StoppedError": "election",
     "Won": "events",

@@ -29,7 +29,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from incumbent.events import Event, Loss, Lost, Relieved, Won
-from incumbent.model import Cause, Entry, Marker, Nominee, Nothing, Profile, Record, State
+from incumbent.model import (
+    Cause,
+    Entry,
+    Marker,
+    Nominee,
+    Nothing,
+    Profile,
+    Promotion,
+    Record,
+    State,
+)
 from incumbent.ports import Answer, Outcome, Sighting
 from incumbent.steps import NEVER, Create, Lease, Look, Member, Renew, Step, Wait, Write
 from incumbent.succession import Succession
@@ -207,7 +217,7 @@ class Campaign:
         latest = self.latest or Nothing()
         expected = 0 if isinstance(latest, Record) else latest.revision
         promotable_at = self._past.settled_at(latest, self.latest_at, self.timing)
-        if self.timing.profile is Profile.CHORIA:
+        if self.timing.promotion is Promotion.NEXT_CAMPAIGN:
             promotable_at = max(promotable_at, now + self.timing.interval)
         return self._begin(self._new_term(self.nominee), expected, now, promotable_at)
 
@@ -411,8 +421,8 @@ class Campaign:
         if self.lease is not None and self.lease.acts_from < NEVER:
             return self.lease.acts_from
         relay = self.record is not None and self.record.promoted
-        choria = self.timing.profile is Profile.CHORIA
-        return now + STAND_DOWN if choria and not relay else now
+        late = self.timing.promotion is Promotion.NEXT_CAMPAIGN and not relay
+        return now + STAND_DOWN if late else now
 
     # Inside, about news
 

@@ -351,7 +351,14 @@ class Campaigner:
             msg = f"bucket {info.name} is a mirror or an aggregate, which cannot hold an election"
             return None, Problem("BucketInvalid", msg)
         try:
-            timing = timing_for(info.ttl, interval=self.resource.interval)
+            timing = timing_for(
+                info.ttl,
+                profile=self.resource.profile,
+                interval=self.resource.interval,
+                splay=self.resource.splay,
+                promotion=self.resource.promotion,
+                backoff=self.resource.backoff,
+            )
         except ConfigurationError as error:
             return None, problem_from(error)
         if before is not None and info.ttl < before.ttl <= MAXIMUM_TTL:

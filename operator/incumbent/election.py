@@ -24,7 +24,7 @@ from incumbent.campaign import Campaign, Member
 from incumbent.driver import Driver
 from incumbent.errors import BucketInvalid, ConfigurationError, IncumbentError
 from incumbent.events import Event, Lost, Relieved, Won
-from incumbent.model import BucketInfo, Nominee, Profile, State
+from incumbent.model import BucketInfo, Nominee, Profile, Promotion, State
 from incumbent.names import bucket_name, identity_name, key_name, nats_url
 from incumbent.ports import WatchedBucket
 from incumbent.timing import Backoff, Timing, timing_for
@@ -77,7 +77,9 @@ class Election:
         profile: `Profile.PROMPT`, or `Profile.CHORIA` for exactly the manners of a Choria member.
         interval: seconds between renewals instead of the profile's.
         splay: longest random delay of the first campaign, in seconds, instead of the profile's.
-        backoff: for the Choria profile: seconds to the next try, by the number of failed tries.
+        promotion: when leadership begins after the record was won, instead of the profile's.
+        backoff: seconds to the next try, by the number of failed tries, instead of the interval; in
+            the Prompt profile they are counted from the eighth on.
         on_won: called when leadership begins. It should start the work, not be the work: `on_lost`
             is not called before it returned.
         on_lost: called when it has ended. At `stop` the key is released only after it returned,
@@ -101,6 +103,7 @@ class Election:
         profile: Profile = Profile.PROMPT,
         interval: float | None = None,
         splay: float | None = None,
+        promotion: Promotion | None = None,
         backoff: Backoff | None = None,
         on_won: Callback | None = None,
         on_lost: Callback | None = None,
@@ -118,7 +121,12 @@ class Election:
             urls = [nats_url(url) for url in ([nats] if isinstance(nats, str) else nats)]
             self._nats = NatsAccess(urls, name=f"incumbent {self.identity}")
         self._timing_for = functools.partial(
-            timing_for, profile=profile, interval=interval, splay=splay, backoff=backoff
+            timing_for,
+            profile=profile,
+            interval=interval,
+            splay=splay,
+            promotion=promotion,
+            backoff=backoff,
         )
         self._on_won, self._on_lost, self._on_campaign = on_won, on_lost, on_campaign
         self._replica = f"{self.identity}/{secrets.token_hex(4)}"

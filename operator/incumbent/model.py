@@ -30,6 +30,15 @@ class Profile(enum.Enum):
     CHORIA = "Choria"
 
 
+class Promotion(enum.Enum):
+    """When the holder of a new record may act."""
+
+    AUTO = "Auto"
+    """As soon as nobody who held the key before can act any more."""
+    NEXT_CAMPAIGN = "NextCampaign"
+    """Not before the next stored write, as with a Choria member."""
+
+
 @dataclass(frozen=True, slots=True)
 class Nominee:
     """Who is to hold the record: an identity, and for a pod its UID."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from incumbent.model import ElectionKey
+from incumbent.model import ElectionKey, Profile, Promotion
+from incumbent.timing import ExponentialBackoff
 
 GROUP = "incumbent.dev"
 VERSION = "v1alpha1"
@@ -82,7 +83,12 @@ class Resource:
     observed: bool
     """Whether the members campaign by themselves, and the operator only follows."""
     suspend: bool
+    profile: Profile
     interval: float | None
+    splay: float | None
+    promotion: Promotion | None
+    backoff: ExponentialBackoff | None
+    """None of the four: what the profile says."""
     bucket: str
     """The effective one: remembered in the status, or of the spec, or the operator's."""
     record_key: str
@@ -120,7 +126,7 @@ def resource_from(body: Mapping[str, Any], *, default_bucket: str) -> Resource:
     status = body.get("status") or {}
     namespace, name = metadata["namespace"], metadata["name"]
     handover = spec.get("handover") or {}
-    interval = (spec.get("campaign") or {}).get("intervalSeconds")
+    campaign = spec.get("campaign") or {}
     return Resource(
         key=ElectionKey(namespace, name),
         uid=metadata["uid"],
@@ -130,7 +136,11 @@ def resource_from(body: Mapping[str, Any], *, default_bucket: str) -> Resource:
         selector=_selector(spec.get("selector") or {}),
         observed=spec.get("mode", "Managed") == "Observed",
         suspend=bool(spec.get("suspend", False)),
-        interval=None if interval is None else float(interval),
+        profile=_PROFILES.get(campaign.get("profile", ""), Profile.PROMPT),
+        interval=campaign.get("intervalSeconds"),
+        splay=campaign.get("splaySeconds"),
+        promotion=_PROMOTIONS.get(campaign.get("promotion", "")),
+        backoff=_backoff(campaign.get("backoff")),
         bucket=(status.get("bucket") or {}).get("name") or spec.get("bucket") or default_bucket,
         record_key=status.get("key") or spec.get("key") or f"{namespace}.{name}",
         label_key=status.get("labelKey")
@@ -143,6 +153,16 @@ def resource_from(body: Mapping[str, Any], *, default_bucket: str) -> Resource:
         accepts_lower_tokens=spec.get("onTokenRegress", "Stop") == "Accept",
         site=status.get("site", ""),
     )
+
+
+_PROFILES = {profile.value: profile for profile in Profile}
+_PROMOTIONS = {promotion.value: promotion for promotion in Promotion}
+
+
+def _backoff(backoff: Mapping[str, Any] | None) -> ExponentialBackoff | None:
+    if backoff is None:
+        return None
+    return ExponentialBackoff(backoff["initialSeconds"], backoff["factor"], backoff["maxSeconds"])
 
 
 def _selector(selector: Mapping[str, Any]) -> Selector:

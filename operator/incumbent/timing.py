@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from incumbent.errors import ConfigurationError
-from incumbent.model import Profile
+from incumbent.model import Profile, Promotion
 
 MINIMUM_TTL = 1.0
 MAXIMUM_TTL = 3600.0
@@ -47,6 +47,23 @@ replicated removal is pending). Eight tries cover 1.2 to 2.3 s.
 Backoff = Callable[[int], float]
 """The seconds until the next try, by the number of tries that did not succeed."""
 
+_MOST_GROWTH = 100
+"""Tries after which an `ExponentialBackoff` grows no more: with any factor that is noticed its
+maximum is long reached, and the power is still a float."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExponentialBackoff:
+    """A pause that grows by a factor with each try, up to a maximum."""
+
+    initial: float
+    factor: float
+    maximum: float
+
+    def __call__(self, tries: int) -> float:
+        """Return the seconds until the next try, after this many tries, the first being 1."""
+        return min(self.maximum, self.initial * self.factor ** min(tries - 1, _MOST_GROWTH))
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -60,6 +77,7 @@ class Timing:
     """Between the own deadline and the moment when the server may remove the record."""
     splay: float = 0.0
     """The first campaign comes at a random moment up to this late."""
+    promotion: Promotion = Promotion.AUTO
     backoff: Backoff | None = None
 
     @property
@@ -100,13 +118,12 @@ class Timing:
             tries: attempts at the present vacancy so far; 0 for a member that holds the record.
             jitter: a random number in [0, 1).
         """
-        if self.profile is Profile.CHORIA:
-            if self.backoff is not None and tries:
-                return max(MINIMUM_INTERVAL, self.backoff(tries))
-            return self.interval
-        if tries >= FAST_TRIES:
-            return self.interval * (1 + jitter / 10)
-        return retry_pause(tries, jitter)
+        prompt = self.profile is Profile.PROMPT
+        if prompt and tries < FAST_TRIES:
+            return retry_pause(tries, jitter)
+        if self.backoff is not None and tries:
+            return max(MINIMUM_INTERVAL, self.backoff(tries - FAST_TRIES + 1 if prompt else tries))
+        return self.interval * (1 + jitter / 10) if prompt else self.interval
 
 
 def retry_pause(tries: int, jitter: float) -> float:
@@ -120,6 +137,7 @@ def timing_for(
     profile: Profile = Profile.PROMPT,
     interval: float | None = None,
     splay: float | None = None,
+    promotion: Promotion | None = None,
     backoff: Backoff | None = None,
 ) -> Timing:
     """Derive the durations from the bucket's TTL.
@@ -129,7 +147,9 @@ def timing_for(
         profile: where the defaults come from.
         interval: seconds between renewals instead of the profile's.
         splay: longest random delay of the first campaign instead of the profile's.
-        backoff: only honoured in the Choria profile, as a candidate.
+        promotion: when a new holder may act, instead of the profile's.
+        backoff: the pauses between tries at a vacancy instead of the interval; in the Prompt
+            profile from the eighth try on.
 
     Raises:
         ConfigurationError: a limit is broken; the message is one sentence that says which.
@@ -162,7 +182,10 @@ def timing_for(
     if not 0 <= splay < math.inf:
         msg = f"campaign splay must be 0 seconds or more, it is {_seconds(splay)}"
         raise ConfigurationError(msg)
-    timing = Timing(profile, ttl, interval, max(0.25, 0.1 * ttl), splay, backoff)
+    if promotion is None:
+        promotion = Promotion.NEXT_CAMPAIGN if profile is Profile.CHORIA else Promotion.AUTO
+    margin = max(0.25, 0.1 * ttl)
+    timing = Timing(profile, ttl, interval, margin, splay, promotion, backoff)
     if timing.lease - interval < MINIMUM_SCOPE:
         msg = (
             f"campaign interval of {_seconds(interval)} leaves no time to renew before the"

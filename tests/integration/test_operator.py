@@ -261,6 +261,18 @@ async def test_interval_can_be_changed(shared, operator):
     assert await shared.wait_leader() == leader
 
 
+async def test_election_may_have_the_manners_of_a_choria_member(shared, operator):
+    """It holds the record first, and is labelled after its second campaign."""
+    await shared.add_pods("one")
+    await shared.create(campaign={"profile": "Choria", "splaySeconds": 0})
+
+    await shared.kube.until(shared.path, lambda f: (f.get("status") or {}).get("holder"))
+    assert LEADER not in (await shared.labels()).values()
+
+    assert await shared.wait_leader() == "one"
+    assert (await operator.metrics())[series("campaign_interval_seconds", shared)] == 0.75 * TTL
+
+
 async def test_overwritten_record_ends_the_term(shared, operator, store):
     """A stranger's record is respected: the label goes at once."""
     await shared.lead("one")

@@ -117,6 +117,12 @@ def requiring(**expression):
     return selecting(matchExpressions=[{"key": "app"} | expression])
 
 
+def backing_off(**backoff):
+    whole = {"initialSeconds": 5, "factor": 1.5, "maxSeconds": 10} | backoff
+    given = {name: value for name, value in whole.items() if value is not None}
+    return election(campaign={"backoff": given})
+
+
 DEFAULT = "incumbent.dev/billing"
 """The label key of the election `billing`, unless it has another."""
 
@@ -209,6 +215,21 @@ OWN = (
         (election(campaign={"intervalSeconds": 0}), "spec.campaign.intervalSeconds", "to 1"),
         (election(campaign={"intervalSeconds": 3601}), "spec.campaign.intervalSeconds", "to 3600"),
         (election(campaign={"intervalSeconds": 1.5}), "spec.campaign.intervalSeconds", "integer"),
+        (election(campaign={"profile": "Slow"}), "spec.campaign.profile", '"Prompt", "Choria"'),
+        (election(campaign={"splaySeconds": -1}), "spec.campaign.splaySeconds", "to 0"),
+        (
+            election(campaign={"promotion": "AtOnce"}),
+            "spec.campaign.promotion",
+            '"Auto", "NextCampaign"',
+        ),
+        (backing_off(factor=0.5), "spec.campaign.backoff.factor", "to 1"),
+        (backing_off(initialSeconds=0), "spec.campaign.backoff.initialSeconds", "to 1"),
+        (backing_off(maxSeconds=None), "spec.campaign.backoff.maxSeconds", "Required"),
+        (
+            backing_off(maxSeconds=4),
+            "spec.campaign.backoff.maxSeconds",
+            "must be at least `initialSeconds`",
+        ),
         (election(suspend="yes"), "spec.suspend", "boolean"),
         (
             election(handover={"unreadyGraceSeconds": 3601}),
@@ -248,6 +269,8 @@ def test_what_cannot_work_is_refused_with_a_sentence(kubectl, wrong, field, mess
         election(mode="Observed"),
         election(campaign={"intervalSeconds": 1}),
         election(campaign={"intervalSeconds": 3600}),
+        election(campaign={"profile": "Choria", "splaySeconds": 0, "promotion": "Auto"}),
+        backing_off(factor=1, maxSeconds=5),
         election(label={"key": ".".join(["a" * 49] * 5) + "/" + "b" * 63}),
         # Another election's label, and one that ours would have if it had no other.
         selecting(matchLabels={"incumbent.dev/other": "leader"}),
@@ -296,7 +319,7 @@ def test_everything_else_can_be_changed(kubectl):
     kubectl.run("create", "-f", "-", given=election(**lasting))
     changed = {
         "suspend": True,
-        "campaign": {"intervalSeconds": 5},
+        "campaign": {"profile": "Choria", "intervalSeconds": 5, "promotion": "Auto"},
         "handover": {"unreadyGraceSeconds": 10, "preemption": "WhenReady"},
         "onBucketLoss": "Hold",
         "onTokenRegress": "Accept",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from incumbent import wire
 from incumbent.campaign import Campaign
-from incumbent.model import Profile, Record
+from incumbent.model import Profile, Promotion, Record
 from incumbent.timing import Backoff, timing_for
 from simulation.bucket import Habits, Nature, Server, Weather
 from simulation.members import Choria, Goal, Member, Party
@@ -152,7 +152,8 @@ class Scenario:
         return parties
 
     def _start(self, party: Party, name: str, profile: Profile, rate: float) -> None:
-        timing = timing_for(self.ttl, profile=profile, backoff=self._backoff)
+        promotion = self.world.random.choice((None, None, *Promotion))
+        timing = timing_for(self.ttl, profile=profile, promotion=promotion, backoff=self._backoff)
         member = self._member(
             self.world,
             self.server,
@@ -166,7 +167,8 @@ class Scenario:
         )
         party.members = [m for m in party.members if m.alive or m.leads] + [member]
         self.referee.members[name] = member
-        self.world.note(name, "starts, profile %s, clock %.4f", profile.value, rate)
+        manners = f"{profile.value}, {timing.promotion.value}"
+        self.world.note(name, "starts, %s, clock %.4f", manners, rate)
 
     def _start_choria(self, name: str, rate: float) -> None:
         choria = Choria(

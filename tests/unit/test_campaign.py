@@ -7,7 +7,7 @@ import pytest
 
 from incumbent.campaign import NEVER, Campaign, Create, Look, Member, Renew, Wait
 from incumbent.events import Loss, Lost, Relieved, Won
-from incumbent.model import Cause, Marker, Nominee, Nothing, Profile, Record, State
+from incumbent.model import Cause, Marker, Nominee, Nothing, Profile, Promotion, Record, State
 from incumbent.ports import Answer, Outcome, Sighting
 from incumbent.timing import timing_for
 from incumbent.wire import entry_from
@@ -1163,6 +1163,32 @@ def test_a_lost_answer_at_a_held_key_needs_no_look():
     record = scene.watch(scene.entry_of(write, 200))
 
     assert scene.campaign.lease.record == record
+
+
+def test_a_prompt_member_can_be_promoted_like_a_choria_member():
+    """It campaigns at once, and leads from its second stored write on, 200 ms later."""
+    scene = prompt(promotion=Promotion.NEXT_CAMPAIGN)
+
+    first = scene.store(scene.begin())
+    won_at = scene.now
+    assert not first.promoted
+    second = scene.store(scene.begin())
+
+    assert second.promoted
+    assert scene.now == won_at + scene.campaign.timing.interval
+    assert not scene.leads
+    assert scene.campaign.lease.acts_from == pytest.approx(scene.now + 0.2)
+
+
+def test_a_choria_member_can_be_promoted_at_once():
+    """It keeps its tick, and leads from its first stored write on where nobody led before."""
+    scene = choria(promotion=Promotion.AUTO)
+
+    record = scene.store(scene.begin())
+
+    assert record.promoted
+    assert scene.leads
+    assert scene.step == Wait(scene.now + CHORIA_INTERVAL)
 
 
 def test_a_choria_candidate_backs_off_by_tries_until_it_succeeds():

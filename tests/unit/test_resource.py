@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakecluster import make_election, selects
-from incumbent.model import ElectionKey
+from incumbent.model import ElectionKey, Profile, Promotion
 from incumbent.resource import Requirement, Selector, resource_from
+from incumbent.timing import ExponentialBackoff
 
 
 def resource(election=None, **spec):
@@ -138,7 +139,13 @@ def test_what_is_asked_for_is_read():
         mode="Observed",
         suspend=True,
         label={"key": "example.com/x"},
-        campaign={"intervalSeconds": 3},
+        campaign={
+            "profile": "Choria",
+            "intervalSeconds": 3,
+            "splaySeconds": 4,
+            "promotion": "Auto",
+            "backoff": {"initialSeconds": 5, "factor": 2, "maxSeconds": 6},
+        },
         handover={"unreadyGraceSeconds": 7, "preemption": "WhenReady"},
         onBucketLoss="Hold",
         onTokenRegress="Accept",
@@ -147,7 +154,16 @@ def test_what_is_asked_for_is_read():
     assert asked.accepts_lower_tokens
     assert asked.observed
     assert (asked.bucket, asked.record_key, asked.label_key) == ("OTHER", "a.b", "example.com/x")
-    assert (asked.suspend, asked.interval) == (True, 3.0)
+    assert asked.suspend
+    assert (asked.profile, asked.interval, asked.splay) == (Profile.CHORIA, 3, 4)
+    assert (asked.promotion, asked.backoff) == (Promotion.AUTO, ExponentialBackoff(5, 2, 6))
+
+
+def test_what_is_not_asked_for_is_the_profiles():
+    """Nothing overrides the profile by itself, and one that is not known here is Prompt."""
+    plain = resource(campaign={"profile": "Later", "promotion": "Later"})
+    assert plain.profile is Profile.PROMPT
+    assert (plain.interval, plain.splay, plain.promotion, plain.backoff) == (None,) * 4
 
 
 def test_the_token_annotation_does_not_depend_on_the_label_key():

@@ -3,8 +3,8 @@ import math
 import pytest
 
 from incumbent.errors import ConfigurationError
-from incumbent.model import Profile
-from incumbent.timing import FAST_TRIES, retry_pause, timing_for
+from incumbent.model import Profile, Promotion
+from incumbent.timing import FAST_TRIES, ExponentialBackoff, retry_pause, timing_for
 
 PROMPT, CHORIA = Profile.PROMPT, Profile.CHORIA
 
@@ -162,6 +162,32 @@ def test_a_choria_member_ticks_by_its_backoff_while_it_has_no_success(backoff, p
     assert [timing.pause(tries, 0.7) for tries in range(3)] == pauses
 
 
-def test_a_prompt_member_has_no_backoff():
-    """The backoff is a manner of the Choria profile."""
-    assert timing_for(30, backoff=lambda tries: 99.0).pause(1, 0) < 1
+def test_a_prompt_member_ticks_by_its_backoff_after_its_quick_tries():
+    """The backoff replaces the interval, not the quick tries at a fresh vacancy."""
+    timing = timing_for(30, backoff=lambda tries: 40.0 + tries)
+
+    assert timing.pause(0, 0) < 1
+    assert timing.pause(FAST_TRIES - 1, 0) < 1
+    assert [timing.pause(FAST_TRIES + more, 0) for more in range(3)] == [41, 42, 43]
+
+
+@pytest.mark.parametrize(
+    ("profile", "promotion", "expected"),
+    (
+        (PROMPT, None, Promotion.AUTO),
+        (CHORIA, None, Promotion.NEXT_CAMPAIGN),
+        (PROMPT, Promotion.NEXT_CAMPAIGN, Promotion.NEXT_CAMPAIGN),
+        (CHORIA, Promotion.AUTO, Promotion.AUTO),
+    ),
+)
+def test_the_promotion_is_the_profiles_unless_it_is_given(profile, promotion, expected):
+    """Each manner of a profile can be had without the others."""
+    assert timing_for(30, profile=profile, promotion=promotion).promotion is expected
+
+
+def test_an_exponential_backoff_grows_up_to_its_maximum():
+    """The first pause is the initial one, and no number of tries is too many."""
+    backoff = ExponentialBackoff(10, 1.5, 20)
+
+    assert [backoff(tries) for tries in (1, 2, 3, 4)] == [10, 15, 20, 20]
+    assert ExponentialBackoff(1, 10, 3600)(10**6) == 3600
