@@ -39,6 +39,7 @@ from incumbent.errors import (
     Forbidden,
     NotFound,
     Refused,
+    Unsent,
 )
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced
@@ -524,6 +525,9 @@ def translated(request: str) -> Iterator[None]:
     except TimeoutError as error:
         msg = f"The API server did not answer in time: {request}"
         raise ClusterUnreachable(msg) from error
+    except aiohttp.ClientConnectorError as error:
+        msg = f"The API server cannot be reached: {request}: {error}"
+        raise Unsent(msg) from error
     except (aiohttp.ClientError, OSError, config.ConfigException, ValueError) as error:
         msg = f"The API server gave no answer that counts: {request}: {error}"
         raise ClusterUnreachable(msg) from error

@@ -15,6 +15,7 @@
         ├── Refused              the API server will never accept this request
         │   └── Forbidden        403: the service account lacks a right
         └── ClusterUnreachable   no answer, 429 or 5xx: *the request may have been carried out*
+            └── Unsent           no connection: it was certainly not
 
 Libraries' errors are translated at the adapters (`bucket`, `cluster`) and nowhere else. Every
 message is one sentence for the person who operates the software.
@@ -75,3 +76,7 @@ class Forbidden(Refused):
 
 class ClusterUnreachable(ClusterError):
     """No answer, 429 or 5xx. The request may have been carried out."""
+
+
+class Unsent(ClusterUnreachable):
+    """There is no connection, so the request was certainly not carried out."""

@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from incumbent import clock
-from incumbent.errors import ClusterUnreachable, Conflict, NotFound, Refused
+from incumbent.errors import ClusterUnreachable, Conflict, NotFound, Refused, Unsent
 from incumbent.model import Pod
 from incumbent.ports import Cluster
 from incumbent.resource import Resource
@@ -179,12 +179,12 @@ class Labels:
         return list({pod.uid: pod for pod in (*self.doubtful, *listed)}.values())
 
     async def _send(self, pod: Pod, token: int, *, timeout: float) -> Pod:
-        """Send a leader label, which counts as done from now on if it is not refused."""
+        """Send a leader label, which counts as done from now on unless it certainly was not."""
         doubtful = pod.uid in self._doubtful
         self._doubtful[pod.uid] = pod
         try:
             return await self._patch(pod, LEADER, str(token), timeout=timeout)
-        except Refused:
+        except (Refused, Unsent):
             if not doubtful:
                 del self._doubtful[pod.uid]
             raise

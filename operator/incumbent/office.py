@@ -16,7 +16,7 @@ import structlog
 from incumbent import clock
 from incumbent.campaign import NEVER
 from incumbent.driver import Driver
-from incumbent.errors import ClusterError
+from incumbent.errors import ClusterError, ClusterUnreachable
 from incumbent.follower import Follower
 from incumbent.labelset import LabelSet, together
 from incumbent.model import Cause, Marker, Nominee, Pod, Record
@@ -89,6 +89,10 @@ class Office:
         self._last_held: Record | None = None
         self._in_office = 0
         """The term whose pod was labelled by us, or seen to be."""
+        self._begun = (0, 0)
+        """The tenure and the term that we began last."""
+        self._unshown_since = NEVER
+        """Since when the API server does not let us label the pod of that term."""
         self._answers = False
         """Whether a pod may carry the label because we led, and were not relieved."""
         self._undone_since = NEVER
@@ -196,7 +200,11 @@ class Office:
             chosen = None
         self._driver.nominate(self._nominee(chosen) if chosen is not None else None)
         if campaign.lease is not None:
-            settled = await self._govern(chosen, withdrawn=withdrawn, since=since)
+            try:
+                settled = await self._govern(chosen, withdrawn=withdrawn, since=since)
+            except ClusterUnreachable:
+                await self._give_way(campaign.timing.interval)
+                raise
             self._patience = UNDONE_AFTER if settled else self._patience
         elif campaign.stands_by and not self.lapsed:
             settled = await self._stand_by(withdrawn=withdrawn)
@@ -314,10 +322,34 @@ class Office:
         )
         if not await self._driver.transfer(self._nominee(to), tenure=tenure):
             return False
+        self._note_beginning()
         done = await self._label(to, stored=True, clear=bool(clear))
         if done:
             self._observer.handover(clock.now() - since)
         return done
+
+    async def _give_way(self, interval: float) -> None:
+        """Release a term whose pod could not be labelled for an interval: another site may do it.
+
+        Not if a pod may carry the label: an outage of the API server changes no leader.
+        """
+        lease, tenure = self._driver.lease, self._driver.tenure
+        if lease is None or self._begun != (tenure, lease.record.term) or self._shown(lease.record):
+            self._unshown_since = NEVER
+            return
+        self._unshown_since = min(self._unshown_since, clock.now())
+        if self._reached(self._unshown_since + interval):
+            log.warning("term.unlabelled", holder=lease.record.holder, token=lease.record.term)
+            self._unshown_since = NEVER
+            await self._driver.release(tenure=tenure)
+
+    def _shown(self, record: Record) -> bool:
+        return record.term == self._in_office or bool(self._labels.suspects)
+
+    def _note_beginning(self) -> None:
+        """Remember that the present term is one that we began, after a strip or on a vacancy."""
+        lease, self._unshown_since = self._driver.lease, NEVER
+        self._begun = (self._driver.tenure, lease.record.term if lease is not None else 0)
 
     async def _correct(self, leader: Pod) -> bool:
         """Strip others that carry the label, if we still are who may say so."""
@@ -511,6 +543,7 @@ class Office:
         )
         if not created:
             return True  # the campaign knows when to try again
+        self._note_beginning()
         if not self._driver.leads:
             return True
         done = await self._label(pod, stored=True)

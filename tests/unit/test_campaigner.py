@@ -20,6 +20,7 @@ from incumbent.errors import (
     ClusterUnreachable,
     Conflict,
     Forbidden,
+    Unsent,
 )
 from incumbent.ports import Answer, Outcome
 from incumbent.resource import resource_from
@@ -285,6 +286,45 @@ async def test_site_that_cannot_reach_its_api_server_takes_no_office(stage):
         await asyncio.sleep(3 * TTL)
         assert stage.record is None
     await stage.until(lambda: stage.leaders == ["a"], timeout=10)
+
+
+async def test_term_that_cannot_be_labelled_is_given_up(stage):
+    """The API server goes away after it was won: another site may have one that answers."""
+    with stage.cluster.refusing("list_pods", error=ClusterUnreachable("no answer")):
+        await stage.start()
+        await stage.until(lambda: stage.record is not None)
+        with stage.cluster.unreachable():
+            await asyncio.sleep(TTL / 2)
+            assert stage.record is None
+            await asyncio.sleep(2 * TTL)
+            assert stage.record is None
+            assert [write for write in stage.writes if "=" not in write] == ["create", "release"]
+    await stage.until(lambda: stage.leaders == ["a"])
+
+
+async def test_hand_over_that_cannot_be_labelled_is_given_up(stage):
+    """The old pod is stripped, so nobody leads, and another site may."""
+    await stage.lead()
+    gone = stage.cluster.refusing("patch_pod", error=Unsent("connection refused"))
+    with contextlib.ExitStack() as away:
+        stage.cluster.before_next("patch_pod", lambda: None)  # the strip
+        stage.cluster.before_next("patch_pod", lambda: away.enter_context(gone))
+        stage.cluster.change("a", ready=False)
+        await stage.until(lambda: (stage.record or "").endswith("/b"))
+        await stage.until(lambda: stage.record is None, timeout=TTL)
+        assert stage.leaders == []
+    await stage.until(lambda: stage.leaders == ["b"])
+
+
+async def test_term_whose_label_may_have_been_sent_is_kept(stage):
+    """No answer to the label is no reason: an outage of the API server changes no leader."""
+    await stage.start()
+    stage.cluster.hanging.add("patch_pod")
+    await stage.until(lambda: "a=leader" in stage.writes)
+    with stage.cluster.unreachable():
+        await asyncio.sleep(3 * TTL)
+    assert stage.record is not None
+    assert "release" not in stage.writes
 
 
 async def test_standby_with_a_dead_link_does_not_fight_for_the_label(stage):

@@ -24,6 +24,7 @@ from incumbent.errors import (
     Forbidden,
     NotFound,
     Refused,
+    Unsent,
 )
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodsReplaced
@@ -578,8 +579,9 @@ async def test_a_write_whose_connection_broke_is_not_sent_again(serve):
 
     api_server = await serve(answer)
     await api_server.get_pod("shop", "a")  # opens the connection that breaks
-    with pytest.raises(ClusterUnreachable, match="PATCH"):
+    with pytest.raises(ClusterUnreachable, match="PATCH") as caught:
         await patch(api_server)
+    assert not isinstance(caught.value, Unsent)
     with pytest.raises(ClusterUnreachable, match="PATCH"):
         await api_server.replace_status("shop", "billing", resource_version="1", status={})
     assert requests == ["GET", "PATCH", "PATCH"]
@@ -597,10 +599,10 @@ async def test_an_answer_that_is_no_json_counts_as_none(body, serve):
 
 
 async def test_nobody_listening_is_unreachable(kubeconfig):
-    """A refused connection is an unreachable cluster."""
+    """A refused connection is an unreachable cluster, and nothing was sent."""
     async with connected(kubeconfig(server="http://127.0.0.1:1")) as api_server:
-        with pytest.raises(ClusterUnreachable, match=r"127\.0\.0\.1:1"):
-            await api_server.cluster_uid()
+        with pytest.raises(Unsent, match=r"127\.0\.0\.1:1"):
+            await patch(api_server)
 
 
 async def test_a_missing_object_is_none_and_a_missing_kind_is_an_error(serve):

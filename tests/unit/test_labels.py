@@ -9,7 +9,7 @@ import pytest
 
 from fakecluster import NAMESPACE, FakeCluster, Operation, make_election, make_pod
 from incumbent import clock
-from incumbent.errors import ClusterUnreachable, Conflict, Forbidden, NotFound
+from incumbent.errors import ClusterUnreachable, Conflict, Forbidden, NotFound, Unsent
 from incumbent.labels import ADD_TRIES, PATCH_TIMEOUT, Labels
 from incumbent.resource import resource_from
 
@@ -291,6 +291,15 @@ async def test_a_strip_that_is_not_allowed_says_so(cluster, labels):
 
 
 # Add
+
+
+@pytest.mark.parametrize("error", (Forbidden("no right"), Unsent("no connection")))
+async def test_a_label_that_was_certainly_not_written_is_not_in_doubt(cluster, labels, add, error):
+    """There is nothing to be stripped then."""
+    pod = cluster.add(make_pod("a"))
+    with cluster.refusing("patch_pod", error=error), pytest.raises(type(error)):
+        await add(pod, 7)
+    assert labels.doubtful == []
 
 
 async def test_a_label_is_added_with_its_token(cluster, add, learnt):
