@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import itertools
-import json
 import logging
 import random
-import shutil
-import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -19,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import nats
-import nkeys
 import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
@@ -38,12 +33,12 @@ from incumbent.errors import (
 )
 from incumbent.model import Entry, Nothing, Record
 from incumbent.ports import Answer, Outcome, Sighting
+from natslogins import GENERATIONS, LOGINS, login
 
 NAME = "ELECTIONS"
 NAMES = (f"ELECTIONS_{number}" for number in itertools.count())
 KEY = "shop.billing"
 PATIENCE = 10.0
-SECRET = "s3cr3t-of-the-test"
 
 StartProxy = Callable[[int], Awaitable[Proxy]]
 
@@ -301,215 +296,50 @@ async def nobody_connected(server: NatsServer) -> None:
 # Logins
 
 
-@dataclass
-class Login:
-    """A server's configuration, and what a client needs for it."""
-
-    config: str
-    access: dict[str, Any]
-    refused: dict[str, Any]
-    secrets: list[str]
-
-
-def _file(folder: Path, name: str, text: str) -> Path:
-    path = folder / name
-    path.write_text(text)
-    return path
-
-
-def _password(folder: Path) -> Login:
-    return Login(
-        f'authorization {{ user: op, password: "{SECRET}" }}',
-        {"user": "op", "password_file": _file(folder, "password", f"{SECRET}\n")},
-        {"user": "op", "password_file": _file(folder, "wrong", "wrong-password")},
-        [SECRET, "wrong-password"],
-    )
-
-
-def _token(folder: Path) -> Login:
-    return Login(
-        f'authorization {{ token: "{SECRET}" }}',
-        {"token_file": _file(folder, "token", f"{SECRET}\n")},
-        {"token_file": _file(folder, "wrong", "wrong-token")},
-        [SECRET, "wrong-token"],
-    )
-
-
-def _key(number: int, prefix: int) -> nkeys.KeyPair:
-    seed = nkeys.encode_seed(bytes([number]) * 32, prefix)
-    return nkeys.from_seed(bytearray(seed))
-
-
-def _nkey(folder: Path) -> Login:
-    right, wrong = (_key(number, nkeys.PREFIX_BYTE_USER) for number in (1, 2))
-    return Login(
-        f"authorization {{ users: [ {{ nkey: {right.public_key.decode()} }} ] }}",
-        {"nkey": _file(folder, "user.nk", f"# of the operator\n{right.seed.decode()}\n")},
-        {"nkey": _file(folder, "wrong.nk", wrong.seed.decode())},
-        [right.seed.decode(), wrong.seed.decode()],
-    )
-
-
-def _jwt(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, **claims: Any) -> str:
-    """Sign claims as `nsc` does."""
-    body = {
-        "jti": "J",
-        "iat": 1,
-        "iss": issuer.public_key.decode(),
-        "sub": subject.public_key.decode(),
-        "name": claims["type"],
-        "nats": {"version": 2, **claims},
-    }
-    parts = [{"typ": "JWT", "alg": "ed25519-nkey"}, body]
-    encoded = [_base64(json.dumps(part).encode()) for part in parts]
-    text = ".".join(encoded)
-    return f"{text}.{_base64(issuer.sign(text.encode()))}"
-
-
-def _base64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def _creds(folder: Path) -> Login:
-    operator = _key(1, nkeys.PREFIX_BYTE_OPERATOR)
-    system, account = (_key(number, nkeys.PREFIX_BYTE_ACCOUNT) for number in (2, 3))
-    user, stranger = (_key(number, nkeys.PREFIX_BYTE_USER) for number in (4, 5))
-    every = ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
-    every += ("mem_storage", "disk_storage", "streams", "consumer")
-    limits = {"wildcards": True, **dict.fromkeys(every, -1)}
-    unlimited = dict.fromkeys(("subs", "data", "payload"), -1)
-    accounts = [
-        f"{key.public_key.decode()}: {_jwt(operator, key, type='account', limits=allowed)}"
-        for key, allowed in ((system, unlimited | {"conn": -1}), (account, limits))
-    ]
-
-    def file(name: str, issuer: nkeys.KeyPair) -> Path:
-        token = _jwt(issuer, user, type="user", **unlimited)
-        text = (
-            f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"
-            f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n"
-            "------END USER NKEY SEED------\n"
-        )
-        return _file(folder, name, text)
-
-    return Login(
-        f"operator: {_jwt(operator, operator, type='operator')}\n"
-        f"system_account: {system.public_key.decode()}\n"
-        f"resolver: MEMORY\nresolver_preload: {{ {', '.join(accounts)} }}",
-        {"creds": file("op.creds", account)},
-        {"creds": file("wrong.creds", stranger)},
-        [user.seed.decode(), _jwt(account, user, type="user", **unlimited)],
-    )
-
-
-def _certificates(folder: Path) -> Path:
-    """Make a certificate authority, a server's certificate and a client's."""
-    if not shutil.which("openssl"):
-        pytest.skip("openssl is not installed")
-    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    for name, signer in (("ca", []), ("server", ["-CA", "ca.pem", "-CAkey", "ca.key"])):
-        subprocess.run(
-            [*make, "-nodes", "-days", "2", "-keyout", f"{name}.key", "-out", f"{name}.pem",
-             "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", *signer],
-            cwd=folder, check=True, capture_output=True,
-        )  # fmt: skip
-    return folder
-
-
-def _tls(folder: Path, **more: Any) -> Login:
-    files = _certificates(folder)
-    first = "handshake_first: true," if more.get("tls_first") else ""
-    return Login(
-        f'tls {{ {first} cert_file: "{files}/server.pem", key_file: "{files}/server.key" }}',
-        {"tls_ca": files / "ca.pem", **more},
-        more,
-        [],
-    )
-
-
-def _client_certificate(folder: Path) -> Login:
-    files = _certificates(folder)
-    ours = {"tls_cert": files / "server.pem", "tls_key": files / "server.key"}
-    return Login(
-        f'tls {{ cert_file: "{files}/server.pem", key_file: "{files}/server.key",'
-        f' ca_file: "{files}/ca.pem", verify: true }}',
-        {"tls_ca": files / "ca.pem", **ours},
-        {"tls_ca": files / "ca.pem"},
-        [],
-    )
-
-
-def _tls_if_asked(folder: Path) -> Login:
-    login = _tls(folder)
-    login.config += "\nallow_non_tls: true"
-    return login
-
-
-LOGINS = {
-    "password": _password,
-    "token": _token,
-    "nkey": _nkey,
-    "creds": _creds,
-    "TLS": _tls,
-    "TLS first": lambda folder: _tls(folder, tls_first=True),
-    "TLS if asked": _tls_if_asked,
-    "client certificate": _client_certificate,
-}
-
-
 @pytest.mark.parametrize("kind", LOGINS)
 async def test_every_kind_of_login_works(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture, logs: list[EventDict]
 ) -> None:
     """The right one gets a working bucket; a wrong one a sentence without secrets."""
     caplog.set_level(logging.DEBUG)
-    login = LOGINS[kind](tmp_path)
-    async with NatsServer(tmp_path, config=login.config) as server:
-        async with connected(server.url, **login.access) as connection:
+    right, wrong = (login(kind, tmp_path, generation=number) for number in GENERATIONS)
+    access = right.install(tmp_path / "right")
+    async with NatsServer(tmp_path, config=right.config) as server:
+        async with connected(right.url(server.url), **access) as connection:
             await connection.create_bucket(NAME, ttl=5, replicas=1)
             assert (await write(connection.bucket(NAME))).outcome is Outcome.STORED
-        if login.refused:
-            async with Nats(NatsAccess([server.url], **login.refused)) as connection:
-                await until(lambda: "NATS at" in connection.problem)
-                assert not connection.connected
-                problem = connection.problem
-
-            expected = "certificate" if "tls" in login.config else "refuses the login"
-            assert expected in problem
-    said = f"{logs} {caplog.text} {NatsAccess([server.url], **login.access)}"
-    assert not [secret for secret in login.secrets if secret in said]
-
-
-async def test_a_login_in_the_url_is_not_shown(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, logs: list[EventDict]
-) -> None:
-    """A password of a URL is in no problem, log line or representation."""
-    caplog.set_level(logging.DEBUG)
-    config = f'authorization {{ user: op, password: "{SECRET}" }}'
-    async with NatsServer(tmp_path, config=config) as server:
-        url = server.url.replace("//", f"//op:{SECRET}@")
-        async with connected(url) as connection:
-            server.kill()
-            await until(lambda: "refused" in connection.problem)
-            said = f"{logs} {caplog.text} {connection.access} {connection.problem}"
+        refused = NatsAccess([wrong.url(server.url)], **wrong.install(tmp_path / "wrong"))
+        async with Nats(refused) as connection:
+            await until(lambda: "NATS at" in connection.problem)
+            assert not connection.connected
+            assert right.refusal in connection.problem
+            said = f"{connection.problem} {refused}"
+    said += f"{logs} {caplog.text} {NatsAccess([right.url(server.url)], **access)}"
     assert f"127.0.0.1:{server.port}" in said
-    assert SECRET not in said
+    assert not [secret for secret in right.secrets + wrong.secrets if secret in said]
+
+
+async def test_a_missing_client_certificate_is_asked_for(tmp_path: Path) -> None:
+    """In words, for the server's alert would not say which side lacks one."""
+    ours = login("client certificate", tmp_path)
+    async with NatsServer(tmp_path, config=ours.config) as server:
+        access = NatsAccess([server.url], tls_ca=ours.files["tls_ca"])
+        async with Nats(access) as connection:
+            await until(lambda: "asks for a client certificate: give one" in connection.problem)
 
 
 async def test_files_are_read_anew_for_every_connection(tmp_path: Path) -> None:
     """A password that was changed is taken up without a restart."""
-    file = _file(tmp_path, "password", "old")
-    port = free_port()
-
-    def server(password: str) -> NatsServer:
-        config = f'authorization {{ user: op, password: "{password}" }}'
-        return NatsServer(tmp_path, config=config, port=port)
-
-    async with server("old") as old, connected(old.url, user="op", password_file=file) as link:
-        old.kill()
-        async with server("new"):
+    old, new = (login("password", tmp_path, generation=number) for number in GENERATIONS)
+    port, client = free_port(), tmp_path / "client"
+    async with (
+        NatsServer(tmp_path, config=old.config, port=port) as server,
+        connected(server.url, **old.install(client)) as link,
+    ):
+        server.kill()
+        async with NatsServer(tmp_path, config=new.config, port=port):
             await until(lambda: "refuses the login" in link.problem)
-            file.write_text("new")
+            new.install(client)
             await until(lambda: link.connected)
 
 
