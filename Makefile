@@ -16,7 +16,7 @@ LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check fix bench simulate model chaos scenarios verify up down build lock clean
+.PHONY: help demo test test-unit check fix bench simulate model chaos scenarios verify up down build chart lock clean
 
 help: ## Show this text
 	@echo 'Usage: make TARGET'
@@ -88,6 +88,9 @@ down: $(INSTALLED) ## Stop what `make up` started
 
 build: $(INSTALLED) # What tests and demo need besides Python; says nothing if it is there.
 	@$(RUN) -m controlplane build
+
+chart: $(INSTALLED) ## Write what is generated in charts/: its definition of the kind, schema and README
+	$(BIN)/python charts/generate.py
 
 lock: ## Write requirements/*.txt anew, from pyproject.toml
 	$(PYTHON) -m pip install --quiet --target build/uv --upgrade uv

@@ -1,0 +1,229 @@
+{{/* The name of all objects, short enough for what is put behind it: `-nats`, and behind that the
+hash of a StatefulSet's revision, in a label of 63 characters. */}}
+{{- define "incumbent.fullname" -}}
+{{- $chart := default .Chart.Name .Values.nameOverride -}}
+{{- $name := ternary .Release.Name (printf "%s-%s" .Release.Name $chart) (contains $chart .Release.Name) -}}
+{{- default $name .Values.fullnameOverride | replace "." "-" | trunc 46 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "incumbent.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end }}
+
+{{/* The name of objects that belong to no namespace, of which two releases of one name have each their own. */}}
+{{- define "incumbent.clusterName" -}}
+{{- $name := include "incumbent.fullname" . -}}
+{{- $namespace := include "incumbent.namespace" . -}}
+{{- ternary $name (printf "%s.%s" $name $namespace) (eq $name $namespace) -}}
+{{- end }}
+
+{{- define "incumbent.serviceAccountName" -}}
+{{- default (ternary (include "incumbent.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name -}}
+{{- end }}
+
+{{/* The watched namespaces as a JSON list, empty for all. */}}
+{{- define "incumbent.namespaces" -}}
+{{- toJson .Values.watch.namespaces -}}
+{{- end }}
+
+{{- define "incumbent.selectorLabels" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "incumbent.natsSelectorLabels" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: nats
+{{- end }}
+
+{{- define "incumbent.commonLabels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: incumbent
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The labels of everything, but what belongs to the built-in NATS. */}}
+{{- define "incumbent.labels" -}}
+{{ include "incumbent.selectorLabels" . }}
+{{ include "incumbent.commonLabels" . }}
+{{- end }}
+
+{{/* The key `annotations` with all annotations of an object, or nothing: root, annotations. */}}
+{{- define "incumbent.annotations" -}}
+{{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* An image's reference: root, image. */}}
+{{- define "incumbent.image" -}}
+{{- $registry := default .image.registry .root.Values.global.imageRegistry -}}
+{{- with $registry }}{{ . }}/{{ end }}{{ .image.repository }}
+{{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ default .root.Chart.AppVersion .image.tag }}{{ end -}}
+{{- end }}
+
+{{- define "incumbent.imagePullSecrets" -}}
+{{- $secrets := list -}}
+{{- range concat .Values.global.imagePullSecrets .Values.imagePullSecrets -}}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) -}}
+{{- end -}}
+{{- with $secrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Where pods of the operator's image may run. */}}
+{{- define "incumbent.scheduling" -}}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* The URLs of NATS as a JSON list. */}}
+{{- define "incumbent.natsUrls" -}}
+{{- if not .Values.nats.url -}}
+{{- list (printf "nats://%s-nats.%s.svc:4222" (include "incumbent.fullname" .) (include "incumbent.namespace" .)) | toJson -}}
+{{- else if kindIs "string" .Values.nats.url -}}
+{{- splitList "," (nospace .Values.nats.url) | toJson -}}
+{{- else -}}
+{{- toJson .Values.nats.url -}}
+{{- end -}}
+{{- end }}
+
+{{/* The flags that say where NATS is and how to log in. */}}
+{{- define "incumbent.natsFlags" -}}
+{{- $auth := .Values.nats.auth -}}
+{{- range include "incumbent.natsUrls" . | fromJsonArray }}
+- --nats-url={{ . }}
+{{- end }}
+{{- with .Values.nats.domain }}
+- --nats-domain={{ . }}
+{{- end }}
+{{- if $auth.credentials.secretName }}
+- --nats-creds=/etc/incumbent/nats/user.creds
+{{- end }}
+{{- if $auth.nkey.secretName }}
+- --nats-nkey=/etc/incumbent/nats/nkey.seed
+{{- end }}
+{{- if $auth.token.secretName }}
+- --nats-token-file=/etc/incumbent/nats/token
+{{- end }}
+{{- if $auth.userPassword.secretName }}
+- --nats-password-file=/etc/incumbent/nats/password
+{{- end }}
+{{- with .Values.nats.tls }}
+{{- if or .ca.secretName .ca.configMapName }}
+- --nats-tls-ca=/etc/incumbent/nats/ca.crt
+{{- end }}
+{{- if .client.secretName }}
+- --nats-tls-cert=/etc/incumbent/nats/tls.crt
+- --nats-tls-key=/etc/incumbent/nats/tls.key
+{{- end }}
+{{- if .first }}
+- --nats-tls-first
+{{- end }}
+{{- end }}
+- --bucket={{ .Values.nats.bucket.name }}
+{{- end }}
+
+{{/* One source of the projected volume: source (secret or configMap), name, items (path: key). */}}
+{{- define "incumbent.natsSource" -}}
+- {{ .source }}:
+    name: {{ .name }}
+    items:
+    {{- range $path, $key := .items }}
+      - key: {{ $key }}
+        path: {{ $path }}
+    {{- end }}
+{{- end }}
+
+{{/* The files by which to log in to NATS, as sources of a projected volume. */}}
+{{- define "incumbent.natsSources" -}}
+{{- $auth := .Values.nats.auth -}}
+{{- with $auth.credentials }}{{ if .secretName }}
+{{ include "incumbent.natsSource" (dict "source" "secret" "name" .secretName "items" (dict "user.creds" .key)) }}
+{{- end }}{{ end }}
+{{- with $auth.nkey }}{{ if .secretName }}
+{{ include "incumbent.natsSource" (dict "source" "secret" "name" .secretName "items" (dict "nkey.seed" .key)) }}
+{{- end }}{{ end }}
+{{- with $auth.token }}{{ if .secretName }}
+{{ include "incumbent.natsSource" (dict "source" "secret" "name" .secretName "items" (dict "token" .key)) }}
+{{- end }}{{ end }}
+{{- with $auth.userPassword }}{{ if .secretName }}
+{{ include "incumbent.natsSource" (dict "source" "secret" "name" .secretName "items" (dict "password" .passwordKey)) }}
+{{- end }}{{ end }}
+{{- with .Values.nats.tls.ca }}{{ if .secretName }}
+{{ include "incumbent.natsSource" (dict "source" "secret" "name" .secretName "items" (dict "ca.crt" .key)) }}
+{{- else if .configMapName }}
+{{ include "incumbent.natsSource" (dict "source" "configMap" "name" .configMapName "items" (dict "ca.crt" .key)) }}
+{{- end }}{{ end }}
+{{- with .Values.nats.tls.client }}{{ if .secretName }}
+{{ include "incumbent.natsSource" (dict "source" "secret" "name" .secretName "items" (dict "tls.crt" .certificateKey "tls.key" .privateKeyKey)) }}
+{{- end }}{{ end }}
+{{- end }}
+
+{{- define "incumbent.natsVolume" -}}
+{{- with include "incumbent.natsSources" . | trim }}
+- name: nats
+  projected:
+    sources:
+      {{- . | nindent 6 }}
+{{- end }}
+{{- end }}
+
+{{- define "incumbent.natsMount" -}}
+{{- if include "incumbent.natsSources" . | trim }}
+- name: nats
+  mountPath: /etc/incumbent/nats
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{/* The environment: our own variables, but for those that `extraEnv` gives. Server-side apply,
+which helm 4 does, accepts no name twice. */}}
+{{- define "incumbent.env" -}}
+{{- $given := list -}}
+{{- range .Values.extraEnv }}{{ $given = append $given .name }}{{ end -}}
+{{- $auth := .Values.nats.auth.userPassword -}}
+{{- $env := .Values.extraEnv -}}
+{{- if and $auth.secretName (not (has "INCUMBENT_NATS_USER" $given)) -}}
+{{- $from := dict "secretKeyRef" (dict "name" $auth.secretName "key" $auth.usernameKey) -}}
+{{- $env = prepend $env (dict "name" "INCUMBENT_NATS_USER" "valueFrom" $from) -}}
+{{- end -}}
+{{- with $env }}
+env:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Whether a kind of the Prometheus operator is to be rendered: root, value, kind. */}}
+{{- define "incumbent.monitoringKind" -}}
+{{- $monitoring := .root.Values.monitoring -}}
+{{- if (index $monitoring .value).enabled -}}
+{{- if or (eq $monitoring.whenKindIsMissing "render") (.root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" .kind)) -}}
+true
+{{- else if eq $monitoring.whenKindIsMissing "fail" -}}
+{{- printf "monitoring.%s needs the kind %s, which the cluster does not know: install the Prometheus operator first, or set monitoring.whenKindIsMissing to skip or render." .value .kind | fail -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
