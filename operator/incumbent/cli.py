@@ -35,6 +35,10 @@ COMMANDS = {
     "info": ("incumbent.commands.look:info", "Show a bucket, and what is risky about it."),
     "evict": ("incumbent.commands.look:evict", "Take a key from its holder."),
     "watch": ("incumbent.commands.look:watch", "Show changes of holders as they happen."),
+    "cleanup": (
+        "incumbent.commands.cleanup:cleanup",
+        "Let go of all elections before an uninstall.",
+    ),
 }
 """Name of each command, where its `click.Command` is, and what it does."""
 

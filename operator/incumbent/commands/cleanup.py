@@ -1,0 +1,193 @@
+"""`incumbent cleanup`: let go of all elections before the operator is uninstalled."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import click
+
+from incumbent import clock, logs
+from incumbent.cluster import ApiServer, elections_path
+from incumbent.commands.common import Failure
+from incumbent.errors import ConfigurationError, Conflict, IncumbentError, NotFound
+from incumbent.flags import Refusal, Text, flag
+from incumbent.labels import Labels
+from incumbent.model import Pod
+from incumbent.names import namespace
+from incumbent.resource import API_VERSION, FINALIZER, PLURAL, resource_from
+from incumbent.verdict import LEADER
+
+STOP_WITHIN = 60.0
+"""Seconds for the operator's pods to end: more than they have by default in the chart (30 s)."""
+STRIP_WITHIN = 10.0
+TRIES = 5
+POLL = 0.2
+MERGE_PATCH = "application/merge-patch+json"
+
+
+def deployment(text: str) -> tuple[str, str]:
+    """Return namespace and name of a Deployment.
+
+    Raises:
+        ConfigurationError: one of them is missing.
+    """
+    where, slash, name = text.partition("/")
+    if slash and name:
+        return namespace(where), name
+    msg = f"{text!r} is not a Deployment; write it like incumbent/incumbent, its namespace first."
+    raise ConfigurationError(msg)
+
+
+@click.command(short_help="Let go of all elections before an uninstall.")
+@click.option(
+    "--operator",
+    type=Text("NAMESPACE/DEPLOYMENT", deployment),
+    help="The operator, which is scaled to zero first. Without it, no operator may be running.",
+)
+@flag(
+    "namespace",
+    "namespaces",
+    multiple=True,
+    type=Text("NAME", namespace),
+    show_default="all",
+    help="Namespace of elections to let go of. Repeatable.",
+)
+@flag(
+    "kubeconfig",
+    metavar="FILE",
+    show_default="as for kubectl, or in-cluster",
+    help="How to reach Kubernetes.",
+)
+@flag("context", metavar="NAME", help="Context in the kubeconfig, instead of its current one.")
+def cleanup(
+    operator: tuple[str, str] | None,
+    namespaces: tuple[str, ...],
+    kubeconfig: str | None,
+    context: str | None,
+) -> None:
+    """Take the operator's labels from all pods, and its finalizer from all elections.
+
+    The elections stay, and can be deleted with no operator running; one that is installed later
+    takes them over. Nobody leads in the meantime. Records are not released: they expire. The
+    chart runs this before `helm uninstall` removes anything.
+
+    \b
+    Examples:
+      incumbent cleanup --operator incumbent/incumbent
+      incumbent cleanup --namespace shop
+    """  # noqa: D301
+    logs.configure("text", level="error")
+    try:
+        count = asyncio.run(_clean_up(operator, namespaces, kubeconfig, context))
+    except ConfigurationError as error:
+        raise Refusal(str(error)) from error
+    except IncumbentError as error:
+        raise Failure(str(error)) from error
+    click.echo(f"{count} elections were let go of")
+
+
+async def _clean_up(
+    operator: tuple[str, str] | None,
+    namespaces: tuple[str, ...],
+    kubeconfig: str | None,
+    context: str | None,
+) -> int:
+    cluster = await _Cluster.connect(kubeconfig, context=context, replica="cleanup")
+    try:
+        if operator:
+            await cluster.stop_operator(*operator)
+        elections = [
+            election
+            for where in namespaces or (None,)
+            for election in await cluster.list_elections(where)
+        ]
+        async with asyncio.TaskGroup() as tasks:
+            for election in elections:
+                tasks.create_task(_let_go(cluster, election))
+    except* IncumbentError as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        await cluster.aclose()
+    return len(elections)
+
+
+async def _let_go(cluster: _Cluster, election: dict[str, Any]) -> None:
+    """Take everything of one election back; nobody else writes its labels any more."""
+    resource = resource_from(election, default_bucket="")
+    labels = Labels(cluster, resource, _forget)
+    for pod in await cluster.list_pods(resource.key.namespace, resource.label_key):
+        if pod.labels[resource.label_key] == LEADER:
+            await labels.strip(pod, None, until=clock.now() + STRIP_WITHIN)
+        else:
+            await labels.mark(pod, None)
+    await cluster.remove_finalizer(resource.key.namespace, resource.key.name)
+
+
+def _forget(_: Pod) -> None:
+    """Do without the state of a pod."""
+
+
+class _Cluster(ApiServer):
+    """An API server, with what only this command asks it for."""
+
+    async def stop_operator(self, namespace: str, name: str) -> None:
+        """Scale a Deployment to zero, and wait until its pods are gone.
+
+        Raises:
+            ClusterError: that is not allowed, or they do not end.
+        """
+        path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"
+        body = {"spec": {"replicas": 0}}
+        try:
+            scale = await self._ask("PATCH", path, body=body, content_type=MERGE_PATCH)
+        except NotFound:
+            return
+        until = clock.now() + STOP_WITHIN
+        while pods := await self.list_pods(namespace, scale["status"]["selector"]):
+            if clock.now() > until:
+                names = ", ".join(sorted(pod.name for pod in pods))
+                msg = (
+                    f"These pods of the operator did not end within {STOP_WITHIN:g} s: {names};"
+                    " delete them, and try again"
+                )
+                raise Conflict(msg)
+            await asyncio.sleep(POLL)
+
+    async def list_elections(self, namespace: str | None) -> list[dict[str, Any]]:
+        """Return all elections of a namespace (None: of all); none, if there is no such kind."""
+        path = elections_path(namespace) if namespace else f"/apis/{API_VERSION}/{PLURAL}"
+        try:
+            found: list[dict[str, Any]] = (await self._ask("GET", path))["items"]
+        except NotFound:
+            return []
+        # A list leaves out what its items have in common.
+        return [{"apiVersion": API_VERSION, "kind": "LeaderElection", **item} for item in found]
+
+    async def remove_finalizer(self, namespace: str, name: str) -> None:
+        """Let an election be deleted without an operator.
+
+        Raises:
+            Conflict: it changes again and again.
+        """
+        for attempt in range(1, TRIES + 1):
+            election = await self.get_election(namespace, name)
+            finalizers = (election or {}).get("metadata", {}).get("finalizers", [])
+            if election is None or FINALIZER not in finalizers:
+                return
+            metadata = {
+                "resourceVersion": election["metadata"]["resourceVersion"],
+                "finalizers": [other for other in finalizers if other != FINALIZER],
+            }
+            try:
+                await self._ask(
+                    "PATCH",
+                    f"{elections_path(namespace)}/{name}",
+                    body={"metadata": metadata},
+                    content_type=MERGE_PATCH,
+                )
+            except NotFound:
+                return
+            except Conflict:
+                if attempt == TRIES:
+                    raise
