@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from elections import Election
 
 SOURCES = Path(__file__).parents[1] / "operator"
+STEPPED_CLOCK = Path(__file__).parent / "steppedclock"
 
 
 class OperatorProcess:
@@ -31,6 +32,7 @@ class OperatorProcess:
         arguments: more flags; the last one wins.
         replica: its name.
         kubeconfig: instead of that of the user `operator`.
+        clock_step: a file that holds by how many seconds its wall clock is ahead.
     """
 
     def __init__(
@@ -42,7 +44,12 @@ class OperatorProcess:
         arguments: Sequence[str] = (),
         replica: str = "replica-1",
         kubeconfig: Path | None = None,
+        clock_step: Path | None = None,
     ) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
+        if clock_step is not None:
+            environment["PYTHONPATH"] += f"{os.pathsep}{STEPPED_CLOCK}"
+            environment["WALL_CLOCK_STEP"] = str(clock_step)
         self.url = f"http://127.0.0.1:{free_port()}"
         self.process = Process(
             [
@@ -55,7 +62,7 @@ class OperatorProcess:
             ],
             name=replica,
             folder=folder,
-            environment={**os.environ, "PYTHONPATH": str(SOURCES)},
+            environment=environment,
         )
 
     async def start(self, *, ready: bool = True) -> None:

@@ -156,15 +156,16 @@ class Labels:
 
         `since` as for `carriers`.
         """
-        key, uids = self.resource.key, {pod.uid for pod in allowed}
-        election, carriers = await asyncio.gather(
-            self._cluster.get_election(key.namespace, key.name), self.carriers(since=since)
-        )
-        if election is None or election["metadata"]["uid"] != self.resource.uid:
-            return False
-        if "deletionTimestamp" in election["metadata"]:
-            return False
-        return all(carrier.uid in uids for carrier in carriers)
+        wanted, carriers = await asyncio.gather(self.wanted(), self.carriers(since=since))
+        uids = {pod.uid for pod in allowed}
+        return wanted and all(carrier.uid in uids for carrier in carriers)
+
+    async def wanted(self) -> bool:
+        """Whether this very election exists, and is not being deleted."""
+        key = self.resource.key
+        body = await self._cluster.get_election(key.namespace, key.name)
+        metadata = body["metadata"] if body is not None else {}
+        return metadata.get("uid") == self.resource.uid and "deletionTimestamp" not in metadata
 
     async def carriers(self, *, since: str = "") -> list[Pod]:
         """List the pods that carry the leader label, consistently, by the label alone.

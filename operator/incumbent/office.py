@@ -531,12 +531,12 @@ class Office:
 
     async def _take_office(self, pod: Pod, *, since: float) -> bool:
         """Create the record for a pod, after everything that could carry the label is fenced."""
-        held, key = self._last_held, self.resource.key
+        held = self._last_held
         prepared = held, self._driver.latest
         if held is not None and held.pod_uid != pod.uid:
             await self._labels.strip_all([self._pod_of(held)])
-        elif await self._cluster.get_election(key.namespace, key.name) is None:
-            return True  # deleted; and who cannot reach the API server could label nobody
+        elif not await self._labels.wanted():
+            return True  # and who cannot reach the API server could label nobody
         # The pod was read before this write, as the warrant of a label has to be.
         created = await self._driver.create(
             self._nominee(pod), still=lambda: (self._last_held, self._driver.latest) == prepared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,24 @@ async def test_nats_restarts_with_its_store(election, private_nats, start):
         after = await store.latest(election.key)
     assert after.revision > before.revision + 1
     assert after.headers["Incumbent-Term"] == str((await election.status())["token"])
+
+
+async def test_wall_clock_of_a_replica_steps(tmp_path, election, private_nats, start):
+    """An hour forth and back moves no deadline, and the office can still move."""
+    step = tmp_path / "step"
+    step.write_text("0")
+    (replica,) = (await start(election, private_nats.url, "replica-1", clock_step=step)).values()
+    leader = await election.lead("one", "two")
+    await settled(election)
+    for seconds in (3600, -3600):
+        async with undisturbed(election):
+            step.write_text(str(seconds))
+            await asyncio.sleep(TTL + 1)
+    assert replica.process.running
+    await election.kube.delete(election.pod_path(leader))
+    await election.wait_leader(other_than=leader)
+    acquired = (await election.status())["leader"]["acquiredTime"]
+    assert datetime.fromisoformat(acquired) < datetime.now(UTC) - timedelta(minutes=55)
 
 
 @pytest.mark.parametrize("grace", (None, 0), ids=("politely", "at once"))
