@@ -237,6 +237,9 @@ class Nats:
             await client.open()
             self._inbox = client.new_inbox()
             await client.subscribe(f"{self._inbox}.*", cb=self._answered)
+            # Twice: nats-py's ping overtakes what is still in its buffer, and so the refusal of a
+            # subscription would come after the first one's answer.
+            await client.flush(timeout=CONNECT_TIMEOUT)
             await client.flush(timeout=CONNECT_TIMEOUT)
             if client.lost.done():
                 return _problem(client.lost.result(), url)
