@@ -13,12 +13,16 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from chaos import report
 from chaos.checker import Finding, Verdict, check
 from chaos.history import Entry
-from chaos.plan import Plan, make_plan
+from chaos.operators import previous_version
+from chaos.plan import Kind, Plan, make_plan
+from chaos.rehearsal import SCENARIOS, rehearse, servers
 from chaos.world import Scale, World
 from controlplane.kube import ApiError
 from controlplane.processes import ControlPlaneError
@@ -36,23 +40,39 @@ def main(arguments: list[str] | None = None) -> int:
     """Run, and return the exit code."""
     options = _options(arguments)
     scale = SHORT if options.short else FULL
+    folder = Path(tempfile.mkdtemp(prefix="incumbent-chaos-"))
+    if options.planted is not None:
+        work = _rehearse(folder, options.planted) if options.planted else _rehearse_all(folder)
+        return _carry_out(folder, work, keep=options.timelines)
+    previous, words = previous_version(folder / "previous")
     plan = make_plan(
-        options.seed, duration=options.duration, ttl=scale.ttl, elections=scale.elections
+        options.seed,
+        duration=options.duration,
+        ttl=scale.ttl,
+        elections=scale.elections,
+        without=() if previous else (Kind.PREVIOUS,),
     )
     say(
         f"seed {options.seed}: {options.duration:.0f} s, {len(plan.faults)} faults planned; "
         f"{scale.elections} elections, TTL {scale.ttl:g} s, NATS servers: {scale.servers}"
     )
-    folder = Path(tempfile.mkdtemp(prefix="incumbent-chaos-"))
+    say(f"Previous version of the operator: {words if previous else f'left out, for {words}.'}")
+    world = World(folder, scale, previous)
+    work = _run(world, folder, plan, timelines=options.timelines)
+    return _carry_out(folder, work, keep=options.timelines)
+
+
+def _carry_out(folder: Path, work: Coroutine[Any, Any, bool], *, keep: bool) -> int:
+    """Do something, and keep its folder if it failed, or for whoever wants to see it."""
     failed = True
     try:
-        failed = asyncio.run(_run(folder, scale, plan, timelines=options.timelines))
+        failed = asyncio.run(work)
     except* (ControlPlaneError, ApiError) as errors:
         say(f"error: {_first(errors)}")
     except* KeyboardInterrupt:
         say("interrupted")
     finally:
-        if failed or options.timelines:
+        if failed or keep:
             say(f"The logs are in {folder}.")
         else:
             shutil.rmtree(folder, ignore_errors=True)
@@ -65,11 +85,10 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-async def _run(folder: Path, scale: Scale, plan: Plan, *, timelines: bool) -> bool:
+async def _run(world: World, folder: Path, plan: Plan, *, timelines: bool) -> bool:
     """Carry out a plan, report, and return whether a promise was broken."""
-    began = time.monotonic()
-    async with World(folder, scale) as world:
-        history = world.history
+    began, history = time.monotonic(), world.history
+    async with world:
         async with world.recorded():
             await world.start_operators()
             await world.start_elections()
@@ -78,7 +97,7 @@ async def _run(folder: Path, scale: Scale, plan: Plan, *, timelines: bool) -> bo
             progress = asyncio.create_task(_tell(world))
             await world.suffer(plan.faults, history.began)
             await asyncio.sleep(history.began + plan.end - time.monotonic())
-            await world.wait_led(3 * scale.ttl + 20)
+            await world.recorder.wait_led(3 * history.ttl + 20)
             progress.cancel()
         history.ended = time.monotonic()
         writes, complaints = world.label_writes(), world.complaints()
@@ -91,6 +110,40 @@ async def _run(folder: Path, scale: Scale, plan: Plan, *, timelines: bool) -> bo
     if verdict.violations or timelines:
         history.save(folder / "history.jsonl")
     return bool(verdict.violations)
+
+
+async def _rehearse(folder: Path, fault: str) -> bool:
+    """Play the scenario of one planted fault, report, and return whether it was caught."""
+    (scenario,) = (scenario for scenario in SCENARIOS if fault in scenario.faults)
+    async with servers(folder) as running:
+        rehearsal = await rehearse(running, scenario, fault)
+    history, violations = rehearsal.history, rehearsal.verdict.violations
+    say(f"{scenario.faults[fault]}: {len(violations)} violations")
+    for line in report.findings(history, violations):
+        say(line)
+    history.save(folder / "history.jsonl")
+    return bool(violations)
+
+
+async def _rehearse_all(folder: Path) -> bool:
+    """Play all scenarios, with the fault and without; return whether one went wrong."""
+    began, failed = time.monotonic(), False
+    say(f"{'planted fault':45}{'without':20}caught by")
+    async with servers(folder) as running:
+        for scenario in SCENARIOS:
+            sound, *planted = await asyncio.gather(
+                rehearse(running, scenario),
+                *(rehearse(running, scenario, fault) for fault in scenario.faults),
+            )
+            for words, rehearsal in zip(scenario.faults.values(), planted, strict=True):
+                say(report.rehearsed(words, sound, rehearsal))
+                failed |= not rehearsal.caught
+            if not sound.sound:
+                failed = True
+                for line in report.findings(sound.history, sound.verdict.violations):
+                    say(line)
+    say(f"all within {time.monotonic() - began:.0f} s")
+    return failed
 
 
 def _judge(world: World, verdict: Verdict, *, timelines: bool) -> None:
@@ -132,6 +185,17 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="decides which faults come when (random)")
     parser.add_argument(
         "--short", action="store_true", help="one NATS server, 8 elections, TTL 6 s, 90 s"
+    )
+    names = [name for scenario in SCENARIOS for name in scenario.faults]
+    parser.add_argument(
+        "--planted",
+        nargs="?",
+        const="",
+        choices=["", *names],
+        metavar="FAULT",
+        help="instead, have operators with a fault on purpose, which the checker has to catch: "
+        f"each of {', '.join(names)}, with the code 0 if all were caught, or one of them, with "
+        "the code 1 if it was",
     )
     parser.add_argument(
         "--timelines", action="store_true", help="keep the logs, and tell what was found apart"

@@ -2,7 +2,9 @@
 
 1. *One pod a site.* In one site at most one pod carries the leader label of an election, at every
    instant. The events of one watch are in the order of the API server, so they are counted one by
-   one. The exceptions of the promise do not occur here: nobody else sets the label.
+   one. A label that was set by hand does not count, but has to be gone in less than a second while
+   nothing is wrong with NATS and the replicas of the site, and one that was taken has to be back.
+   Three writes and their events have to come for that: as late as they do at that time is allowed.
 2. *One site.* A new leader is labelled only after the other site's label is gone, while that
    site's steward lives and reaches its API server, or another of its replicas reaches both it and
    NATS. Where neither was so all the time from a TTL before the new label, an overlap is reported
@@ -43,6 +45,9 @@ IN_TROUBLE = ", in trouble"
 """Marks a gap during which something was wrong with servers or replicas."""
 _NO_STRIP = (Trouble.DEAD, Trouble.PAUSED, Trouble.NO_API)
 """With what a steward cannot strip."""
+CORRECTED_WITHIN = 1.0
+"""Seconds after which a label changed by hand is as it was, with what `STEPS` take at that time."""
+STEPS = 3
 REACTION = 5.0
 """Seconds within which a change of leader follows its cause in the pod, at most."""
 LOSS_OF_CLOCK = 0.3
@@ -62,6 +67,8 @@ class Reign:
     until: float = math.inf
     unfit: str = ""
     """Why the pod was no candidate when, or soon before, it lost the label."""
+    by_hand: bool = False
+    """Whether the label was taken by hand."""
 
     def __str__(self) -> str:
         """Return it in words."""
@@ -98,6 +105,10 @@ class Verdict:
     """Of the ends of reigns."""
     gaps: dict[str, list[Gap]] = field(default_factory=lambda: defaultdict(list))
     """By the cause of the end of the reign before, and whether there was trouble meanwhile."""
+    corrections: list[float] = field(default_factory=list)
+    """Seconds that it took to correct labels changed by hand, while nothing was wrong."""
+    by_hand: int = 0
+    """How many labels were changed by hand."""
     overlap: float = 0.0
     """Seconds; the longest between sites that counts."""
     overlap_apart: float = 0.0
@@ -150,9 +161,13 @@ class _Court:
         for site in self.history.replicas:
             current: dict[str, Reign] = {}
             last_unfit: dict[str, tuple[float, str]] = {}
+            hands: dict[str, int] = {}
+            strays: dict[str, PodEvent] = {}
             for event in self.pods[election]:
                 if event.site != site:
                     continue
+                by_hand = event.hand != hands.get(event.uid, 0)
+                hands[event.uid] = event.hand
                 if event.unfit:
                     last_unfit[event.uid] = (event.at, event.unfit)
                 reign = current.get(event.uid)
@@ -161,15 +176,22 @@ class _Court:
                     reign.until = event.at
                     since = max(reign.since, event.at - self._patience(reign))
                     reign.unfit = unfit if at >= since else ""
+                    reign.by_hand = by_hand and not event.labelled
                     del current[event.uid]
                     reign = None
-                if event.labelled and reign is None:
+                if event.uid in strays and (event.token or not event.labelled):
+                    self._corrected(strays.pop(event.uid), event.at)
+                if event.labelled and by_hand and reign is None and not event.token:
+                    strays[event.uid] = event
+                if event.labelled and reign is None and event.uid not in strays:
                     for other in current.values():
                         words = f"{site}/{event.pod} got the label while {other} had it"
                         self._violation("one pod a site", event.at, election, words)
                     reign = Reign(election, site, event.pod, event.uid, event.token, event.at)
                     current[event.uid] = reign
                     reigns.append(reign)
+            for stray in strays.values():
+                self._corrected(stray, self.history.ended)
         return sorted(reigns, key=lambda reign: reign.since)
 
     def one_site(self, reigns: list[Reign]) -> None:
@@ -232,13 +254,16 @@ class _Court:
         for number, reign in enumerate(reigns):
             if reign.until >= self.history.ended:
                 continue
+            if reign.by_hand:
+                again = (r for r in reigns[number + 1 :] if (r.uid, r.token) == _same(reign))
+                self._restored(reign, next(again, None))
             cause = self._cause(reign)
             if not cause:
                 cause, words = "no cause", f"{reign} lost the label without a cause"
-                again = next((r for r in reigns[number + 1 :] if r.site == reign.site), None)
-                if again and (again.uid, again.token) == (reign.uid, reign.token):
+                then = next((r for r in reigns[number + 1 :] if r.site == reign.site), None)
+                if then and _same(then) == _same(reign):
                     cause = "no cause, and given back"
-                    words += f", and got it back after {again.since - reign.until:.2f} s"
+                    words += f", and got it back after {then.since - reign.until:.2f} s"
                 self._violation("no change without need", reign.until, reign.election, words)
             self._causes[id(reign)] = cause
             self.verdict.causes[cause] += 1
@@ -264,7 +289,49 @@ class _Court:
                 words = f"nobody leads at the end, since {until - since:.1f} s"
                 self._violation("somebody leads", until, election, words)
 
+    def _corrected(self, stray: PodEvent, at: float) -> None:
+        """Check how long a label stayed that was set by hand."""
+        self.verdict.by_hand += 1
+        seconds, allowed = at - stray.at, self._to_correct(stray.site, stray.at)
+        if self._storm(stray.site, stray.at, min(at, stray.at + allowed)):
+            return
+        self.verdict.corrections.append(seconds)
+        if seconds > allowed:
+            words = f"{stray.site}/{stray.pod} kept a label set by hand for {seconds:.2f} s"
+            self._violation("one pod a site", at, stray.election, words)
+
+    def _restored(self, reign: Reign, again: Reign | None) -> None:
+        """Check how long a label was away that was taken by hand."""
+        self.verdict.by_hand += 1
+        allowed = self._to_correct(reign.site, reign.until)
+        at = again.since if again is not None else self.history.ended
+        until = min(at, reign.until + allowed)
+        ends = any(
+            reign.until - REACTION < message.at < until
+            and (message.entry is not Entry.RECORD or message.term != reign.token)
+            for message in self.messages[reign.election]
+        )
+        unfit = any(
+            event.uid == reign.uid and event.unfit and reign.until - REACTION < event.at < until
+            for event in self.pods[reign.election]
+        )
+        if ends or unfit or self._storm(reign.site, reign.until, until):
+            return
+        seconds = at - reign.until
+        self.verdict.corrections.append(seconds)
+        if seconds > allowed:
+            words = f"{reign} had no label for {seconds:.2f} s after it was taken by hand"
+            self._violation("no change without need", at, reign.election, words)
+
     # What they need to know
+
+    def _to_correct(self, site: str, at: float) -> float:
+        """Return the seconds that a correction may take."""
+        return CORRECTED_WITHIN + STEPS * self._delay(site, at, at + CORRECTED_WITHIN)
+
+    def _storm(self, site: str, since: float, until: float) -> bool:
+        """Whether something was wrong with a site's replicas, or NATS, at any time in between."""
+        return any(begin <= until and since <= end for begin, end in self._storms(site))
 
     def _violation(self, promise: str, at: float, election: str, words: str) -> None:
         self.verdict.violations.append(Finding(promise, at, election, words))
@@ -290,6 +357,8 @@ class _Court:
             return "eviction"
         if reign.unfit:
             return f"leader {reign.unfit}"
+        if reign.by_hand:
+            return "label taken by hand"
         if last is None:
             return ""
         lease = self.history.ttl - self.history.margin
@@ -379,11 +448,11 @@ class _Court:
         )
         return REACTION + 2 * self.history.ttl if hindered else REACTION
 
-    def _delay(self, site: str, at: float) -> float:
-        """Return by how much the events of a site came late at most, around a moment."""
-        delays = self.delays[site]
-        low = bisect.bisect_left(delays, (at - 1.0, 0.0))
-        high = bisect.bisect_right(delays, (at + 1.0, math.inf))
+    def _delay(self, site: str, since: float, until: float | None = None) -> float:
+        """Return by how much the events of a site came late at most, around some time."""
+        delays, until = self.delays[site], since if until is None else until
+        low = bisect.bisect_left(delays, (since - 1.0, 0.0))
+        high = bisect.bisect_right(delays, (until + 1.0, math.inf))
         return max((seconds for _, seconds in delays[low:high]), default=0.0)
 
     def _storms(self, site: str) -> list[tuple[float, float]]:
@@ -409,6 +478,11 @@ class _Court:
             elif had and not fit:
                 times.append((since, event.at))
         return [*times, (since, math.inf)] if fit else times
+
+
+def _same(reign: Reign) -> tuple[str, int]:
+    """Return what two reigns have in common if one goes on with the other."""
+    return reign.uid, reign.token
 
 
 def _over(spell: Spell) -> float:

@@ -5,11 +5,15 @@ All times are seconds on the monotonic clock of the recording process.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import math
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Self
 
 GONE = "gone"
 
@@ -30,6 +34,8 @@ class PodEvent:
     """What its token annotation says; 0 without one."""
     unfit: str = ""
     """Why it is no candidate; empty if it is one."""
+    hand: int = 0
+    """Which change of its label by hand was the latest; the same write sets both."""
 
 
 class Entry(enum.Enum):
@@ -124,6 +130,30 @@ class History:
     delays: list[Delay] = field(default_factory=list)
     lost_writes: list[float] = field(default_factory=list)
     """When the stream came back without messages that it had shown before."""
+
+    @classmethod
+    def of(
+        cls, ttl: float, *, replicas: dict[str, tuple[str, ...]], elections: tuple[str, ...]
+    ) -> Self:
+        """Return an empty one. The operator documents its margin, and when a standby renews."""
+        interval, margin = max(1.0, ttl / 3), max(0.25, ttl / 10)
+        scope = ttl - margin - interval
+        relay_after = max(ttl / 2, interval + scope / 3)
+        return cls(ttl, margin, relay_after, replicas, elections)
+
+    @contextlib.contextmanager
+    def spell(self, trouble: Trouble, site: str = "", replica: str = "") -> Iterator[None]:
+        """Write down that something is wrong while this is entered."""
+        spell = Spell(time.monotonic(), trouble, site, replica)
+        self.spells.append(spell)
+        try:
+            yield
+        finally:
+            spell.until = time.monotonic()
+
+    def note(self, words: str, election: str = "") -> None:
+        """Write down that something was done."""
+        self.deeds.append(Deed(time.monotonic(), words, election))
 
     def save(self, path: Path) -> None:
         """Write it down, one JSON value a line."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,6 +22,8 @@ class Kind(enum.Enum):
     """SIGKILL of replicas, and a start later."""
     PAUSE = "pause"
     """SIGSTOP of replicas, and SIGCONT after more than a TTL."""
+    PREVIOUS = "previous version"
+    """Replicas are replaced, politely, by those of the previous version, and back later."""
     CUT_NATS = "cut from NATS"
     """All connections are reset, and refused."""
     HOLE_NATS = "black hole to NATS"
@@ -31,6 +33,8 @@ class Kind(enum.Enum):
     CUT_API = "cut from API server"
     HOLE_API = "black hole to API server"
     HOLD_API = "hold to API server"
+    API = "kill API server"
+    """SIGKILL of a site's API server, and a start later, with its store."""
     NATS = "kill NATS"
     """SIGKILL of the server that leads the stream, and a start later, with its store."""
     DELETE = "delete leader"
@@ -40,15 +44,25 @@ class Kind(enum.Enum):
     ROLL = "rolling update"
     SCALE = "scale to 0"
     """And back later."""
+    LABEL = "label by hand"
+    """The leader label is put on a candidate."""
+    UNLABEL = "label taken by hand"
+    """The leader label is taken from the leader; its token stays."""
 
 
-OF_REPLICAS = (Kind.KILL, Kind.PAUSE)
+OF_REPLICAS = (Kind.KILL, Kind.PAUSE, Kind.PREVIOUS)
 OF_LINKS = (
     *(Kind.CUT_NATS, Kind.HOLE_NATS, Kind.HOLD_NATS),
     *(Kind.CUT_API, Kind.HOLE_API, Kind.HOLD_API),
 )
-OF_SERVERS = (*OF_REPLICAS, *OF_LINKS, Kind.NATS)
-OF_PODS = (Kind.DELETE, Kind.FLAP, Kind.EVICT, Kind.ROLL, Kind.SCALE)
+OF_SERVERS = (*OF_REPLICAS, *OF_LINKS, Kind.NATS, Kind.API)
+BY_HAND = (Kind.LABEL, Kind.UNLABEL)
+OF_PODS = (Kind.DELETE, Kind.FLAP, Kind.EVICT, Kind.ROLL, Kind.SCALE, *BY_HAND)
+CALM = (2.4, 1.2)
+"""Seconds before the next round within which a label is set by hand, half of the times: so late
+that nothing is wrong any more, and its correction is bounded."""
+PREVIOUS_AT_WORK = 3.0
+"""Seconds longer than other faults: it has to start first."""
 
 
 class Who(enum.Enum):
@@ -84,7 +98,9 @@ class Plan:
     """Seconds after the start; by then all faults have ended, and there was quiet."""
 
 
-def make_plan(seed: int, *, duration: float, ttl: float, elections: int) -> Plan:
+def make_plan(
+    seed: int, *, duration: float, ttl: float, elections: int, without: Collection[Kind] = ()
+) -> Plan:
     """Plan rounds of faults with quiet in between.
 
     In each round one thing happens to servers, replicas or links, and while it lasts two or three
@@ -95,9 +111,11 @@ def make_plan(seed: int, *, duration: float, ttl: float, elections: int) -> Plan
         duration: seconds.
         ttl: of the bucket.
         elections: how many there are.
+        without: what is not to happen.
     """
     dice = random.Random(seed)
-    servers, pods = _deck(dice, OF_SERVERS), _deck(dice, OF_PODS)
+    servers = _deck(dice, [kind for kind in OF_SERVERS if kind not in without])
+    pods = _deck(dice, OF_PODS)
     whom = _deck(dice, range(elections))
     quiet = ttl / 2 + 5
     faults: list[Fault] = []
@@ -108,8 +126,12 @@ def make_plan(seed: int, *, duration: float, ttl: float, elections: int) -> Plan
         for _ in range(dice.choice((2, 3))):
             at = now + dice.uniform(0, max(1.0, main.seconds))
             hit = tuple({next(whom) for _ in range(dice.randint(1, 3))})
-            round_.append(_pod_fault(dice, next(pods), at, ttl, hit))
-        end = max(fault.at + fault.seconds for fault in round_) + quiet
+            kind = next(pods)
+            if kind in BY_HAND and dice.random() < 0.5:
+                at = now + main.seconds + quiet - dice.uniform(*CALM)
+            round_.append(_pod_fault(dice, kind, at, ttl, hit))
+        lasting = (f for f in round_ if f.kind not in BY_HAND)
+        end = max(fault.at + fault.seconds for fault in lasting) + quiet
         if end > duration:
             return Plan(tuple(faults), duration)
         faults += sorted(round_, key=lambda fault: fault.at)
@@ -119,6 +141,8 @@ def make_plan(seed: int, *, duration: float, ttl: float, elections: int) -> Plan
 def _server_fault(dice: random.Random, kind: Kind, at: float, ttl: float, election: int) -> Fault:
     brief, long = dice.uniform(0.2, 0.6) * ttl, dice.uniform(1.1, 1.6) * ttl
     seconds = long if kind is Kind.PAUSE or dice.random() < 0.5 else brief
+    if kind is Kind.PREVIOUS:
+        seconds += PREVIOUS_AT_WORK
     who = dice.choices((Who.STEWARD, Who.STANDBY, Who.ALL), (5, 2, 3))[0]
     return Fault(at, kind, seconds, (election,), dice.random() < 0.8, who)
 

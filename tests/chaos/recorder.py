@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -19,10 +20,13 @@ from controlplane.kube import ApiError, Kube, has_condition
 
 LEADER = "leader"
 GROUP = "incumbent.dev"
+HAND = "chaos/by-hand"
+"""Annotation that is set with every change of a label by hand, to a new number."""
 BEACON = "beacon"
-"""A pod that only the recorder writes to, in a namespace that no operator watches."""
-BEACON_PATH = f"/api/v1/namespaces/default/pods/{BEACON}"
+"""Annotation of a pod that only the recorder writes to, in a namespace that no operator watches."""
 BEACON_EVERY = 0.2
+EXPIRED = 410
+"""Status of a watch that cannot go on where it ended."""
 SILENCE = 3.0
 """Seconds without any message after which the watch of the bucket begins anew. The elections
 renew more often."""
@@ -41,7 +45,9 @@ class Recorder:
         self.history = history
         self._namespace = namespace
         self._bucket = bucket
+        self._beacon = f"{BEACON}-{namespace}"
         self._sites: dict[str, str] = {}
+        self._elections: dict[str, str] = {}
         self._pods: dict[tuple[str, str], dict[str, PodEvent]] = {}
         self._beacons: dict[tuple[str, int], float] = {}
         self._records: dict[tuple[str, str], Message] = {}
@@ -64,38 +70,98 @@ class Recorder:
         record = self._records.get((site, election))
         return record.replica.partition("/")[0] if record else self.history.replicas[site][0]
 
+    async def wait_led(self, seconds: float) -> bool:
+        """Wait until every election has had one and the same leader for a second, or so long."""
+        deadline, since, before = time.monotonic() + seconds, 0.0, ""
+        while time.monotonic() < deadline:
+            leaders = [self.leaders(election) for election in self.history.elections]
+            now = str([(pod.uid, pod.token) for found in leaders for pod in found])
+            if any(len(found) != 1 for found in leaders) or now != before:
+                since, before = time.monotonic(), now
+            elif time.monotonic() > since + 1:
+                return True
+            await asyncio.sleep(0.1)
+        return False
+
+    @contextlib.asynccontextmanager
+    async def recording(self, kubes: Sequence[Kube], urls: Sequence[str]) -> AsyncIterator[None]:
+        """Record while this is entered; it ends early if the recording fails.
+
+        Args:
+            kubes: of all sites.
+            urls: of the NATS servers.
+        """
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._follow_bucket(urls))]
+            for kube in kubes:
+                started = asyncio.Event()
+                tasks.append(group.create_task(self._follow_pods(kube, started)))
+                await started.wait()
+                tasks.append(group.create_task(self._measure_delay(kube)))
+            yield
+            for task in tasks:
+                task.cancel()
+
     # Pods
 
-    async def watch_pods(self, kube: Kube, started: asyncio.Event) -> None:
-        """Write down every change of the pods of a site. One watch, from one resourceVersion on."""
+    async def _follow_pods(self, kube: Kube, started: asyncio.Event) -> None:
+        """Write down every change of the pods of a site.
+
+        One watch shows them all, unless the API server dies: one that is new tells only what is
+        there now. What changed last before it died may be seen late then, and only in sum.
+        """
         site, about = kube.site.name, await kube.get("/api/v1/namespaces/kube-system")
         self._sites[about["metadata"]["uid"]] = site
-        listed = await kube.get("/api/v1/pods")
-        for pod in listed["items"]:
-            self._take_pod(site, "ADDED", pod)
-        version = listed["metadata"]["resourceVersion"]
-        started.set()
+        version, alive = "", time.monotonic()
         while True:
-            async for kind, pod in kube.watch(
-                "/api/v1/pods", resourceVersion=version, allowWatchBookmarks="true"
-            ):
-                if kind == "ERROR":
-                    raise ApiError(int(pod.get("code", 0)), str(pod.get("message")))
-                version = pod["metadata"]["resourceVersion"]
-                if kind != "BOOKMARK":
-                    self._take_pod(site, kind, pod)
+            try:
+                if not version:
+                    version = await self._list_pods(kube)
+                    now = time.monotonic()
+                    if started.is_set():
+                        self.history.delays.append(Delay(now, site, now - alive))
+                    started.set()
+                async for kind, pod in kube.watch(
+                    "/api/v1/pods", resourceVersion=version, allowWatchBookmarks="true"
+                ):
+                    if kind == "ERROR":
+                        raise ApiError(int(pod.get("code", 0)), str(pod.get("message")))
+                    version, alive = pod["metadata"]["resourceVersion"], time.monotonic()
+                    if kind != "BOOKMARK":
+                        self._take_pod(site, kind, pod)
+            except ERRORS as error:
+                if isinstance(error, ApiError) and error.status == EXPIRED:
+                    version = ""
+                await asyncio.sleep(BEACON_EVERY)
 
-    async def measure_delay(self, kube: Kube) -> None:
+    async def _list_pods(self, kube: Kube) -> str:
+        """Take in all pods of a site as they are now; return the resourceVersion."""
+        site, listed = kube.site.name, await kube.get("/api/v1/pods")
+        pods = {pod["metadata"]["uid"]: pod for pod in listed["items"]}
+        for known in list(self._pods.values()):
+            for event in list(known.values()):
+                if event.site == site and event.uid not in pods:
+                    gone = replace(event, at=time.monotonic(), labelled=False, token=0, unfit=GONE)
+                    self._note(gone)
+        # Those without a label first: the order of what was missed is not known.
+        for pod in sorted(pods.values(), key=self._is_labelled):
+            self._take_pod(site, "ADDED", pod)
+        return str(listed["metadata"]["resourceVersion"])
+
+    async def _measure_delay(self, kube: Kube) -> None:
         """Write to a pod all the time, to see how late the watch shows it."""
         container = {"name": "main", "image": "none.invalid/none"}
-        pod = {"metadata": {"name": BEACON}, "spec": {"containers": [container]}}
+        pod = {"metadata": {"name": self._beacon}, "spec": {"containers": [container]}}
         await kube.create("/api/v1/namespaces/default/pods", pod)
         due, number = time.monotonic(), 0
         while True:
             # Counted from when it was due, so that a time when this process stood still counts.
             self._beacons[kube.site.name, number] = due
             body = {"metadata": {"annotations": {BEACON: str(number)}}}
-            await kube.patch(BEACON_PATH, body)
+            try:
+                await kube.patch(f"/api/v1/namespaces/default/pods/{self._beacon}", body)
+            except ERRORS:  # the API server is down: what is written then is seen in its time
+                self._beacons.pop((kube.site.name, number), None)
             number += 1
             due += BEACON_EVERY
             await asyncio.sleep(due - time.monotonic())
@@ -106,14 +172,15 @@ class Recorder:
         now, metadata = time.monotonic(), pod["metadata"]
         annotations = metadata.get("annotations") or {}
         labels = metadata.get("labels") or {}
-        if metadata["name"] == BEACON:
+        if metadata["name"] == self._beacon:
             since = self._beacons.pop((site, int(annotations.get(BEACON, "-1"))), None)
             if since is not None:
                 self.history.delays.append(Delay(now, site, now - since))
             return
         if metadata["namespace"] != self._namespace:
             return
-        election = str(labels.get("app", ""))
+        # A pod that leaves the selector may carry the label all the same.
+        election = self._elections.setdefault(metadata["uid"], str(labels.get("app", "")))
         gone = kind == "DELETED"
         token = str(annotations.get(f"{GROUP}/{election}.token", ""))
         event = PodEvent(
@@ -122,19 +189,28 @@ class Recorder:
             election,
             metadata["name"],
             metadata["uid"],
-            labelled=not gone and labels.get(f"{GROUP}/{election}") == LEADER,
+            labelled=not gone and self._is_labelled(pod),
             token=int(token) if token.isdecimal() else 0,
-            unfit=GONE if gone else _unfit(pod),
+            unfit=GONE if gone else _unfit(pod, election),
+            hand=int(annotations.get(HAND, "0")),
         )
+        self._note(event)
+
+    def _note(self, event: PodEvent) -> None:
         self.history.pods.append(event)
-        known = self._pods.setdefault((site, election), {})
+        known = self._pods.setdefault((event.site, event.election), {})
         known.pop(event.uid, None)
-        if not gone:
+        if event.unfit != GONE:
             known[event.uid] = event
+
+    def _is_labelled(self, pod: Mapping[str, Any]) -> bool:
+        labels = pod["metadata"].get("labels") or {}
+        election = self._elections.get(pod["metadata"]["uid"]) or labels.get("app", "")
+        return bool(labels.get(f"{GROUP}/{election}") == LEADER)
 
     # The bucket
 
-    async def watch_bucket(self, urls: Sequence[str]) -> None:
+    async def _follow_bucket(self, urls: Sequence[str]) -> None:
         """Write down every message of the bucket, on one connection after another."""
         while True:
             with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
@@ -201,6 +277,14 @@ async def connection(urls: Sequence[str]) -> Any:
             await client.close()
 
 
+async def evict(urls: Sequence[str], bucket: str, key: str) -> None:
+    """Delete a key, as `nats kv del` does it."""
+    async with connection(urls) as client:
+        await client.jetstream(timeout=2).publish(
+            f"$KV.{bucket}.{key}", headers={"KV-Operation": "DEL"}
+        )
+
+
 def _entry(headers: Mapping[str, str]) -> Entry:
     if "Nats-Marker-Reason" in headers:
         expired = headers["Nats-Marker-Reason"] == "MaxAge"
@@ -210,8 +294,10 @@ def _entry(headers: Mapping[str, str]) -> Entry:
     return Entry.RECORD
 
 
-def _unfit(pod: Mapping[str, Any]) -> str:
+def _unfit(pod: Mapping[str, Any], election: str) -> str:
     """Say why a pod is no candidate, by the rules that people are told."""
+    if (pod["metadata"].get("labels") or {}).get("app") != election:
+        return "not selected"
     if "deletionTimestamp" in pod["metadata"]:
         return "terminating"
     if pod["status"].get("phase") != "Running":

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from chaos.checker import Finding, Verdict
 from chaos.history import Entry, History
 from chaos.plan import Fault
+from chaos.rehearsal import Rehearsal
 
 AROUND = 15.0
 """Seconds before and after a violation that its timeline shows."""
@@ -27,6 +28,7 @@ def counts(history: History, verdict: Verdict, faults: Iterable[Fault], writes: 
         f"{'reigns':16}{len(verdict.reigns)}; ended by {_counted(verdict.causes)}",
         f"{'bucket writes':16}{_counted(entries)}",
         f"{'pod writes':16}{writes} by operators",
+        f"{'labels by hand':16}{_by_hand(verdict)}",
         "without a leader though there was a candidate, in seconds:",
         *_gaps(history, verdict),
         f"{'longest overlap':16}{overlaps} is promised",
@@ -36,6 +38,13 @@ def counts(history: History, verdict: Verdict, faults: Iterable[Fault], writes: 
 
 def _counted(counter: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counter.most_common()) or "none"
+
+
+def _by_hand(verdict: Verdict) -> str:
+    if not verdict.corrections:
+        return f"{verdict.by_hand}, none of them while nothing was wrong"
+    longest = f"corrected after {max(verdict.corrections):.2f} s at most"
+    return f"{verdict.by_hand}, {len(verdict.corrections)} while nothing was wrong, {longest}"
 
 
 def _gaps(history: History, verdict: Verdict) -> Iterator[str]:
@@ -54,6 +63,17 @@ def findings(history: History, found: list[Finding]) -> Iterator[str]:
         yield describe(history, finding)
         if number < MOST_TIMELINES:
             yield from timeline(history, finding)
+
+
+def rehearsed(words: str, sound: Rehearsal, planted: Rehearsal) -> str:
+    """Say in a line or two how a scenario went without a fault, and with it."""
+    found = [finding.promise for finding in sound.verdict.violations] + sound.missed
+    without = "; ".join(dict.fromkeys(found)) or "nothing found"
+    first = next(iter(planted.verdict.violations), None)
+    caught = "nothing" if first is None else f"{first.promise} after {planted.seconds:.1f} s"
+    if not planted.caught:
+        caught = f"NOT CAUGHT but for {caught}; {'; '.join(planted.missed)}"
+    return f"{words:45}{without:20}{caught}" + (f"\n    {first.words}" if first else "")
 
 
 def describe(history: History, finding: Finding) -> str:
@@ -82,7 +102,7 @@ def timeline(history: History, finding: Finding) -> list[str]:
             if message.entry is Entry.RECORD:
                 words = f"{message.pod}, term {message.term}, by {message.replica}"
             lines.append((message.at, f"{message.site:6} revision {message.revision}: {words}"))
-    mine = (deed for deed in history.deeds if deed.election == finding.election)
+    mine = (deed for deed in history.deeds if deed.election in {"", finding.election})
     lines += [(deed.at, f"FAULT  {deed.words}") for deed in mine]
     for spell in history.spells:
         who = spell.replica or "NATS"

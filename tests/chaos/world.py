@@ -1,7 +1,6 @@
 """The servers and operators of a run, and what is done to them.
 
-Two sites on one etcd, two replicas in each. A replica reaches its API server and every NATS
-server through a proxy of its own; recorder and node agents go there directly.
+Two sites on one etcd, two replicas in each.
 """
 
 from __future__ import annotations
@@ -9,21 +8,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from chaos.history import Deed, History, Spell, Trouble
-from chaos.plan import OF_LINKS, OF_REPLICAS, Fault, Kind, Who
-from chaos.recorder import ERRORS, Recorder, connection
-from controlplane.kube import Kube
+from chaos.history import History, PodEvent, Trouble
+from chaos.operators import START_TIMEOUT, Bucket, Replica, make_replica
+from chaos.plan import BY_HAND, OF_LINKS, OF_REPLICAS, Fault, Kind, Who
+from chaos.recorder import ERRORS, GROUP, HAND, LEADER, Recorder, connection, evict
+from controlplane.kube import ApiError, Kube
 from controlplane.natsserver import NatsCluster, NatsServer
 from controlplane.nodes import NodeAgent, PodControl
-from controlplane.proxy import Proxy
 from controlplane.servers import ControlPlane
-from operatorprocess import OperatorProcess
 
 SITES = ("east", "west")
 REPLICAS = 2
@@ -32,9 +30,9 @@ NAMESPACE = "chaos"
 BUCKET = "CHAOS"
 ELECTIONS = f"/apis/incumbent.dev/v1alpha1/namespaces/{NAMESPACE}/leaderelections"
 DEFINITIONS = Path(__file__).parents[2] / "crds"
-START_TIMEOUT = 90.0
-"""Seconds for a process to start, on a machine that is busy."""
 AT_ONCE = 4
+INSIST = 90.0
+"""Seconds for which what was done to pods is taken back, while their API server is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,35 +45,24 @@ class Scale:
     ttl: float
 
     def history(self) -> History:
-        """Return an empty history. The operator documents its margin, and when a standby renews."""
-        interval, margin = max(1.0, self.ttl / 3), max(0.25, self.ttl / 10)
-        scope = self.ttl - margin - interval
-        return History(
-            ttl=self.ttl,
-            margin=margin,
-            relay_after=max(self.ttl / 2, interval + scope / 3),
-            replicas={
-                site: tuple(f"{site}-{number + 1}" for number in range(REPLICAS)) for site in SITES
-            },
-            elections=tuple(f"e{number}" for number in range(self.elections)),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """One operator process, and its links."""
-
-    site: str
-    name: str
-    operator: OperatorProcess
-    api: Proxy
-    nats: tuple[Proxy, ...]
+        """Return an empty history."""
+        names = {
+            site: tuple(f"{site}-{number + 1}" for number in range(REPLICAS)) for site in SITES
+        }
+        elections = tuple(f"e{number}" for number in range(self.elections))
+        return History.of(self.ttl, replicas=names, elections=elections)
 
 
 class World:
-    """Everything that runs; use it as an asynchronous context manager."""
+    """Everything that runs; use it as an asynchronous context manager.
 
-    def __init__(self, folder: Path, scale: Scale) -> None:
+    Args:
+        folder: for all that it writes.
+        scale: how large it is.
+        previous: the source root of the operator's previous version, if there is any.
+    """
+
+    def __init__(self, folder: Path, scale: Scale, previous: Path | None) -> None:
         self.history = scale.history()
         self.recorder = Recorder(self.history, namespace=NAMESPACE, bucket=BUCKET)
         self.under_way: list[str] = []
@@ -83,11 +70,13 @@ class World:
         self.done: list[Fault] = []
         self._folder = folder
         self._scale = scale
+        self._previous = previous
         self._stack = AsyncExitStack()
+        self._planes: dict[str, ControlPlane] = {}
         self._kubes: dict[str, Kube] = {}
         self._replicas: dict[str, list[Replica]] = {}
         self._servers: list[NatsServer] = []
-        self._rolls = 0
+        self._changes = 0
         self._few = asyncio.Semaphore(AT_ONCE)
 
     async def __aenter__(self) -> Self:
@@ -128,6 +117,7 @@ class World:
             plane = ControlPlane(self._folder, name=name, etcd=etcd)
             await self._stack.enter_async_context(plane)
             etcd = plane.etcd
+            self._planes[name] = plane
             agent = NodeAgent(plane.site, start_seconds=0.3, stop_seconds=0.3)
             await self._stack.enter_async_context(agent)
             kube = await self._stack.enter_async_context(Kube(plane.site))
@@ -142,54 +132,26 @@ class World:
     @contextlib.asynccontextmanager
     async def recorded(self) -> AsyncIterator[None]:
         """Record while this is entered; it ends early if the recording fails."""
-        recorder, urls = self.recorder, [server.url for server in self._servers]
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(recorder.watch_bucket(urls))]
-            for kube in self._kubes.values():
-                started = asyncio.Event()
-                tasks.append(group.create_task(recorder.watch_pods(kube, started)))
-                await started.wait()
-                tasks.append(group.create_task(recorder.measure_delay(kube)))
+        urls = [server.url for server in self._servers]
+        async with self.recorder.recording(list(self._kubes.values()), urls):
             yield
-            for task in tasks:
-                task.cancel()
 
     async def start_operators(self) -> None:
         """Start all replicas, and wait until they are ready."""
         for site, names in self.history.replicas.items():
             self._replicas[site] = [await self._replica(site, name) for name in names]
-        await asyncio.gather(*(self._start(replica) for replica in self._all_replicas()))
+        await asyncio.gather(*(replica.start() for replica in self._all_replicas()))
 
     async def _replica(self, site: str, name: str) -> Replica:
-        async def proxy(url: str) -> Proxy:
-            port = int(url.rpartition(":")[2])
-            return await self._stack.enter_async_context(Proxy(port))
-
-        where = self._kubes[site].site
-        api = await proxy(where.url)
-        links = tuple([await proxy(server.url) for server in self._servers])
-        first, *others = [f"nats://{link.address}" for link in links]
-        operator = OperatorProcess(
-            where,
+        return await make_replica(
+            self._stack,
+            self._kubes[site].site,
             self._folder,
-            nats_url=first,
-            arguments=(
-                *(f"--nats-url={url}" for url in others),
-                f"--namespace={NAMESPACE}",
-                f"--bucket={BUCKET}",
-                "--create-bucket",
-                f"--bucket-ttl={self._scale.ttl:g}s",
-                f"--bucket-replicas={self._scale.servers}",
-            ),
-            replica=name,
-            kubeconfig=where.kubeconfig_for("operator", server=api.address),
+            name=name,
+            namespace=NAMESPACE,
+            bucket=Bucket(self._servers, BUCKET, self._scale.ttl, self._scale.servers),
+            previous=self._previous,
         )
-        self._stack.callback(operator.process.kill)
-        return Replica(site, name, operator, api, links)
-
-    async def _start(self, replica: Replica) -> None:
-        await replica.operator.start(ready=False)
-        await replica.operator.wait_ready(timeout=START_TIMEOUT)
 
     async def start_elections(self) -> None:
         """Create pods and elections in both sites, and wait until all are led."""
@@ -200,7 +162,7 @@ class World:
                 for kube in self._kubes.values()
             )
         )
-        await self.wait_led(START_TIMEOUT)
+        await self.recorder.wait_led(START_TIMEOUT)
 
     async def _start_election(self, kube: Kube, name: str) -> None:
         async with self._few:
@@ -215,25 +177,15 @@ class World:
 
     # The end
 
-    async def wait_led(self, seconds: float) -> bool:
-        """Wait until every election has had one and the same leader for a second, or so long."""
-        deadline, since, before = time.monotonic() + seconds, 0.0, ""
-        while time.monotonic() < deadline:
-            leaders = [self.recorder.leaders(election) for election in self.history.elections]
-            now = str([(pod.uid, pod.token) for found in leaders for pod in found])
-            if any(len(found) != 1 for found in leaders) or now != before:
-                since, before = time.monotonic(), now
-            elif time.monotonic() > since + 1:
-                return True
-            await asyncio.sleep(0.1)
-        return False
-
     def complaints(self) -> list[str]:
-        """Return what operators logged that they never should: errors of their own, tracebacks."""
+        """Return what operators logged that they never should: errors of their own, tracebacks.
+
+        Those of the previous version are left out.
+        """
         return [
             f"{replica.name} logged: {line[:300]}"
             for replica in self._all_replicas()
-            for line in replica.operator.complaints
+            for line in replica.new.complaints
         ]
 
     # The faults
@@ -251,6 +203,8 @@ class World:
             await self._hinder(fault)
         elif fault.kind is Kind.NATS:
             await self._kill_nats(fault)
+        elif fault.kind is Kind.API:
+            await self._kill_api_server(fault)
         else:
             names = (self.history.elections[number] for number in fault.elections)
             await asyncio.gather(*(self._disturb(fault, name) for name in names))
@@ -270,24 +224,43 @@ class World:
             for replica in self._replicas[site]
             if fault.who is Who.ALL or (replica.name == steward) == (fault.who is Who.STEWARD)
         ]
-        work = {Kind.KILL: self._kill, Kind.PAUSE: self._pause}.get(fault.kind, self._disconnect)
+        works = {
+            Kind.KILL: self._kill,
+            Kind.PAUSE: self._pause,
+            Kind.PREVIOUS: self._bring_previous,
+        }
+        work = works.get(fault.kind, self._disconnect)
         words = f"{fault.kind.value}: {' and '.join(r.name for r in hit)}, {fault.seconds:.1f} s"
         with self._noted(words):
             await asyncio.gather(*(work(replica, fault) for replica in hit))
 
     async def _kill(self, replica: Replica, fault: Fault) -> None:
-        with self._spell(Trouble.DEAD, replica):
-            replica.operator.process.kill()
-            await asyncio.sleep(fault.seconds)
-            await self._start(replica)
+        async with replica.turn:
+            with self._spell(Trouble.DEAD, replica):
+                replica.operator.process.kill()
+                await asyncio.sleep(fault.seconds)
+                await replica.start()
+
+    async def _bring_previous(self, replica: Replica, fault: Fault) -> None:
+        """Have the previous version in a replica's place for a while."""
+        if replica.previous is None:
+            return
+        over = time.monotonic() + fault.seconds
+        async with replica.turn:
+            with self._spell(Trouble.DEAD, replica):
+                await replica.replace(replica.previous)
+            await asyncio.sleep(over - time.monotonic())
+            with self._spell(Trouble.DEAD, replica):
+                await replica.replace(replica.new)
 
     async def _pause(self, replica: Replica, fault: Fault) -> None:
-        with self._spell(Trouble.PAUSED, replica):
-            replica.operator.process.pause()
-            try:
-                await asyncio.sleep(fault.seconds)
-            finally:
-                replica.operator.process.resume()
+        async with replica.turn:
+            with self._spell(Trouble.PAUSED, replica):
+                replica.operator.process.pause()
+                try:
+                    await asyncio.sleep(fault.seconds)
+                finally:
+                    replica.operator.process.resume()
 
     async def _disconnect(self, replica: Replica, fault: Fault) -> None:
         nats = fault.kind in {Kind.CUT_NATS, Kind.HOLE_NATS, Kind.HOLD_NATS}
@@ -321,6 +294,18 @@ class World:
             await asyncio.sleep(over - time.monotonic())
             await self._restart(leader)
 
+    async def _kill_api_server(self, fault: Fault) -> None:
+        """Kill the API server of a site, and start it again with its etcd."""
+        site = self._site(fault, self.history.elections[fault.elections[0]])
+        plane = self._planes[site]
+        with contextlib.ExitStack() as spells:
+            spells.enter_context(self._noted(f"{fault.kind.value}: {site}, {fault.seconds:.1f} s"))
+            for replica in self._replicas[site]:
+                spells.enter_context(self._spell(Trouble.NO_API, replica))
+            plane.kill_api_server()
+            await asyncio.sleep(fault.seconds)
+            await plane.start_api_server()
+
     async def _restart(self, server: NatsServer) -> None:
         server.spawn()
         await server.wait_ready(timeout=START_TIMEOUT)
@@ -345,8 +330,10 @@ class World:
         deployment = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{election}"
         pods = self.recorder.pods(site, election)
         pod = next((pod for pod in pods if pod.labelled), pods[0] if pods else None)
+        if fault.kind is Kind.LABEL:
+            pod = next((pod for pod in pods if not (pod.labelled or pod.unfit)), None)
         words = f"{fault.kind.value}: {election} in {site}"
-        if pod is not None and fault.kind in {Kind.DELETE, Kind.FLAP}:
+        if pod is not None and fault.kind in {Kind.DELETE, Kind.FLAP, *BY_HAND}:
             words += f", {pod.pod}"
         with self._noted(words, election), contextlib.suppress(*ERRORS):
             match fault.kind:
@@ -358,44 +345,49 @@ class World:
                     control = PodControl(kube)
                     await control.set_ready(about, ready=False)
                     await asyncio.sleep(fault.seconds)
-                    await control.set_ready(about, ready=True)
+                    await _insist(lambda: control.set_ready(about, ready=True))
                 case Kind.EVICT:
-                    async with connection(self._urls) as client:
-                        await client.jetstream(timeout=2).publish(
-                            f"$KV.{BUCKET}.{election}", headers={"KV-Operation": "DEL"}
-                        )
+                    await evict(self._urls, BUCKET, election)
+                case Kind.LABEL | Kind.UNLABEL if pod is not None:
+                    await self._label(kube, pod, LEADER if fault.kind is Kind.LABEL else None)
                 case Kind.ROLL:
-                    self._rolls += 1
-                    template = {"metadata": {"annotations": {"rolled": str(self._rolls)}}}
+                    self._changes += 1
+                    template = {"metadata": {"annotations": {"rolled": str(self._changes)}}}
                     await kube.patch(deployment, {"spec": {"template": template}})
                     await asyncio.sleep(fault.seconds)
                 case Kind.SCALE:
                     await kube.patch(deployment, {"spec": {"replicas": 0}})
                     await asyncio.sleep(fault.seconds)
-                    await kube.patch(deployment, {"spec": {"replicas": PODS}})
+                    await _insist(lambda: kube.patch(deployment, {"spec": {"replicas": PODS}}))
+
+    async def _label(self, kube: Kube, pod: PodEvent, value: str | None) -> None:
+        """Change the leader label of a pod by hand."""
+        self._changes += 1
+        change = {
+            "labels": {f"{GROUP}/{pod.election}": value},
+            "annotations": {HAND: str(self._changes)},
+        }
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod.pod}"
+        await kube.patch(path, {"metadata": change | {"uid": pod.uid}})
 
     # What the history says about them
 
-    @contextlib.contextmanager
-    def _spell(self, trouble: Trouble, replica: Replica | None = None) -> Iterator[None]:
-        spell = Spell(time.monotonic(), trouble)
-        if replica is not None:
-            spell.site, spell.replica = replica.site, replica.name
-        self.history.spells.append(spell)
-        try:
-            yield
-        finally:
-            spell.until = time.monotonic()
+    def _spell(
+        self, trouble: Trouble, replica: Replica | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        if replica is None:
+            return self.history.spell(trouble)
+        return self.history.spell(trouble, replica.site, replica.name)
 
     @contextlib.contextmanager
     def _noted(self, words: str, election: str = "") -> Iterator[None]:
-        self.history.deeds.append(Deed(time.monotonic(), words, election))
+        self.history.note(words, election)
         self.under_way.append(words)
         try:
             yield
         finally:
             self.under_way.remove(words)
-            self.history.deeds.append(Deed(time.monotonic(), f"over: {words}", election))
+            self.history.note(f"over: {words}", election)
 
     def label_writes(self) -> int:
         """Return how many requests of operators changed pods, as the API servers logged it."""
@@ -404,3 +396,18 @@ class World:
             for kube in self._kubes.values()
             for request in kube.site.audit.requests(user="operator", verbs=("patch",))
         )
+
+
+async def _insist(work: Callable[[], Awaitable[object]]) -> None:
+    """Do something to pods, also if their API server is away at first."""
+    deadline = time.monotonic() + INSIST
+    while True:
+        try:
+            await work()
+        except ERRORS as error:
+            refused = isinstance(error, ApiError) and error.status in {404, 409}
+            if refused or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+        else:
+            return

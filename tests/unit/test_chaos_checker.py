@@ -29,9 +29,10 @@ class Story:
         for pod in ("e1", "e2", "w1", "w2"):
             self.pod(0.0, pod)
 
-    def pod(self, at, pod, token=0, unfit="", *, place=None):
+    def pod(self, at, pod, token=0, unfit="", *, place=None, labelled=None, hand=0):
         """Show a pod; with a token it carries the label. `place` is among all events."""
-        event = PodEvent(at, _site(pod), "web", pod, pod, token > 0, token, unfit)
+        labelled = token > 0 if labelled is None else labelled
+        event = PodEvent(at, _site(pod), "web", pod, pod, labelled, token, unfit, hand)
         self.history.pods.insert(len(self.history.pods) if place is None else place, event)
 
     def record(self, at, revision, pod, term, replica=1):
@@ -324,6 +325,87 @@ def test_label_that_is_away_for_a_moment_is_found(story):
     assert check(story.history).causes == {"no cause, and given back": 1}
 
 
+# Labels that are changed by hand
+
+
+def set_by_hand(story, *, until):
+    """Somebody labels the other pod, until it is corrected."""
+    story.reign(1, 100, "e1", 1)
+    story.pod(20, "e2", labelled=True, hand=1)
+    if until is not None:
+        story.pod(until, "e2", hand=1)
+
+
+@pytest.mark.parametrize(
+    ("until", "found"), ((20.9, []), (21.1, ["one pod a site"]), (None, ["one pod a site"]))
+)
+def test_label_set_by_hand_is_gone_within_a_second(story, until, found):
+    """Until then it does not count as a second leader."""
+    set_by_hand(story, until=until)
+    assert story.violations() == found
+    assert len(check(story.history).reigns) == 1
+
+
+def test_label_set_by_hand_may_stay_while_a_replica_is_in_trouble(story):
+    """Who should correct it may be dead."""
+    set_by_hand(story, until=30)
+    story.trouble(19, 29, Trouble.DEAD, "east-1")
+    verdict = check(story.history)
+    assert not verdict.violations
+    assert (verdict.by_hand, verdict.corrections) == (1, [])
+
+
+def test_label_set_by_hand_may_stay_as_long_as_writes_take(story):
+    """Three of them come before it is seen to be gone."""
+    set_by_hand(story, until=21.7)
+    story.late(20.5, "east", 0.2)
+    assert story.violations() == ["one pod a site"]
+    story.late(20.6, "east", 0.25)
+    assert not story.violations()
+
+
+def test_second_label_that_nobody_set_by_hand_is_found(story):
+    """A change of long ago excuses nothing."""
+    set_by_hand(story, until=20.5)
+    story.pod(40, "e2", labelled=True, hand=1)
+    story.pod(40.1, "e2", hand=1)
+    assert "one pod a site" in story.violations()
+
+
+def taken_by_hand(story, *, back):
+    """Somebody takes the label from the leader, which gets it again."""
+    story.reign(1, 20, "e1", 1)
+    story.history.pods.pop()
+    story.pod(20, "e1", 1, labelled=False, hand=1)
+    if back is not None:
+        story.pod(back, "e1", 1, hand=1)
+    for number in range(100, 126):
+        story.record(20 + (number - 100) * 3, number, "e1", 1)
+
+
+@pytest.mark.parametrize(("back", "found"), ((20.9, 0), (21.1, 1), (None, 2)))
+def test_label_taken_by_hand_is_back_within_a_second(story, back, found):
+    """Nobody else leads meanwhile."""
+    taken_by_hand(story, back=back)
+    verdict = check(story.history)
+    assert len(verdict.violations) == found
+    assert {finding.promise for finding in verdict.violations} <= {
+        "no change without need",
+        "somebody leads",
+    }
+    assert verdict.causes == {"label taken by hand": 1}
+
+
+def test_label_taken_by_hand_need_not_come_back_to_a_pod_that_cannot_lead(story):
+    """Then another one leads."""
+    taken_by_hand(story, back=None)
+    story.pod(20.1, "e1", 1, "terminating", labelled=False, hand=1)
+    story.reign(22, 100, "e2", 200)
+    story.history.messages.sort(key=lambda message: message.at)
+    verdict = check(story.history)
+    assert "no change without need" not in [found.promise for found in verdict.violations]
+
+
 # Somebody leads
 
 
@@ -369,6 +451,13 @@ def test_election_that_is_not_led_at_the_end_is_found(story):
 
 
 # Plans and reports
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_not_to_happen_is_not_planned(seed):
+    """The other faults are."""
+    plan = make_plan(seed, duration=900, ttl=15, elections=20, without=[Kind.PREVIOUS, Kind.NATS])
+    assert {fault.kind for fault in plan.faults} == set(Kind) - {Kind.PREVIOUS, Kind.NATS}
 
 
 def test_same_seed_makes_the_same_plan():

@@ -1,0 +1,240 @@
+"""An operator with one fault on purpose, which the checker has to catch.
+
+    python -m chaos.planted FAULT FOLDER operator --flags
+
+Besides, files in the folder ask for what a network may do to it, with a fault or without:
+
+========  =========================================================================
+hold      JSON: `pod`, whether `leader` labels or others are meant, `lost` and `most`.
+          So many patches of that pod are not sent before `release` is there. If they
+          are lost, whoever waits for the answer is told so when its time is up
+release   what is held is sent
+expire    the next watch of pods that begins is told that it is too late (410)
+========  =========================================================================
+
+The only module here that imports the operator, and nothing here imports it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from incumbent import cli, clock
+from incumbent.cluster import ApiServer, Expired
+from incumbent.errors import ClusterError, ClusterUnreachable
+from incumbent.labels import Labels
+from incumbent.model import Pod
+from incumbent.pods import NamespacePods
+from incumbent.ports import PodEvent, PodsReplaced
+from incumbent.verdict import LEADER
+
+log = structlog.get_logger("incumbent.planted")
+
+POLL = 0.02
+TOO_LATE = 0.5
+"""Seconds after which a strip comes that should have come first."""
+
+_tasks: set[asyncio.Task[None]] = set()
+
+
+def label_first() -> None:
+    """Label the new pod before the old one is stripped."""
+    real = Labels.strip
+
+    async def strip(self: Labels, pod: Pod, value: str | None, *, until: float) -> None:
+        async def late() -> None:
+            await asyncio.sleep(TOO_LATE)
+            with contextlib.suppress(ClusterError):
+                await real(self, pod, value, until=until)
+
+        _spawn(late())
+
+    Labels.strip = strip  # type: ignore[method-assign]
+
+
+def skip_confirmation() -> None:
+    """Send the strip once, and go on whatever comes of it."""
+    real = Labels.strip
+
+    async def strip(self: Labels, pod: Pod, value: str | None, *, until: float) -> None:
+        with contextlib.suppress(ClusterError):
+            await real(self, pod, value, until=clock.now())
+        self._doubtful.pop(pod.uid, None)
+
+    Labels.strip = strip  # type: ignore[method-assign]
+
+
+def no_resource_version() -> None:
+    """Write labels whatever became of the pod since it was looked at."""
+    real = ApiServer.patch_pod
+
+    async def patch_pod(self: ApiServer, pod: Pod, **change: Any) -> Pod:
+        return await real(self, replace(pod, resource_version=""), **change)
+
+    ApiServer.patch_pod = patch_pod  # type: ignore[method-assign]
+
+
+def empty_strip() -> None:
+    """Take a pod that shows no leader label for stripped."""
+    real = Labels.strip
+
+    async def strip(self: Labels, pod: Pod, value: str | None, *, until: float) -> None:
+        if pod.resource_version and pod.labels.get(self.resource.label_key) != LEADER:
+            self._doubtful.pop(pod.uid, None)
+        else:
+            await real(self, pod, value, until=until)
+
+    Labels.strip = strip  # type: ignore[method-assign]
+
+
+def no_warrant() -> None:
+    """Label a pod again without a bucket write: it was allowed before."""
+    real = Labels.add
+    granted: dict[str, int] = {}
+
+    async def add(
+        self: Labels, pod: Pod, *, warrant: Callable[[], Awaitable[int | None]], **more: Any
+    ) -> Pod | None:
+        async def once() -> int | None:
+            token = granted.get(pod.uid) or await warrant()
+            if token is not None:
+                granted[pod.uid] = token
+            return token
+
+        return await real(self, pod, warrant=once, **more)
+
+    Labels.add = add  # type: ignore[method-assign]
+
+
+def keep_deleted() -> None:
+    """After a watch that broke, keep the pods that are not listed any more."""
+    real = NamespacePods._take
+
+    def take(self: NamespacePods, event: PodEvent) -> None:
+        if isinstance(event, PodsReplaced):
+            listed = {pod.name: pod for pod in event.pods}
+            event = PodsReplaced(tuple(((self.pods or {}) | listed).values()))
+        real(self, event)
+
+    NamespacePods._take = take  # type: ignore[method-assign]
+
+
+def trust_deleted() -> None:
+    """Watch the selected pods only, and take one that the watch calls deleted for gone."""
+    real, real_send = Labels.strip, ApiServer._send
+
+    async def send(
+        self: ApiServer,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> Any:
+        if query and "watch" in query and path.endswith("/pods"):
+            query = {**query, "labelSelector": "app"}
+        return await real_send(self, method, path, query=query, **more)
+
+    async def strip(self: Labels, pod: Pod, value: str | None, *, until: float) -> None:
+        if pod.resource_version:
+            await real(self, pod, value, until=until)
+
+    ApiServer._send = send  # type: ignore[method-assign]
+    Labels.strip = strip  # type: ignore[method-assign]
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "none": lambda: None,
+    "label-first": label_first,
+    "skip-confirmation": skip_confirmation,
+    "no-resource-version": no_resource_version,
+    "empty-strip": empty_strip,
+    "no-warrant": no_warrant,
+    "keep-deleted": keep_deleted,
+    "trust-deleted": trust_deleted,
+}
+
+
+def obey(folder: Path) -> None:
+    """Do to the operator's requests what the files of a folder ask for."""
+    real, real_watch, held = ApiServer.patch_pod, ApiServer._watch, 0
+
+    def is_held(pod: Pod, labels: Mapping[str, str | None]) -> dict[str, Any] | None:
+        with contextlib.suppress(OSError):
+            asked: dict[str, Any] = json.loads((folder / "hold").read_text())
+            leader = LEADER in labels.values()
+            if (asked["pod"], asked["leader"]) == (pod.name, leader) and held < asked["most"]:
+                return asked
+        return None
+
+    async def patch_pod(
+        self: ApiServer, pod: Pod, *, labels: Mapping[str, str | None], timeout: float, **more: Any
+    ) -> Pod:
+        nonlocal held
+        asked = is_held(pod, labels)
+
+        async def send() -> Pod:
+            while asked and not (folder / "release").exists():  # noqa: ASYNC110
+                await asyncio.sleep(POLL)
+            return await real(self, pod, labels=labels, timeout=timeout, **more)
+
+        async def deliver() -> None:
+            outcome = "stored"
+            try:
+                await send()
+            except ClusterError as error:
+                outcome = str(error)
+            log.info("write.delivered", pod=pod.name, outcome=outcome)
+
+        if asked is None:
+            return await send()
+        held += 1
+        log.info("write.held", pod=pod.name)
+        if not asked["lost"]:
+            return await send()
+        _spawn(deliver())
+        await asyncio.sleep(timeout)
+        msg = "The network holds a write back"
+        raise ClusterUnreachable(msg)
+
+    async def watch(
+        self: ApiServer, path: str, version: str
+    ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+        with contextlib.suppress(FileNotFoundError):
+            (folder / "expire").unlink()
+            msg = "Too old"
+            raise Expired(msg)
+        async with contextlib.aclosing(real_watch(self, path, version)) as events:
+            async for event in events:
+                yield event
+
+    ApiServer.patch_pod = patch_pod  # type: ignore[method-assign]
+    ApiServer._watch = watch  # type: ignore[method-assign]
+
+
+def _spawn(work: Coroutine[Any, Any, None]) -> None:
+    """Do something beside what goes on."""
+    task = asyncio.create_task(work)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+
+
+def main() -> None:
+    """Plant the fault, and be the operator."""
+    fault, folder, *arguments = sys.argv[1:]
+    FAULTS[fault]()
+    obey(Path(folder))
+    cli.main(arguments, prog_name="incumbent")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,350 @@
+"""Rehearsals: operators with one fault on purpose, and the checker has to catch it.
+
+Each fault has a scenario in which it does harm for certain, on one site with one election of two
+pods. The same scenario is played without the fault, too, and then the checker must be content.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chaos.checker import Finding, Verdict, check
+from chaos.history import History, PodEvent, Trouble
+from chaos.operators import Bucket, Replica, make_replica
+from chaos.recorder import Recorder, evict
+from controlplane.kube import Kube
+from controlplane.natsserver import NatsServer
+from controlplane.nodes import NodeAgent, PodControl
+from controlplane.servers import ControlPlane
+
+SITE = "site"
+ELECTION = "web"
+PODS = 2
+DEFINITIONS = Path(__file__).parents[2] / "crds"
+START = 90.0
+"""Seconds for things to start, on a machine that is busy."""
+PATIENCE = 20.0
+"""Seconds for what has to happen in a scenario. The checker has limits of its own."""
+SETTLED = 10.0
+"""Seconds after a scenario in which one leader has to be there."""
+MOMENT = 1.0
+"""Seconds for something to show that must not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """What all rehearsals share."""
+
+    kube: Kube
+    nats: NatsServer
+    folder: Path
+
+
+@contextlib.asynccontextmanager
+async def servers(folder: Path) -> AsyncIterator[Servers]:
+    """Start a control plane with a node, and NATS."""
+    async with AsyncExitStack() as stack:
+        nats = await stack.enter_async_context(NatsServer(folder / "nats"))
+        plane = await stack.enter_async_context(ControlPlane(folder, name=SITE))
+        await stack.enter_async_context(NodeAgent(plane.site))
+        kube = await stack.enter_async_context(Kube(plane.site))
+        for path in sorted(DEFINITIONS.glob("*.yaml")):
+            await kube.apply_definitions(path.read_text())
+        account = "/api/v1/namespaces/default/serviceaccounts/default"
+        await kube.until(account, lambda found: found)
+        yield Servers(kube, nats, folder)
+
+
+@dataclass(slots=True)
+class Stage:
+    """One scenario as it is played."""
+
+    servers: Servers
+    name: str
+    """Of the namespace, the bucket and the folder."""
+    history: History
+    recorder: Recorder
+    replicas: list[Replica] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+    """What should have happened, and has not."""
+
+    @property
+    def kube(self) -> Kube:
+        """The connection to the site."""
+        return self.servers.kube
+
+    @property
+    def folder(self) -> Path:
+        """Where operators are asked for what a network may do."""
+        return self.servers.folder / self.name
+
+    @property
+    def pods(self) -> list[PodEvent]:
+        """The pods that are there."""
+        return self.recorder.pods(SITE, ELECTION)
+
+    @property
+    def leaders(self) -> list[PodEvent]:
+        """Those that carry the leader label."""
+        return self.recorder.leaders(ELECTION)
+
+    def path(self, pod: PodEvent) -> str:
+        """Return the path of a pod."""
+        return f"/api/v1/namespaces/{self.name}/pods/{pod.pod}"
+
+    def now(self, pod: PodEvent) -> PodEvent:
+        """Return a pod as it is now."""
+        return next((known for known in self.pods if known.uid == pod.uid), pod)
+
+    async def set_ready(self, pod: PodEvent, *, ready: bool) -> None:
+        """Let a pod become ready, or not ready."""
+        self.history.note(f"{pod.pod} is {'' if ready else 'not '}ready")
+        about = {"metadata": {"namespace": self.name, "name": pod.pod}}
+        await PodControl(self.kube).set_ready(about, ready=ready)
+
+    async def evict(self) -> None:
+        """Delete the key."""
+        self.history.note("the leader is evicted")
+        await evict([self.servers.nats.url], self.name, ELECTION)
+
+    def hold(self, pod: PodEvent, *, leader: bool, lost: bool = True, most: int = 10**6) -> None:
+        """Hold patches of a pod's labels back; see `planted`."""
+        asked = {"pod": pod.pod, "leader": leader, "lost": lost, "most": most}
+        new = self.folder / "hold.new"
+        new.write_text(json.dumps(asked))
+        new.replace(self.folder / "hold")
+
+    def release(self) -> None:
+        """Deliver what was held."""
+        self.history.note("what was held back is delivered")
+        (self.folder / "release").touch()
+
+    async def until(
+        self, condition: Callable[[], object], what: str = "", *, seconds: float = PATIENCE
+    ) -> None:
+        """Wait for something; if it does not come, that is told in the end, unless it may be."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                self.missed += [what] if what else []
+                return
+            await asyncio.sleep(0.02)
+
+    async def until_led(self, pod: PodEvent) -> None:
+        """Wait until a pod leads."""
+        await self.until(lambda: self.now(pod).labelled, f"{pod.pod} does not lead")
+
+    async def until_said(self, event: str) -> None:
+        """Wait until an operator has logged something."""
+        said = lambda: any(replica.operator.lines(event) for replica in self.replicas)  # noqa: E731
+        await self.until(said, f"no operator logged {event}")
+
+
+# The scenarios
+
+
+async def leader_fails(stage: Stage) -> None:
+    """The leader becomes unready, so that the other pod leads."""
+    leader, other = await _two(stage)
+    await stage.set_ready(leader, ready=False)
+    await stage.until_led(other)
+
+
+async def strip_is_lost(stage: Stage) -> None:
+    """The same, and the first strip comes after the new leader has its label."""
+    leader, other = await _two(stage)
+    stage.hold(leader, leader=False, most=1)
+    await stage.set_ready(leader, ready=False)
+    await stage.until_led(other)
+    stage.release()
+    await stage.until_said("write.delivered")
+
+
+async def label_is_late(stage: Stage) -> None:
+    """A pod's label is under way for so long that another pod leads when it comes."""
+    leader, other = await _two(stage)
+    stage.hold(other, leader=True)
+    await stage.set_ready(leader, ready=False)
+    await stage.until_said("write.held")
+    await stage.set_ready(leader, ready=True)
+    await stage.until(lambda: not stage.now(leader).unfit, f"{leader.pod} is not ready")
+    await stage.evict()
+    await stage.until_led(leader)
+    stage.release()
+    await stage.until_said("write.delivered")
+
+
+async def steward_is_deaf(stage: Stage) -> None:
+    """The steward does not hear that its leader was evicted, and that another replica took over."""
+    leader, other = await _two(stage)
+    name = stage.recorder.steward(SITE, ELECTION)
+    steward = next(replica for replica in stage.replicas if replica.name == name)
+    writes = len(stage.history.messages)
+    await stage.until(lambda: len(stage.history.messages) > writes, "nobody renews")
+    with stage.history.spell(Trouble.NO_NATS, SITE, name):
+        steward.nats[0].hold()
+        stage.hold(leader, leader=True, lost=False)
+        await stage.evict()
+        await stage.until_led(other)
+        stage.release()
+        await stage.until(lambda: len(stage.leaders) > 1, seconds=MOMENT)
+        await steward.nats[0].resume()
+
+
+async def deletion_is_missed(stage: Stage) -> None:
+    """The leader is deleted while the watch is broken, and the next watch has to begin anew."""
+    leader, _ = await _two(stage)
+    (replica,) = stage.replicas
+    with stage.history.spell(Trouble.NO_API, SITE, replica.name):
+        (stage.folder / "expire").touch()
+        await replica.api.refuse()
+        stage.history.note(f"{leader.pod} is deleted")
+        await stage.kube.delete(stage.path(leader), grace=0)
+        await stage.until(
+            lambda: len([pod for pod in stage.pods if not pod.unfit]) == PODS, "no new pod"
+        )
+        expire = stage.folder / "expire"
+        await stage.until(lambda: not expire.exists(), "no watch began anew")
+        await replica.api.resume()
+
+
+async def leader_leaves_selector(stage: Stage) -> None:
+    """The leader loses the label that selects it, and is there all the same."""
+    leader, other = await _two(stage)
+    stage.history.note(f"{leader.pod} leaves the selector")
+    await stage.kube.patch(stage.path(leader), {"metadata": {"labels": {"app": None}}})
+    await stage.until_led(other)
+
+
+async def _two(stage: Stage) -> tuple[PodEvent, PodEvent]:
+    """Return the leader and the other pod, once everything has settled."""
+    await stage.until(lambda: len(stage.leaders) == 1, "nobody leads at first")
+    (leader,) = stage.leaders
+    (other,) = (pod for pod in stage.pods if pod.uid != leader.uid)
+    return leader, other
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A scenario, and the faults that it brings to light."""
+
+    play: Callable[[Stage], Awaitable[None]]
+    faults: dict[str, str]
+    """Names in `planted`, and what they are in words."""
+    breaks: str = "one pod a site"
+    """The promise that is broken first."""
+    replicas: int = 1
+    ttl: float = 6.0
+
+
+SCENARIOS = (
+    Scenario(leader_fails, {"label-first": "the new pod is labelled first"}),
+    Scenario(strip_is_lost, {"skip-confirmation": "the strip is not confirmed"}),
+    Scenario(
+        label_is_late,
+        {
+            "no-resource-version": "label writes without resourceVersion",
+            "empty-strip": "a strip writes nothing when no label shows",
+        },
+    ),
+    Scenario(
+        steward_is_deaf,
+        {"no-warrant": "a label without a fresh bucket write"},
+        replicas=2,
+        ttl=10.0,
+    ),
+    Scenario(
+        deletion_is_missed,
+        {"keep-deleted": "a relist keeps deleted pods"},
+        breaks="somebody leads",
+    ),
+    Scenario(leader_leaves_selector, {"trust-deleted": "DELETED of a selector watch is believed"}),
+)
+
+
+# Playing them
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """How one went."""
+
+    name: str
+    history: History
+    verdict: Verdict
+    missed: list[str]
+    expected: str
+    """The promise that the fault breaks."""
+
+    @property
+    def caught(self) -> bool:
+        """Whether the checker found what the fault does, and found that first."""
+        return self.expected in [finding.promise for finding in self.verdict.violations[:1]]
+
+    @property
+    def sound(self) -> bool:
+        """Whether the scenario was played to its end, and no promise was broken."""
+        return not (self.verdict.violations or self.missed)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from the beginning of the scenario to the first broken promise."""
+        return self.verdict.violations[0].at - self.history.began
+
+
+async def rehearse(servers: Servers, scenario: Scenario, fault: str = "none") -> Rehearsal:
+    """Play a scenario with a fault, or without, and return what the checker says."""
+    name = f"{scenario.play.__name__}-{fault}".replace("_", "-")
+    names = tuple(f"replica-{number + 1}" for number in range(scenario.replicas))
+    history = History.of(scenario.ttl, replicas={SITE: names}, elections=(ELECTION,))
+    stage = Stage(servers, name, history, Recorder(history, namespace=name, bucket=name))
+    stage.folder.mkdir(parents=True)
+    nats, kube = servers.nats, servers.kube
+    async with AsyncExitStack() as stack:
+        await kube.namespace(name)
+        await kube.deployment(name, ELECTION, replicas=PODS)
+        stage.replicas += [
+            await make_replica(
+                stack,
+                kube.site,
+                stage.folder,
+                name=replica,
+                namespace=name,
+                bucket=Bucket([nats], name, scenario.ttl),
+                launcher=("chaos.planted", fault, str(stage.folder)),
+            )
+            for replica in names
+        ]
+        await asyncio.gather(*(replica.start() for replica in stage.replicas))
+        async with stage.recorder.recording([kube], [nats.url]):
+            await _create_election(stage)
+            await stage.recorder.wait_led(START)
+            history.began = time.monotonic()
+            await scenario.play(stage)
+            await stage.recorder.wait_led(SETTLED)
+        history.ended = time.monotonic()
+        complaints = [line for replica in stage.replicas for line in replica.operator.complaints]
+    verdict = check(history)
+    verdict.violations += [
+        Finding("log", history.ended, "", f"an operator logged: {line[:300]}")
+        for line in complaints
+    ]
+    return Rehearsal(name, history, verdict, stage.missed, scenario.breaks)
+
+
+async def _create_election(stage: Stage) -> None:
+    body = {
+        "apiVersion": "incumbent.dev/v1alpha1",
+        "kind": "LeaderElection",
+        "metadata": {"name": ELECTION},
+        "spec": {"selector": {"matchLabels": {"app": ELECTION}}, "key": ELECTION},
+    }
+    path = f"/apis/incumbent.dev/v1alpha1/namespaces/{stage.name}/leaderelections"
+    await stage.kube.create(path, body)

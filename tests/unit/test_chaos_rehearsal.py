@@ -1,0 +1,86 @@
+"""Faults that are planted into operators, and the previous version of the operator."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chaos import operators
+from chaos.planted import FAULTS
+from chaos.rehearsal import SCENARIOS
+
+TESTS = Path(__file__).parents[1]
+
+
+def test_each_fault_has_a_scenario():
+    """One that nobody plays proves nothing."""
+    played = [name for scenario in SCENARIOS for name in scenario.faults]
+    assert sorted([*played, "none"]) == sorted(FAULTS)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_can_be_planted(fault, tmp_path):
+    """What it replaces is there, and the operator starts with it."""
+    command = [sys.executable, "-m", "chaos.planted", fault, tmp_path, "operator", "--help"]
+    done = subprocess.run(command, check=True, cwd=TESTS, capture_output=True, text=True)
+    assert "--nats-url" in done.stdout
+
+
+def git(folder, *arguments):
+    """Run git in a folder."""
+    about = ("-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=no")
+    subprocess.run(["git", "-C", folder, *about, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """Return a tree with three versions of an operator, of which the last is not committed."""
+    folder = tmp_path.resolve() / "tree"
+    source = folder / "operator" / "version"
+    source.parent.mkdir(parents=True)
+    git(folder, "init")
+    for version in ("one", "two"):
+        source.write_text(version)
+        git(folder, "add", ".")
+        git(folder, "commit", "--message", version)
+    source.write_text("three")
+    monkeypatch.setattr(operators, "ROOT", folder)
+    return folder
+
+
+def previous(tree):
+    """Return which version the previous one is, or why there is none."""
+    found, words = operators.previous_version(tree.parent / "previous")
+    return (found / "version").read_text() if found else words
+
+
+def test_previous_version_is_the_latest_commit_that_differs(tree):
+    """With changes that are not committed, that is the last one."""
+    assert previous(tree) == "two"
+
+
+def test_previous_version_of_a_commit_is_the_one_before(tree):
+    """Whatever else was committed since."""
+    git(tree, "checkout", "operator")
+    (tree / "other").touch()
+    git(tree, "add", ".")
+    git(tree, "commit", "--message", "other")
+    assert previous(tree) == "one"
+
+
+def test_tag_comes_before_commits(tree):
+    """That is what people run."""
+    git(tree, "tag", "v1", "HEAD^")
+    assert previous(tree) == "one"
+
+
+def test_tree_without_history_has_no_previous_version(tmp_path, monkeypatch):
+    """An unpacked archive is one."""
+    monkeypatch.setattr(operators, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    found, words = operators.previous_version(tmp_path / "previous")
+    assert found is None
+    assert "git" in words
