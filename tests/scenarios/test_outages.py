@@ -30,7 +30,7 @@ async def own_election(private_plane):
         yield Election(kube, "own")
 
 
-async def test_api_server_is_down_for_two_terms(private_plane, own_election, private_nats, start):
+async def test_api_server_is_down_for_a_minute(private_plane, own_election, private_nats, start):
     """The record is renewed, and no pod is written to: not meanwhile, and not afterwards."""
     await start(own_election, private_nats.url, "replica-1", "replica-2")
     await own_election.lead()
@@ -39,7 +39,7 @@ async def test_api_server_is_down_for_two_terms(private_plane, own_election, pri
     async with undisturbed(own_election, watch=False), store_on(private_nats) as store:
         before = await store.latest(own_election.key)
         private_plane.kill_api_server()
-        await asyncio.sleep(2 * TTL)
+        await asyncio.sleep(60)
         during = await store.latest(own_election.key)
         assert during.revision > before.revision + 3
         assert during.headers["Incumbent-Term"] == token
