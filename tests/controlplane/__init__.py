@@ -4,10 +4,11 @@
 processes      start a process, wait for it, end it; free ports
 natsserver     nats-server with JetStream, alone or three of them
 proxy          a TCP proxy that cuts, refuses, delays and swallows
-build          etcd, kube-apiserver and the others, built once into a cache
+build          etcd, kube-apiserver, helm and the others, built once into a cache
 site           etcd and Kubernetes API servers with controllers and scheduler
 kube           a small client of the Kubernetes API, and kubectl
 nodes          a node agent that plays the kubelet, and switches for its pods
+containers     those containers of pods that are programs of this machine
 shared         one site for many processes: the workers of a test run
 __main__       ``python -m controlplane build | up | env | down``
 =============  ==================================================================

@@ -1,6 +1,7 @@
 """A node agent that plays the kubelet: pods get an address, become Ready, and end when deleted.
 
-No container runs. `NodeAgent` is the one that plays; `PodControl` makes its pods misbehave, from
+No container runs, unless its image is a program of this machine (`controlplane.containers`), and
+that is asked for. `NodeAgent` is the one that plays; `PodControl` makes its pods misbehave, from
 any process, because it speaks to both through the API only. People can do the same with kubectl
 and the annotations below.
 """
@@ -21,6 +22,7 @@ from controlplane.kube import STRATEGIC, ApiError, Kube
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Mapping
 
+    from controlplane.containers import Containers
     from controlplane.sites import Site
 
 START_SECONDS = "node-agent/start-seconds"
@@ -36,6 +38,7 @@ What is already waiting for its time is carried out all the same.
 _log = logging.getLogger(__name__)
 _CAPACITY = {"cpu": "10k", "memory": "10Ti", "pods": "60k"}
 _AT_ONCE = 32
+_POLL = 0.1
 
 
 class NodeAgent:
@@ -48,6 +51,8 @@ class NodeAgent:
             after another, for an agent begins at the first address.
         start_seconds: from a pod's binding to Ready.
         stop_seconds: from a pod's graceful deletion to its end.
+        containers: runs the containers that are programs of this machine. Such a pod is as ready
+            as its program says, and ends when, and as, its program does.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class NodeAgent:
         pod_subnet: str = "10.244.0.0/16",
         start_seconds: float = 0,
         stop_seconds: float = 0.1,
+        containers: Containers | None = None,
     ) -> None:
         self._kube = Kube(site, user="node-agent")
         self._node = node
@@ -65,6 +71,7 @@ class NodeAgent:
         self._host = str(next(self._addresses))
         self._start_seconds = start_seconds
         self._stop_seconds = stop_seconds
+        self._containers = containers
         self._begun: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._few = asyncio.Semaphore(_AT_ONCE)
         self._watching: asyncio.Task[None] | None = None
@@ -86,6 +93,8 @@ class NodeAgent:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._containers:
+            self._containers.kill()
         await self._kube.__aexit__()
 
     async def _join(self) -> None:
@@ -96,7 +105,7 @@ class NodeAgent:
             "addresses": [{"type": "InternalIP", "address": self._host}],
             "nodeInfo": {"kubeletVersion": "v0.0.0-none"},
         }
-        labels = {"kubernetes.io/hostname": self._node}
+        labels = {"kubernetes.io/hostname": self._node, "kubernetes.io/os": "linux"}
         node = {"metadata": {"name": self._node, "labels": labels}, "status": status}
         try:
             await self._kube.create("/api/v1/nodes", node)
@@ -159,27 +168,70 @@ class NodeAgent:
     async def _start(self, pod: Mapping[str, Any], *, after: float) -> None:
         await asyncio.sleep(after)
         address = str(next(self._addresses))
+        if self._containers and self._containers.container_of(pod):
+            await self._run(pod, address)
+        else:
+            await self._report(pod, address)
+
+    async def _run(self, pod: Mapping[str, Any], address: str) -> None:
+        """Run the program of a pod until it ends for good, and report what it does."""
+        assert self._containers
+        program = await self._containers.start(self._kube, pod)
+        shown: tuple[bool, int] | None = None
+        restarts = 0
+        policy = pod["spec"].get("restartPolicy", "Always")
+        while True:
+            code = program.process.exit_code
+            if code is not None and (policy == "Never" or (policy == "OnFailure" and not code)):
+                phase = "Failed" if code else "Succeeded"
+                terminated = {"exitCode": code, "startedAt": _now(), "finishedAt": _now()}
+                state = {"terminated": terminated}
+                await self._report(pod, address, phase=phase, ready=False, state=state)
+                return
+            if code is not None:
+                await asyncio.sleep(1)  # the kubelet's first pause is 10 s
+                restarts += 1
+                program.process.start()
+            if shown != (now := (await program.ready(), restarts)):
+                shown = now
+                await self._report(pod, address, ready=now[0], restarts=restarts)
+            await asyncio.sleep(_POLL)
+
+    async def _report(
+        self,
+        pod: Mapping[str, Any],
+        address: str,
+        *,
+        phase: str = "Running",
+        ready: bool = True,
+        restarts: int = 0,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the status of a pod."""
         containers = [
             {
                 "name": container["name"],
                 "image": container["image"],
                 "imageID": "none",
                 "containerID": f"none://{pod['metadata']['uid']}",
-                "ready": True,
+                "ready": ready,
                 "started": True,
-                "restartCount": 0,
-                "state": {"running": {"startedAt": _now()}},
+                "restartCount": restarts,
+                "state": state or {"running": {"startedAt": _now()}},
             }
             for container in pod["spec"]["containers"]
         ]
-        kinds = ("Initialized", "ContainersReady", "Ready")
+        conditions = [
+            _condition(kind, ready=ready or kind == "Initialized")
+            for kind in ("Initialized", "ContainersReady", "Ready")
+        ]
         status = {
-            "phase": "Running",
+            "phase": phase,
             "hostIP": self._host,
             "podIP": address,
             "podIPs": [{"ip": address}],
             "startTime": _now(),
-            "conditions": [_condition(kind) for kind in kinds],
+            "conditions": conditions,
             "containerStatuses": containers,
         }
         async with self._few:
@@ -187,7 +239,15 @@ class NodeAgent:
                 await _set_status(self._kube, pod, status)
 
     async def _stop(self, pod: Mapping[str, Any], *, after: float) -> None:
-        await asyncio.sleep(after)
+        if self._containers and self._containers.container_of(pod):
+            uid = pod["metadata"]["uid"]
+            if start := self._begun.get((uid, "start")):
+                start.cancel()
+                await asyncio.wait([start])
+            grace = pod["metadata"].get("deletionGracePeriodSeconds", 30)
+            await self._containers.stop(uid, timeout=grace)
+        else:
+            await asyncio.sleep(after)
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
         async with self._few:
             with _unless_gone():

@@ -97,6 +97,11 @@ class Process:
         """Whether the process exists (it may be paused)."""
         return self._popen is not None and self._popen.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """What it ended with by itself; None while it runs, and after it was ended from here."""
+        return self._popen.poll() if self._popen else None
+
     def start(self) -> None:
         """Start it, appending to its log; does not wait for anything."""
         if self.running:
