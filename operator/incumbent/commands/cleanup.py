@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -121,7 +122,7 @@ async def _let_go(cluster: _Cluster, election: dict[str, Any]) -> None:
             await labels.strip(pod, None, until=clock.now() + STRIP_WITHIN)
         else:
             await labels.mark(pod, None)
-    await cluster.remove_finalizer(resource.key.namespace, resource.key.name)
+    await cluster.end_service(resource.key.namespace, resource.key.name)
 
 
 def _forget(_: Pod) -> None:
@@ -164,30 +165,58 @@ class _Cluster(ApiServer):
         # A list leaves out what its items have in common.
         return [{"apiVersion": API_VERSION, "kind": "LeaderElection", **item} for item in found]
 
-    async def remove_finalizer(self, namespace: str, name: str) -> None:
-        """Let an election be deleted without an operator.
+    async def end_service(self, namespace: str, name: str) -> None:
+        """Let an election be deleted without an operator, and say that none serves it.
 
         Raises:
             Conflict: it changes again and again.
         """
         for attempt in range(1, TRIES + 1):
             election = await self.get_election(namespace, name)
-            finalizers = (election or {}).get("metadata", {}).get("finalizers", [])
-            if election is None or FINALIZER not in finalizers:
+            if election is None:
                 return
-            metadata = {
-                "resourceVersion": election["metadata"]["resourceVersion"],
-                "finalizers": [other for other in finalizers if other != FINALIZER],
-            }
             try:
-                await self._ask(
-                    "PATCH",
-                    f"{elections_path(namespace)}/{name}",
-                    body={"metadata": metadata},
-                    content_type=MERGE_PATCH,
-                )
+                await self._end_service(election)
             except NotFound:
                 return
             except Conflict:
                 if attempt == TRIES:
                     raise
+            else:
+                return
+
+    async def _end_service(self, election: dict[str, Any]) -> None:
+        namespace, name = (election["metadata"][part] for part in ("namespace", "name"))
+        if status := election.get("status", {}).get("conditions") and _unserved(election):
+            election = await self.replace_status(
+                namespace,
+                name,
+                resource_version=election["metadata"]["resourceVersion"],
+                status=status,
+            )
+        finalizers = election["metadata"].get("finalizers", [])
+        if FINALIZER in finalizers:
+            metadata = {
+                "resourceVersion": election["metadata"]["resourceVersion"],
+                "finalizers": [other for other in finalizers if other != FINALIZER],
+            }
+            await self._ask(
+                "PATCH",
+                f"{elections_path(namespace)}/{name}",
+                body={"metadata": metadata},
+                content_type=MERGE_PATCH,
+            )
+
+
+def _unserved(election: dict[str, Any]) -> dict[str, Any]:
+    """Return the status of an election that nobody serves; what names its lock is kept."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    unknown = {
+        "status": "Unknown",
+        "reason": "NotServed",
+        "message": "no operator serves this election: it was uninstalled",
+        "lastTransitionTime": now,
+    }
+    status = {name: value for name, value in election["status"].items() if name != "leader"}
+    conditions = [condition | unknown for condition in status["conditions"]]
+    return status | {"state": "Unknown", "conditions": conditions}

@@ -1,0 +1,80 @@
+"""helm 3 and 4, and a control plane for the chart, whose containers run as processes here."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from controlplane import build
+from controlplane.containers import Containers, our_images, provide_volume
+from controlplane.kube import Kube
+from controlplane.nodes import NodeAgent
+from controlplane.servers import ControlPlane
+from helm import Helm
+from operatorprocess import SOURCES
+
+if TYPE_CHECKING:
+    from controlplane.sites import Site
+
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+VOLUMES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster in which pods of our images run, though nothing contains them."""
+
+    site: Site
+    kube: Kube
+    containers: Containers
+
+    async def namespace(self, name: str = "chart") -> str:
+        """Create a namespace with the strictest Pod Security, and return its full name."""
+        full = f"{name}-{secrets.token_hex(3)}"
+        await self.kube.namespace(full)
+        await self.kube.patch(f"/api/v1/namespaces/{full}", {"metadata": {"labels": RESTRICTED}})
+        return full
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build helm before the first test, for a test has a time limit."""
+    if not session.config.option.collectonly:
+        build.helms()
+
+
+@pytest.fixture(params=["helm3", "helm4"])
+def version(request):
+    """Each version of helm."""
+    return request.param
+
+
+@pytest.fixture
+def helm(version, tmp_path):
+    """Each helm, for what needs no cluster."""
+    return Helm(version, tmp_path)
+
+
+@pytest.fixture
+def helm4(tmp_path):
+    """One helm, for what is the same in each."""
+    return Helm("helm4", tmp_path)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+    """A cluster with no CRD of ours. Tests run in its loop, by `asyncio(loop_scope="session")`."""
+    folder = tmp_path_factory.mktemp("cluster")
+    containers = Containers(folder / "pods", our_images(SOURCES))
+    async with (
+        ControlPlane(folder) as plane,
+        Kube(plane.site) as kube,
+        NodeAgent(plane.site, containers=containers),
+    ):
+        for number in range(VOLUMES):
+            await provide_volume(kube, f"volume-{number}", folder / "volumes")
+        yield Cluster(plane.site, kube, containers)

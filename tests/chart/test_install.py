@@ -1,0 +1,104 @@
+"""The chart, installed with the real helm, its pods running with the rights that it gives them."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import pytest_asyncio
+
+from controlplane.kube import ApiError, has_condition, kubectl
+from elections import Election, condition_of
+from helm import CHART, Helm, HelmError
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+
+QUICKSTART = CHART.parents[1] / "examples" / "quickstart.yaml"
+DEFINITION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/leaderelections.incumbent.dev"
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def install(version, tmp_path, cluster):
+    """Return a function that installs; afterwards nothing of it is left.
+
+    Its arguments are a release, a namespace, flags of helm, and values.
+    """
+    helm = Helm(version, tmp_path, cluster.site)
+    releases = []
+
+    async def run(release, namespace, *flags, values=None):
+        where = (f"--namespace={namespace}", "--wait", "--timeout=60s")
+        releases.append((release, namespace))
+        return await helm("install", release, str(CHART), *where, *flags, values=values)
+
+    run.helm = helm
+    yield run
+    for release, namespace in releases:
+        with contextlib.suppress(HelmError):
+            await helm("uninstall", release, f"--namespace={namespace}", "--timeout=30s")
+    with contextlib.suppress(ApiError):
+        await cluster.kube.delete(DEFINITION)
+    await cluster.kube.until(DEFINITION, lambda found: found is None)
+
+
+async def quickstart(cluster) -> Election:
+    """Apply the quickstart in a namespace of its own, and wait until its pods are ready."""
+    namespace = await cluster.namespace("shop")
+    election = Election(cluster.kube, namespace, "billing")
+    where = f"--namespace={namespace}"
+    await kubectl(cluster.site, "apply", where, "-f", str(QUICKSTART))
+    await kubectl(cluster.site, "rollout", "status", where, "deployment/billing", "--timeout=30s")
+    return election
+
+
+async def state(election) -> tuple[str, int]:
+    """Return who leads and with which token."""
+    status = await election.status()
+    return status["leader"]["podName"], status["token"]
+
+
+async def everything(cluster, namespace) -> set[str]:
+    """Return what is in a namespace, of the kinds of the chart."""
+    kinds = "deployments,replicasets,statefulsets,jobs,pods,services,serviceaccounts,roles"
+    kinds += ",rolebindings,configmaps,poddisruptionbudgets,networkpolicies"
+    found = await kubectl(cluster.site, "get", kinds, f"--namespace={namespace}", "-o=name")
+    return {
+        name
+        for name in found.split()
+        if name not in {"configmap/kube-root-ca.crt", "serviceaccount/default"}
+    }
+
+
+async def test_a_life_without_values(cluster, install):
+    """Installed, tested, upgraded, rolled back, uninstalled and installed again: it all works."""
+    helm, namespace = install.helm, await cluster.namespace()
+    where = f"--namespace={namespace}"
+    notes = await install("incumbent", namespace)
+    assert "FOR TRYING OUT" in notes
+    election = await quickstart(cluster)
+    await election.wait_leader()
+    leader, token = await state(election)
+
+    await helm("test", "incumbent", where, "--timeout=60s")
+    assert "incumbent" in cluster.containers.log_of(namespace, "incumbent-test-election")
+
+    values = {"log": {"level": "debug"}, "podLabels": {"team": "a"}}
+    upgrade = ("upgrade", "incumbent", str(CHART), where, "--wait", "--timeout=60s")
+    await helm(*upgrade, values=values)
+    assert (await state(election)) == (leader, token)
+    pods = await cluster.kube.pods(namespace, "app.kubernetes.io/component=operator,team=a")
+    assert sum(has_condition(pod, "Ready") for pod in pods) == 2
+    await helm("rollback", "incumbent", "1", where, "--wait", "--timeout=60s")
+    assert (await state(election)) == (leader, token)
+
+    await helm("uninstall", "incumbent", where, "--wait", "--timeout=60s")
+    assert await election.labels() == {}
+    assert await everything(cluster, namespace) == set()
+    left = await cluster.kube.get(election.path)
+    assert not left["metadata"].get("finalizers")
+    assert condition_of(left, "Ready")["reason"] == "NotServed"
+    assert "leader" not in left["status"]
+
+    await install("incumbent", namespace)
+    await election.wait_leader()
+    assert (await state(election))[1] >= token

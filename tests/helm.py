@@ -1,0 +1,96 @@
+"""helm, as people run it: the real one, with folders of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from controlplane import build
+
+if TYPE_CHECKING:
+    from controlplane.sites import Site
+
+CHART = Path(__file__).parents[1] / "charts" / "incumbent"
+
+
+class HelmError(Exception):
+    """helm has refused something; the message is what it said."""
+
+
+class Helm:
+    """One version of helm.
+
+    Args:
+        name: `helm3` or `helm4`.
+        folder: for what it keeps.
+        site: where it installs; nowhere by default.
+    """
+
+    def __init__(self, name: str, folder: Path, site: Site | None = None) -> None:
+        self.name = name
+        self._program = build.helms()[name]
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            **{f"HELM_{kind}_HOME": str(folder / kind) for kind in ("CACHE", "CONFIG", "DATA")},
+        }
+        if site:
+            self._environment["KUBECONFIG"] = str(site.kubeconfig)
+
+    async def __call__(self, *arguments: str, values: object = None) -> str:
+        """Run helm, with values on its standard input, and return what it printed.
+
+        Raises:
+            HelmError: it failed.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *self._command(arguments, values),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=self._environment,
+        )
+        printed, complaint = await process.communicate(yaml.safe_dump(values).encode())
+        if process.returncode:
+            raise HelmError(complaint.decode() + printed.decode())
+        return printed.decode()
+
+    def render(self, values: object = None, *arguments: str, chart: Path = CHART) -> list[Any]:
+        """Return the objects of `helm template`, hooks and tests among them.
+
+        Raises:
+            HelmError: it failed.
+        """
+        text = self.run("template", "incumbent", str(chart), *arguments, values=values)
+        return [document for document in yaml.safe_load_all(text) if document]
+
+    def run(self, *arguments: str, values: object = None) -> str:
+        """Run helm and wait for it.
+
+        Raises:
+            HelmError: it failed.
+        """
+        done = subprocess.run(
+            self._command(arguments, values),
+            input=yaml.safe_dump(values),
+            capture_output=True,
+            text=True,
+            env=self._environment,
+            check=False,
+        )
+        if done.returncode:
+            raise HelmError(done.stderr + done.stdout)
+        return done.stdout
+
+    def _command(self, arguments: tuple[str, ...], values: object) -> list[str]:
+        return [str(self._program), *arguments, *(() if values is None else ("--values=-",))]
+
+
+def objects(rendered: list[Any], kind: str) -> list[Any]:
+    """Return the objects of a kind."""
+    return [found for found in rendered if found["kind"] == kind]
