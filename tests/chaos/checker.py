@@ -179,10 +179,12 @@ class _Court:
                     reign.by_hand = by_hand and not event.labelled
                     del current[event.uid]
                     reign = None
-                if event.uid in strays and (event.token or not event.labelled):
+                stray = strays.get(event.uid)
+                if stray and not (event.labelled and event.token == stray.token):
                     self._corrected(strays.pop(event.uid), event.at)
-                if event.labelled and by_hand and reign is None and not event.token:
-                    strays[event.uid] = event
+                # A leader may get back by hand what was taken by hand: its token is still there.
+                if event.labelled and by_hand and reign is None and (current or not event.token):
+                    strays.setdefault(event.uid, event)
                 if event.labelled and reign is None and event.uid not in strays:
                     for other in current.values():
                         words = f"{site}/{event.pod} got the label while {other} had it"

@@ -150,8 +150,6 @@ def previous_version(folder: Path) -> tuple[Path | None, str]:
         Its source root, and its name; or None, and why there is none.
     """
     try:
-        if Path(_git("rev-parse", "--show-toplevel")) != ROOT:
-            return None, "this tree has no git history of its own"
         for name in (
             *_git("tag", "--sort=-creatordate", "--merged=HEAD").splitlines(),
             *_git("log", "-2", "--format=%h", "--", "operator").splitlines(),

@@ -59,8 +59,9 @@ OF_SERVERS = (*OF_REPLICAS, *OF_LINKS, Kind.NATS, Kind.API)
 BY_HAND = (Kind.LABEL, Kind.UNLABEL)
 OF_PODS = (Kind.DELETE, Kind.FLAP, Kind.EVICT, Kind.ROLL, Kind.SCALE, *BY_HAND)
 CALM = (2.4, 1.2)
-"""Seconds before the next round within which a label is set by hand, half of the times: so late
-that nothing is wrong any more, and its correction is bounded."""
+"""Seconds before the next round within which most labels are changed by hand: so late that nothing
+is wrong any more, and the correction is bounded."""
+CALM_SHARE = 0.7
 PREVIOUS_AT_WORK = 3.0
 """Seconds longer than other faults: it has to start first."""
 
@@ -127,7 +128,7 @@ def make_plan(
             at = now + dice.uniform(0, max(1.0, main.seconds))
             hit = tuple({next(whom) for _ in range(dice.randint(1, 3))})
             kind = next(pods)
-            if kind in BY_HAND and dice.random() < 0.5:
+            if kind in BY_HAND and dice.random() < CALM_SHARE:
                 at = now + main.seconds + quiet - dice.uniform(*CALM)
             round_.append(_pod_fault(dice, kind, at, ttl, hit))
         lasting = (f for f in round_ if f.kind not in BY_HAND)

@@ -343,7 +343,8 @@ class World:
                 case Kind.FLAP if pod is not None:
                     about = {"metadata": {"namespace": NAMESPACE, "name": pod.pod}}
                     control = PodControl(kube)
-                    await control.set_ready(about, ready=False)
+                    with contextlib.suppress(*ERRORS):  # it may be done all the same
+                        await control.set_ready(about, ready=False)
                     await asyncio.sleep(fault.seconds)
                     await _insist(lambda: control.set_ready(about, ready=True))
                 case Kind.EVICT:
@@ -356,7 +357,8 @@ class World:
                     await kube.patch(deployment, {"spec": {"template": template}})
                     await asyncio.sleep(fault.seconds)
                 case Kind.SCALE:
-                    await kube.patch(deployment, {"spec": {"replicas": 0}})
+                    with contextlib.suppress(*ERRORS):
+                        await kube.patch(deployment, {"spec": {"replicas": 0}})
                     await asyncio.sleep(fault.seconds)
                     await _insist(lambda: kube.patch(deployment, {"spec": {"replicas": PODS}}))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -370,6 +371,17 @@ def test_second_label_that_nobody_set_by_hand_is_found(story):
     story.pod(40, "e2", labelled=True, hand=1)
     story.pod(40.1, "e2", hand=1)
     assert "one pod a site" in story.violations()
+
+
+def test_label_that_is_set_by_hand_where_it_was_taken_is_right(story):
+    """The token says that the pod leads."""
+    story.reign(1, 20, "e1", 1)
+    story.history.pods.pop()
+    story.pod(20, "e1", 1, labelled=False, hand=1)
+    story.reign(20.2, 100, "e1", 1)
+    story.history.pods[-1] = replace(story.history.pods[-1], hand=2)
+    story.history.messages.sort(key=lambda message: message.at)
+    assert not story.violations()
 
 
 def taken_by_hand(story, *, back):

@@ -11,6 +11,9 @@ import pytest
 from chaos import operators
 from chaos.planted import FAULTS
 from chaos.rehearsal import SCENARIOS
+from incumbent.cluster import ApiServer
+from incumbent.labels import Labels
+from incumbent.pods import NamespacePods
 
 TESTS = Path(__file__).parents[1]
 
@@ -21,10 +24,38 @@ def test_each_fault_has_a_scenario():
     assert sorted([*played, "none"]) == sorted(FAULTS)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_can_be_planted(fault, tmp_path):
-    """What it replaces is there, and the operator starts with it."""
-    command = [sys.executable, "-m", "chaos.planted", fault, tmp_path, "operator", "--help"]
+REPLACED = (
+    *((Labels, name) for name in ("add", "strip")),
+    *((ApiServer, name) for name in ("patch_pod", "_send", "_watch")),
+    (NamespacePods, "_take"),
+)
+
+
+@pytest.fixture
+def replaced(monkeypatch):
+    """Return a function that tells what was replaced; afterwards all is as it was."""
+    before = {place: getattr(*place) for place in REPLACED}
+    for place, real in before.items():
+        monkeypatch.setattr(*place, real)
+    return lambda: [place for place, real in before.items() if getattr(*place) is not real]
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name != "none"])
+def test_each_fault_can_be_planted(fault, replaced):
+    """What it replaces is there."""
+    FAULTS[fault]()
+    assert replaced()
+
+
+def test_operator_without_a_fault_is_as_it_was(replaced):
+    """Or its scenario would prove nothing."""
+    FAULTS["none"]()
+    assert not replaced()
+
+
+def test_launcher_runs_the_operator(tmp_path):
+    """With its flags."""
+    command = [sys.executable, "-m", "chaos.planted", "no-warrant", tmp_path, "operator", "--help"]
     done = subprocess.run(command, check=True, cwd=TESTS, capture_output=True, text=True)
     assert "--nats-url" in done.stdout
 
