@@ -249,12 +249,15 @@ class LabelWatch:
                 await self._task
 
     async def _follow(self, version: str) -> None:
-        changes = self._election.kube.watch(self._election.pods_path, resourceVersion=version)
-        async with contextlib.aclosing(changes):
-            async for kind, pod in changes:
-                self._take(kind, pod)
-                if self._leaders != self.changes[-1].leaders:
-                    self.changes.append(Change(time.monotonic(), dict(self._leaders)))
+        while True:  # a busy API server ends watches that cannot keep up
+            changes = self._election.kube.watch(self._election.pods_path, resourceVersion=version)
+            async with contextlib.aclosing(changes):
+                async for kind, pod in changes:
+                    assert kind != "ERROR", pod
+                    version = pod["metadata"]["resourceVersion"]
+                    self._take(kind, pod)
+                    if self._leaders != self.changes[-1].leaders:
+                        self.changes.append(Change(time.monotonic(), dict(self._leaders)))
 
     def _take(self, kind: str, pod: Mapping[str, Any]) -> None:
         name = self._election.short(pod)
