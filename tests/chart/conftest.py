@@ -60,8 +60,14 @@ def helm(version, tmp_path):
 
 
 @pytest.fixture
+def helm3(tmp_path):
+    """One helm, the quicker one, for what is the same in each."""
+    return Helm("helm3", tmp_path)
+
+
+@pytest.fixture
 def helm4(tmp_path):
-    """One helm, for what is the same in each."""
+    """The other one."""
     return Helm("helm4", tmp_path)
 
 

@@ -1,0 +1,531 @@
+"""What the chart renders, and what it refuses to."""
+
+import copy
+import functools
+import importlib.util
+import json
+import re
+import shutil
+import tomllib
+
+import click
+import pytest
+import yaml
+
+from helm import CHART, Helm, HelmError, objects
+from incumbent import cli
+from incumbent.metrics import Metrics
+
+ROOT = CHART.parents[1]
+VALUE_SETS = sorted(path.name.removesuffix("-values.yaml") for path in CHART.glob("ci/*.yaml"))
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
+TEMPLATES = "\n".join(
+    path.read_text() for path in CHART.glob("templates/**/*.*") if path.suffix != ".md"
+)
+DIGEST = f"sha256:{'0' * 64}"
+LOGIN = {"secretName": "a"}
+CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy"}
+
+
+def values_of(name):
+    """Return a value set of `ci`."""
+    return yaml.safe_load((CHART / "ci" / f"{name}-values.yaml").read_text())
+
+
+def each_value_set(function):
+    """Run a test with what is rendered of each value set of `ci`."""
+    return pytest.mark.parametrize("rendered", VALUE_SETS, indirect=True)(function)
+
+
+@pytest.fixture(scope="session")
+def render_set(tmp_path_factory):
+    """Return a function that renders a value set with a helm, once."""
+    folder = tmp_path_factory.mktemp("helm")
+    return functools.cache(lambda name, values: Helm(name, folder).render(values_of(values)))
+
+
+@pytest.fixture
+def rendered(request, render_set):
+    """What is rendered of a value set."""
+    return copy.deepcopy(render_set("helm3", request.param))
+
+
+def pods(rendered):
+    """Return name and spec of each pod, or pod template."""
+    return [
+        (thing["metadata"]["name"], (thing["spec"].get("template") or thing)["spec"])
+        for thing in rendered
+        if thing["kind"] in {"Deployment", "StatefulSet", "Job", "Pod"}
+    ]
+
+
+def operator(rendered):
+    """Return the operator's container."""
+    (deployment,) = objects(rendered, "Deployment")
+    return next(
+        c for c in deployment["spec"]["template"]["spec"]["containers"] if c["name"] == "operator"
+    )
+
+
+@pytest.mark.parametrize("values", VALUE_SETS)
+def test_each_value_set_passes_the_linter(helm3, values):
+    """Also its strict form."""
+    helm3.run("lint", "--strict", str(CHART), values=values_of(values))
+
+
+@pytest.mark.parametrize("values", ("default", "everything", "namespaced"))
+def test_the_linter_of_helm_4_has_nothing_to_say_either(helm4, values):
+    """Which knows more than that of helm 3."""
+    helm4.run("lint", "--strict", str(CHART), values=values_of(values))
+
+
+@pytest.mark.parametrize("values", VALUE_SETS)
+def test_both_versions_of_helm_render_the_same(render_set, values):
+    """So what the other tests say of one is true of both."""
+    assert render_set("helm3", values) == render_set("helm4", values)
+
+
+@each_value_set
+def test_objects_carry_the_labels_of_the_release(rendered):
+    """Labels that change with a version are in no selector, which could never be changed."""
+    changing = {"app.kubernetes.io/version", "helm.sh/chart"}
+    for thing in rendered:
+        if "-as-" not in thing["metadata"]["name"]:  # an extra object
+            assert thing["metadata"]["labels"].keys() >= changing, thing["metadata"]
+        selector = thing.get("spec", {}).get("selector") or {}
+        assert not selector.get("matchLabels", selector).keys() & changing
+
+
+@each_value_set
+def test_pods_meet_the_restricted_standard(rendered):
+    """Our containers take no right, write only to volumes, and have requests; no user is set."""
+    for name, spec in pods(rendered):
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert "runAsUser" not in json.dumps(spec)
+        assert "subPath" not in json.dumps(spec), "a file that is mounted so is never renewed"
+        for container in spec["containers"]:
+            if container["name"] == "beside":
+                continue
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["requests"]
+            assert "cpu" not in container["resources"]["limits"]
+            assert re.search(r"(:[^:/]+|@sha256:[0-9a-f]{64})$", container["image"])
+            assert not container["image"].endswith(":latest")
+
+
+@each_value_set
+def test_flags_are_those_of_the_program(rendered):
+    """Each flag in the arguments of a container of our image is one that its command knows."""
+    for name, spec in pods(rendered):
+        for container in spec["containers"]:
+            if "incumbent-nats" in container["image"] or container["name"] == "beside":
+                continue
+            command, *flags = container["args"]
+            if "--" in flags:
+                flags = flags[: flags.index("--")]
+            found = cli.main.get_command(click.Context(cli.main), command)
+            known = {option for parameter in found.params for option in parameter.opts}
+            used = {flag.partition("=")[0] for flag in flags if flag.startswith("--")}
+            assert used <= known, name
+
+
+@each_value_set
+def test_roles_grant_no_secrets_and_nothing_wholesale(rendered):
+    """Each rule names what it grants."""
+    for role in rendered:
+        for rule in role.get("rules", ()):
+            everything = [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+            assert not {"*", "secrets"} & {*everything}, role["metadata"]["name"]
+
+
+@pytest.mark.parametrize("kept", (True, False))
+def test_the_definition_is_that_of_crds(helm3, kept):
+    """It is the one of the top level, and is kept if that is wanted."""
+    rendered = helm3.render({"crds": {"keep": kept, "labels": {"a": "b"}}})
+    (definition,) = objects(rendered, "CustomResourceDefinition")
+    source = yaml.safe_load((ROOT / "crds" / "leaderelections.yaml").read_text())
+    assert definition["spec"] == source["spec"]
+    assert definition["metadata"]["name"] == source["metadata"]["name"]
+    assert definition["metadata"]["labels"]["a"] == "b"
+    annotations = definition["metadata"].get("annotations", {})
+    assert annotations == ({"helm.sh/resource-policy": "keep"} if kept else {})
+
+
+def test_a_nats_of_ones_own_replaces_that_of_the_chart(helm3):
+    """With `nats.url` no server is installed, and no bucket created unless asked for."""
+    built_in = helm3.render()
+    assert len(objects(built_in, "StatefulSet")) == 1
+    assert "--create-bucket" in operator(built_in)["args"]
+    theirs = helm3.render({"nats": {"url": "nats://theirs:4222"}})
+    assert objects(theirs, "StatefulSet") == []
+    assert [s["metadata"]["name"] for s in objects(theirs, "Service")] == ["incumbent"]
+    assert "--nats-url=nats://theirs:4222" in operator(theirs)["args"]
+    assert "--create-bucket" not in operator(theirs)["args"]
+    asked = {"nats": {"url": "nats://theirs:4222", "bucket": {"create": True, "replicas": 3}}}
+    assert "--bucket-replicas=3" in operator(helm3.render(asked))["args"]
+
+
+@pytest.mark.parametrize(
+    ("login", "expected", "sources"),
+    (
+        (
+            {"auth": {"credentials": {"secretName": "s", "key": "k"}}},
+            {"--nats-creds=/etc/incumbent/nats/user.creds"},
+            {("secret", "s", "k", "user.creds")},
+        ),
+        (
+            {"auth": {"nkey": {"secretName": "s", "key": "k"}}},
+            {"--nats-nkey=/etc/incumbent/nats/nkey.seed"},
+            {("secret", "s", "k", "nkey.seed")},
+        ),
+        (
+            {"auth": {"token": {"secretName": "s", "key": "k"}}},
+            {"--nats-token-file=/etc/incumbent/nats/token"},
+            {("secret", "s", "k", "token")},
+        ),
+        (
+            {"auth": {"userPassword": {"secretName": "s", "passwordKey": "k"}}},
+            {"--nats-password-file=/etc/incumbent/nats/password"},
+            {("secret", "s", "k", "password")},
+        ),
+        (
+            {"tls": {"ca": {"secretName": "s", "key": "k"}, "first": True}},
+            {"--nats-tls-ca=/etc/incumbent/nats/ca.crt", "--nats-tls-first"},
+            {("secret", "s", "k", "ca.crt")},
+        ),
+        (
+            {"tls": {"ca": {"configMapName": "c"}, "client": {"secretName": "s"}}},
+            {
+                "--nats-tls-ca=/etc/incumbent/nats/ca.crt",
+                "--nats-tls-cert=/etc/incumbent/nats/tls.crt",
+                "--nats-tls-key=/etc/incumbent/nats/tls.key",
+            },
+            {
+                ("configMap", "c", "ca.crt", "ca.crt"),
+                ("secret", "s", "tls.crt", "tls.crt"),
+                ("secret", "s", "tls.key", "tls.key"),
+            },
+        ),
+    ),
+    ids=["credentials", "nkey", "token", "password", "tls", "client certificate"],
+)
+def test_logins_are_files_from_secrets(helm3, login, expected, sources):
+    """The operator, and the test that plays a member, get each as a file and the flag for it."""
+    rendered = helm3.render({"nats": {"url": "nats://theirs", **login}})
+    for name, spec in pods(rendered):
+        if name.endswith("-cleanup"):
+            continue
+        (container,) = spec["containers"]
+        login_flags = {
+            flag
+            for flag in container["args"]
+            if flag.startswith("--nats-") and not flag.startswith("--nats-url")
+        }
+        assert login_flags == expected
+        (volume,) = (v for v in spec["volumes"] if v["name"] == "nats")
+        found = {
+            (kind, source["name"], item["key"], item["path"])
+            for projected in volume["projected"]["sources"]
+            for kind, source in projected.items()
+            for item in source["items"]
+        }
+        assert found == sources
+        assert {"name": "nats", "mountPath": "/etc/incumbent/nats", "readOnly": True} in container[
+            "volumeMounts"
+        ]
+
+
+def test_a_user_name_comes_from_its_secret_unless_it_is_given(helm3):
+    """A variable of the chart that `extraEnv` gives, too, is there once."""
+    values = {"nats": {"url": "nats://x", "auth": {"userPassword": {"secretName": "s"}}}}
+    (variable,) = operator(helm3.render(values))["env"]
+    assert variable["valueFrom"]["secretKeyRef"] == {"name": "s", "key": "username"}
+    values["extraEnv"] = [{"name": "INCUMBENT_NATS_USER", "value": "theirs"}]
+    assert operator(helm3.render(values))["env"] == values["extraEnv"]
+
+
+def test_in_namespaces_there_is_nothing_for_the_whole_cluster(helm3):
+    """One Role in each, no policies unless they are asked for, and the operator told where."""
+    values = values_of("namespaced")
+    rendered = helm3.render(values)
+    assert not CLUSTER_WIDE & {thing["kind"] for thing in rendered}
+    roles = objects(rendered, "Role")
+    hooks = [role for role in roles if "annotations" in role["metadata"]]
+    granted = {role["metadata"]["namespace"] for role in roles if role not in hooks}
+    assert granted == {"team-a", "team-b"}
+    flags = {"--site=blue", "--namespace=team-a", "--namespace=team-b"}
+    assert flags <= {*operator(rendered)["args"]}
+    values["admissionPolicies"] = {"inNamespacedMode": True}
+    assert objects(helm3.render(values), "ValidatingAdmissionPolicy")
+
+
+def test_a_single_replica_has_no_budget(helm3):
+    """Its node could never be drained; with two, one may be away."""
+    assert objects(helm3.render({"replicaCount": 1}), "PodDisruptionBudget") == []
+    (budget,) = objects(helm3.render(), "PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+    values = {"podDisruptionBudget": {"minAvailable": 0}}
+    (budget,) = objects(helm3.render(values), "PodDisruptionBudget")
+    assert budget["spec"]["minAvailable"] == 0
+
+
+@pytest.mark.parametrize(
+    ("image", "registry", "expected"),
+    (
+        ({}, "", "ghcr.io/incumbent-dev/incumbent:{version}"),
+        ({"tag": "1.2"}, "", "ghcr.io/incumbent-dev/incumbent:1.2"),
+        (
+            {"tag": "1.2", "digest": DIGEST},
+            "",
+            f"ghcr.io/incumbent-dev/incumbent@{DIGEST}",
+        ),
+        ({"registry": "a"}, "b", "b/incumbent-dev/incumbent:{version}"),
+        ({"registry": "", "repository": "incumbent"}, "", "incumbent:{version}"),
+    ),
+)
+def test_images_are_named_by_digest_tag_or_version(helm3, image, registry, expected):
+    """The digest wins over the tag, and the global registry over the image's."""
+    rendered = helm3.render({"image": image, "global": {"imageRegistry": registry}})
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert operator(rendered)["image"] == expected.format(version=version)
+
+
+def test_long_names_fit(helm3):
+    """The longest name of a release leaves room for all that is put behind it."""
+    text = helm3.run("template", "a" * 53, str(CHART), "--namespace", "b" * 63)
+    for thing in yaml.safe_load_all(text):
+        if not thing:
+            continue
+        name = thing["metadata"]["name"]
+        if thing["kind"] == "StatefulSet":
+            assert len(f"{name}-0123456789") <= 63
+        if thing["kind"] not in CLUSTER_WIDE | {"ValidatingAdmissionPolicyBinding"}:
+            assert len(name) <= 63
+        for value in thing["metadata"]["labels"].values():
+            assert len(value) <= 63
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    (
+        ({"watch": {"namespaces": ["a"]}}, "set site to a name of your choice"),
+        ({"nats": {"url": "nats://me:secret@x"}}, "put them into a Secret"),
+        (
+            {
+                "nats": {
+                    "url": "x",
+                    "auth": {"token": {"secretName": "a"}, "nkey": {"secretName": "a"}},
+                }
+            },
+            "keep one of nats.auth.nkey, nats.auth.token",
+        ),
+        (
+            {"nats": {"url": "x", "tls": {"ca": {"secretName": "a", "configMapName": "b"}}}},
+            "takes a secretName or a configMapName",
+        ),
+        ({"nats": {"auth": {"token": {"secretName": "a"}}}}, "set nats.url, too"),
+        ({"nats": {"domain": "hub"}}, "set nats.url, too"),
+        ({"nats": {"bucket": {"replicas": 3}}}, "the chart runs only one"),
+        ({"podDisruptionBudget": {"minAvailable": 1, "maxUnavailable": 1}}, "not both"),
+        (
+            {"monitoring": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
+            "enable one of them",
+        ),
+        (
+            {"monitoring": {"serviceMonitor": {"enabled": True}}, "service": {"enabled": False}},
+            "set service.enabled",
+        ),
+        (
+            {"monitoring": {"podMonitor": {"enabled": True}}},
+            "install the Prometheus operator",
+        ),
+        ({"extraArgs": ["--release-on-exit"]}, "set replicaCount to 1"),
+        ({"serviceAccount": {"create": False}}, "set serviceAccount.name"),
+    ),
+)
+def test_what_cannot_work_is_refused_with_a_sentence(helm3, values, sentence):
+    """It says what to do instead, and shows no password."""
+    with pytest.raises(HelmError, match=re.escape(sentence)) as caught:
+        helm3.render(values)
+    assert "secret@" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    (
+        {"replicas": 2},
+        {"nats": {"urls": []}},
+        {"nats": {"auth": {"token": {"secretName": "a", "value": "b"}}}},
+        {"replicaCount": "2"},
+        {"log": {"level": "trace"}},
+        {"image": {"digest": "0123"}},
+        {"image": {"tag": 1.2}},
+        {"nats": {"bucket": {"replicas": 2}}},
+        {"watch": {"namespaces": ["Team"]}},
+    ),
+)
+def test_values_that_do_not_exist_are_refused(helm, values):
+    """So are those of a wrong type."""
+    with pytest.raises(HelmError, match="schema"):
+        helm.render(values)
+
+
+def test_the_chart_can_be_a_part_of_another(helm, tmp_path):
+    """The other one's condition and global values are no unknown values."""
+    umbrella = tmp_path / "umbrella"
+    shutil.copytree(CHART, umbrella / "charts" / "incumbent")
+    dependency = {"name": "incumbent", "version": ">=0-0", "condition": "incumbent.enabled"}
+    chart = {
+        "apiVersion": "v2",
+        "name": "umbrella",
+        "version": "1.0.0",
+        "dependencies": [dependency],
+    }
+    (umbrella / "Chart.yaml").write_text(yaml.safe_dump(chart))
+    values = {"incumbent": {"enabled": True, "replicaCount": 1}, "global": {"anything": {"a": 1}}}
+    rendered = helm.render(values, chart=umbrella)
+    assert objects(rendered, "Deployment")[0]["spec"]["replicas"] == 1
+    values["incumbent"]["enabled"] = False
+    assert helm.render(values, chart=umbrella) == []
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"), (("skip", []), ("render", ["PodMonitor"])), ids=["skip", "render"]
+)
+def test_monitoring_kinds_may_be_missing(helm3, how, expected):
+    """They are skipped or rendered, as asked for; where they are known, always rendered."""
+    values = {"monitoring": {"whenKindIsMissing": how, "podMonitor": {"enabled": True}}}
+    assert [t["kind"] for t in objects(helm3.render(values), "PodMonitor")] == expected
+    known = "--api-versions=monitoring.coreos.com/v1/PodMonitor"
+    assert objects(helm3.render(values, known), "PodMonitor")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    (
+        ({}, "FOR TRYING OUT"),
+        ({"nats": {"url": "nats://x"}}, "WARNING: TLS"),
+        (
+            {"nats": {"url": "tls://x", "auth": {"nkey": {"secretName": "s"}}}},
+            "login: nkey from Secret s",
+        ),
+        ({"nats": {"url": "tls://x"}}, "has to exist"),
+        ({"replicaCount": 1}, "WARNING: With fewer than two replicas"),
+        ({"crds": {"keep": False}}, "WARNING: crds.keep is false"),
+        (
+            {"monitoring": {"whenKindIsMissing": "skip", "podMonitor": {"enabled": True}}},
+            "WARNING: monitoring.podMonitor was skipped",
+        ),
+        ({"watch": {"namespaces": ["a", "b"]}, "site": "x"}, "in the namespaces a, b"),
+    ),
+)
+def test_notes_say_what_was_installed_and_what_is_risky(helm4, values, expected):
+    """And not what is of no concern: each of them is in the notes of its values only."""
+    notes = helm4.run("install", "incumbent", str(CHART), "--dry-run=client", values=values)
+    assert expected in notes.partition("\nNOTES:\n")[2]
+    if "WARNING" in expected:
+        quiet = {"nats": {"url": "tls://x"}}
+        notes = helm4.run("install", "incumbent", str(CHART), "--dry-run=client", values=quiet)
+        assert "WARNING" not in notes.partition("\nNOTES:\n")[2]
+
+
+# What is generated, and what belongs together
+
+
+def test_what_is_generated_is_up_to_date():
+    """`make chart` would change nothing."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "charts" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for path, content in generate.generated().items():
+        assert path.read_text() == content, f"{path.name} is out of date: run make chart"
+
+
+def leaves(values, path=()):
+    """Return the paths of all values that are no maps."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*path, name))
+        else:
+            yield (*path, name)
+
+
+def test_every_value_is_used_and_every_used_value_exists():
+    """A template looks at each value, or at all of a group, and at no other."""
+    for path in leaves(DEFAULTS):
+        names = [f".{name}" for name in path] + [f'"{name}"' for name in path[-1:]]
+        whole = [".".join(("", "Values", *path[:n])) for n in range(1, len(path) + 1)]
+        assert any(name in TEMPLATES for name in names[-2:]) or any(
+            re.search(rf"{re.escape(group)}(?![\w.])", TEMPLATES) for group in whole
+        ), ".".join(path)
+    for used in re.findall(r"\.Values((?:\.\w+)+)", TEMPLATES):
+        found = DEFAULTS
+        for name in used.split(".")[1:]:
+            assert name in found, used
+            found = found[name]
+
+
+def test_versions_and_images_are_those_of_the_package():
+    """Chart, program and the images that are announced have one version."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == version
+    announced = yaml.safe_load(chart["annotations"]["artifacthub.io/images"])
+    for image, values in zip(announced, (DEFAULTS, DEFAULTS["nats"]["builtIn"]), strict=True):
+        named = values["image"]
+        assert image["image"] == f"{named['registry']}/{named['repository']}:{version}"
+
+
+class _Election:
+    """An election as the metrics see it, of which there is one of everything."""
+
+    class key:  # noqa: N801
+        namespace = name = "x"
+
+    class counts:  # noqa: N801
+        campaigns: dict = {}  # noqa: RUF012
+        transitions = corrections = 0
+
+    def reading(self):
+        """Return what is the case."""
+        reading = type(
+            "Reading",
+            (),
+            dict.fromkeys(("leads", "interval", "token", "candidates", "remaining", "labelled"), 0),
+        )
+        kinds = ("Ready", "BucketReady", "CandidatesReady", "LabelsInSync", "Stalled")
+        reading.conditions = [(k, s) for k in kinds for s in ("True", "False", "Unknown")]
+        return reading
+
+
+def expressions():
+    """Return every expression of alerts and dashboard, and where it is."""
+    for rule in yaml.safe_load((CHART / "files" / "alerts.yaml").read_text()):
+        yield rule["alert"], rule["expr"]
+    dashboard = json.loads((CHART / "files" / "dashboard.json").read_text())
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"]
+    for variable in dashboard["templating"]["list"]:
+        yield variable["name"], variable["query"]
+    for annotation in dashboard["annotations"]["list"]:
+        yield annotation["name"], annotation["expr"]
+
+
+@pytest.mark.parametrize(("where", "expression"), tuple(expressions()))
+def test_alerts_and_dashboard_ask_for_series_that_exist(where, expression):
+    """Each metric is one of ours, with each label, and each value of it that is named."""
+    metrics = Metrics(lambda: [_Election()], connected=lambda: True, version="1")
+    series = metrics.render()[0].decode()
+    for name, labels in re.findall(r"(incumbent_\w+)(?:\{([^}]*)\})?", expression):
+        candidates = re.findall(rf"^{name}(\{{.*\}})? ", series, re.MULTILINE)
+        assert candidates, f"{where}: {name}"
+        for label, operator_, value in re.findall(r'(\w+)(=~|!=|=)"([^"]*)"', labels):
+            known = f'{label}="{value}"' if operator_ == "=" else f'{label}="'
+            assert any(known in candidate for candidate in candidates), (
+                f"{where}: {name}{{{known}}}"
+            )
