@@ -370,12 +370,22 @@ class _Court:
         return self._why_nobody_renewed(reign.site, last.at + self.history.relay_after, deadline)
 
     def _end_of_term(self, reign: Reign) -> tuple[Message | None, Message | None]:
-        """Return the last record of its term, and the message after that."""
+        """Return the last record of its term, and the message after that.
+
+        A renewal after the strip does not excuse it. Nor does one recall it that comes only after
+        the deadline: by then the strip is on its way, for which there is time until the TTL ends.
+        """
         last = then = None
+        lease, ttl = self.history.ttl - self.history.margin, self.history.ttl
+        ttl += self._delay(reign.site, reign.until)
         for message in self.messages[reign.election]:
             if message.entry is Entry.RECORD and message.term == reign.token:
-                # A renewal after the strip does not excuse it.
-                if last is None or message.at < reign.until:
+                too_late = (
+                    last is not None
+                    and message.at > last.at + lease - LOSS_OF_CLOCK
+                    and reign.until < last.at + ttl
+                )
+                if last is None or (message.at < reign.until and not too_late):
                     last, then = message, None
             elif last is not None and then is None:
                 then = message

@@ -39,6 +39,8 @@ class Kind(enum.Enum):
     """SIGKILL of the server that leads the stream, and a start later, with its store."""
     DELETE = "delete leader"
     FLAP = "leader not ready"
+    LEAVE = "leader not selected"
+    """The leader loses the label by which it is selected, and is deleted later."""
     EVICT = "evict"
     """The key is deleted, as `nats kv del` does it."""
     ROLL = "rolling update"
@@ -57,7 +59,10 @@ OF_LINKS = (
 )
 OF_SERVERS = (*OF_REPLICAS, *OF_LINKS, Kind.NATS, Kind.API)
 BY_HAND = (Kind.LABEL, Kind.UNLABEL)
-OF_PODS = (Kind.DELETE, Kind.FLAP, Kind.EVICT, Kind.ROLL, Kind.SCALE, *BY_HAND)
+OF_PODS = (
+    *(Kind.DELETE, Kind.FLAP, Kind.LEAVE, Kind.EVICT, Kind.ROLL, Kind.SCALE),
+    *BY_HAND,
+)
 CALM = (2.4, 1.2)
 """Seconds before the next round within which most labels are changed by hand: so late that nothing
 is wrong any more, and the correction is bounded."""
@@ -151,7 +156,12 @@ def _server_fault(dice: random.Random, kind: Kind, at: float, ttl: float, electi
 def _pod_fault(
     dice: random.Random, kind: Kind, at: float, ttl: float, hit: tuple[int, ...]
 ) -> Fault:
-    longest = {Kind.FLAP: 0.5 * ttl, Kind.SCALE: 0.8 * ttl, Kind.ROLL: 3.0}.get(kind, 0.0)
+    longest = {
+        Kind.FLAP: 0.5 * ttl,
+        Kind.LEAVE: ttl,
+        Kind.SCALE: 0.8 * ttl,
+        Kind.ROLL: 3.0,
+    }.get(kind, 0.0)
     return Fault(at, kind, dice.uniform(0.2, 1.0) * longest, hit, dice.random() < 0.9)
 
 

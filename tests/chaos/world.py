@@ -333,7 +333,7 @@ class World:
         if fault.kind is Kind.LABEL:
             pod = next((pod for pod in pods if not (pod.labelled or pod.unfit)), None)
         words = f"{fault.kind.value}: {election} in {site}"
-        if pod is not None and fault.kind in {Kind.DELETE, Kind.FLAP, *BY_HAND}:
+        if pod is not None and fault.kind in {Kind.DELETE, Kind.FLAP, Kind.LEAVE, *BY_HAND}:
             words += f", {pod.pod}"
         with self._noted(words, election), contextlib.suppress(*ERRORS):
             match fault.kind:
@@ -347,6 +347,11 @@ class World:
                         await control.set_ready(about, ready=False)
                     await asyncio.sleep(fault.seconds)
                     await _insist(lambda: control.set_ready(about, ready=True))
+                case Kind.LEAVE if pod is not None:
+                    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod.pod}"
+                    await kube.patch(path, {"metadata": {"labels": {"app": None}}})
+                    await asyncio.sleep(fault.seconds)
+                    await _insist(lambda: kube.delete(path, grace=0))
                 case Kind.EVICT:
                     await evict(self._urls, BUCKET, election)
                 case Kind.LABEL | Kind.UNLABEL if pod is not None:

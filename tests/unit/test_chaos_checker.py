@@ -295,6 +295,28 @@ def test_unreadiness_of_long_ago_is_no_cause(story):
     assert story.violations() == ["no change without need"]
 
 
+@pytest.mark.parametrize(
+    ("until", "down", "found"),
+    (
+        (28.3, True, []),
+        (28.3, False, ["no change without need"]),
+        (29.5, True, ["no change without need"]),
+    ),
+)
+def test_renewal_after_the_deadline_does_not_recall_the_strip(story, until, down, found):
+    """It is on its way until the TTL ends; then the label comes back, for the term goes on."""
+    if down:
+        story.trouble(20, 27, Trouble.NATS_DOWN)
+    story.reign(1, until, "e1", 1, last=19)
+    story.record(28.1, 90, "e1", 1, replica=2)
+    story.history.messages.sort(key=lambda message: message.at)
+    story.pod(until + 0.2, "e1", 1)
+    for number in range(20):
+        story.record(31 + 3 * number, 91 + number, "e1", 1, replica=2)
+    story.history.ended = 90.0
+    assert story.violations() == found
+
+
 @pytest.mark.parametrize("other", ((), (Trouble.NO_API,)))
 def test_deadline_is_no_cause_if_a_standby_could_renew(story, other):
     """Only the steward was away, and the other replica let the record lapse.
