@@ -147,9 +147,9 @@ class FakeCluster:
 
     # The port
 
-    async def cluster_uid(self) -> str:
+    async def cluster_uid(self, namespace: str = "kube-system") -> str:
         """Return the UID of the cluster."""
-        await self._arrive(Operation("cluster_uid"))
+        await self._arrive(Operation("cluster_uid", namespace))
         return CLUSTER_UID
 
     async def get_pod(self, namespace: str, name: str) -> Pod | None:

@@ -210,10 +210,10 @@ class ApiServer:
         """Close all connections. Whoever still waits for an answer gets `ClusterUnreachable`."""
         await self._api.close()
 
-    async def cluster_uid(self) -> str:
-        """Return the UID of the namespace `kube-system`, which identifies the cluster."""
-        namespace = await self._ask("GET", "/api/v1/namespaces/kube-system")
-        return str(namespace["metadata"]["uid"])
+    async def cluster_uid(self, namespace: str = "kube-system") -> str:
+        """Return the UID of a namespace that is never deleted: it identifies the cluster."""
+        found = await self._ask("GET", f"/api/v1/namespaces/{namespace}")
+        return str(found["metadata"]["uid"])
 
     async def get_pod(self, namespace: str, name: str) -> Pod | None:
         """Read a pod, consistently; None if there is none."""

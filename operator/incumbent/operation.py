@@ -172,11 +172,15 @@ async def _prepare_bucket(settings: Settings, connection: Nats, health: Health) 
 async def _find_site(settings: Settings, cluster: ApiServer) -> Site:
     """Ask the cluster who it is, and whether it knows the kind.
 
+    Who gives a name and namespaces has rights there, and nowhere else perhaps: then it is the first
+    of these whose UID tells two sites of one name apart.
+
     Raises:
         ConfigurationError: the name has to be given, for it may not be looked up.
     """
+    known = settings.namespaces[0] if settings.site and settings.namespaces else "kube-system"
     try:
-        uid = await cluster.cluster_uid()
+        uid = await cluster.cluster_uid(known)
     except Forbidden as error:
         if settings.site is None:
             msg = (

@@ -150,8 +150,8 @@ class Cluster(Protocol):
     out. Nothing is retried here, but for `watch_pods`, which never ends by itself.
     """
 
-    async def cluster_uid(self) -> str:
-        """Return the UID of the namespace `kube-system`, which identifies the cluster."""
+    async def cluster_uid(self, namespace: str = "kube-system") -> str:
+        """Return the UID of a namespace that is never deleted: it identifies the cluster."""
         ...
 
     async def get_pod(self, namespace: str, name: str) -> Pod | None:

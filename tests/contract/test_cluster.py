@@ -94,6 +94,8 @@ async def test_a_cluster_is_known_by_the_uid_of_kube_system(api_server, kube):
     """The UID is the one that everybody else sees, too."""
     namespace = await kube.get("/api/v1/namespaces/kube-system")
     assert await api_server.cluster_uid() == namespace["metadata"]["uid"]
+    namespace = await kube.get("/api/v1/namespaces/default")
+    assert await api_server.cluster_uid("default") == namespace["metadata"]["uid"]
 
 
 async def test_a_running_pod_is_read_with_all_that_counts(api_server, kube, namespace):

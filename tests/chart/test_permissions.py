@@ -1,0 +1,109 @@
+"""What the chart allows the operator is what the operator needs: nothing is refused, nothing spare.
+
+Its pods run here with the token of the chart's service account, so the API server's audit log is
+that of a real installation, with the admission policies in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from controlplane.kube import kubectl
+from controlplane.nodes import PodControl
+from elections import Election
+from helm import CHART, Helm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+
+QUICKSTART = CHART.parents[1] / "examples" / "quickstart.yaml"
+DEFINITION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/leaderelections.incumbent.dev"
+REFUSED = {401, 403}
+"""Not 422: by a JSON patch that fails kopf notices that another replica was first."""
+
+FOR_FAULTS = {
+    ("get", "pods"): "after a conflict or a lost answer, the pod is read again",
+}
+"""Rights that a run without faults may leave unused, and what they are for."""
+
+
+def granted(role: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Return verbs and resources of a role."""
+    return {
+        (verb, resource)
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+async def live(cluster, election) -> None:
+    """Let an election see everything that happens to one in its life."""
+    where, pods = f"--namespace={election.namespace}", PodControl(cluster.kube)
+    await kubectl(cluster.site, "apply", where, "-f", str(QUICKSTART))
+    leader = await election.wait_leader()
+    await cluster.kube.delete(election.pod_path(leader))
+    leader = await election.wait_leader(other_than=leader)
+    found = await cluster.kube.get(election.pod_path(leader))
+    await pods.set_ready(found, ready=False)
+    leader = await election.wait_leader(other_than=leader)
+    await pods.set_ready(found, ready=True)
+    step_down = {"metadata": {"annotations": {"incumbent.dev/step-down": ""}}}
+    await cluster.kube.patch(election.path, step_down)
+    leader = await election.wait_leader(other_than=leader)
+    await election.set_label(leader, None)
+    await cluster.kube.until(
+        election.pod_path(leader), lambda pod: pod["metadata"]["labels"].get(election.label)
+    )
+    await election.patch(suspend=True)
+    await election.wait_reason("Suspended")
+    await election.patch(suspend=False)
+    await election.wait_leader()
+    await election.delete()
+    await election.wait_gone()
+    assert await election.labels() == {}
+
+
+@pytest.mark.parametrize("mode", ("cluster", "namespaced"))
+async def test_operator_has_the_rights_that_it_uses(cluster, tmp_path, mode):
+    """In the audit log of a whole life no request is refused, and every right is used."""
+    namespace, shop = await cluster.namespace(), await cluster.namespace("shop")
+    helm = Helm("helm4", tmp_path, cluster.site)
+    values: dict[str, Any] = {"nats": {"bucket": {"ttl": "6s"}}}
+    if mode == "namespaced":
+        values |= {
+            "watch": {"namespaces": [shop]},
+            "site": "here",
+            "admissionPolicies": {"inNamespacedMode": True},
+        }
+    where = (f"--namespace={namespace}", "--wait", "--timeout=60s")
+    since = cluster.site.audit.position()
+    try:
+        await helm("install", "incumbent", str(CHART), *where, values=values)
+        await live(cluster, Election(cluster.kube, shop, "billing"))
+        roles = "/apis/rbac.authorization.k8s.io/v1"
+        name = f"incumbent.{namespace}"
+        path = f"clusterroles/{name}" if mode == "cluster" else f"namespaces/{shop}/roles/{name}"
+        role = await cluster.kube.get(f"{roles}/{path}")
+        await asyncio.sleep(1)  # the log has a watch when it begins, and it may begin late
+        requests = cluster.site.audit.requests(
+            since=since, user=f"system:serviceaccount:{namespace}:incumbent"
+        )
+    finally:
+        await helm("uninstall", "incumbent", *where)
+        await cluster.kube.delete(DEFINITION)
+        await cluster.kube.until(DEFINITION, lambda found: found is None)
+    assert [request for request in requests if request.status in REFUSED] == []
+    used = {
+        (r.verb, f"{r.resource}/{r.subresource}" if r.subresource else r.resource)
+        for r in requests
+        if r.resource
+    }
+    spare = granted(role) - used
+    assert spare <= FOR_FAULTS.keys(), f"granted and not used: {spare - FOR_FAULTS.keys()}"
+    assert used <= granted(role) | {("patch", "deployments/scale")}
