@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from controlplane.kube import ApiError, has_condition, kubectl
+from controlplane.natsserver import NatsServer
 from elections import Election, condition_of
 from helm import CHART, Helm, HelmError
 
@@ -41,9 +42,9 @@ async def install(version, tmp_path, cluster):
     await cluster.kube.until(DEFINITION, lambda found: found is None)
 
 
-async def quickstart(cluster) -> Election:
-    """Apply the quickstart in a namespace of its own, and wait until its pods are ready."""
-    namespace = await cluster.namespace("shop")
+async def quickstart(cluster, namespace="") -> Election:
+    """Apply the quickstart, by default in a new namespace, and wait until its pods are ready."""
+    namespace = namespace or await cluster.namespace("shop")
     election = Election(cluster.kube, namespace, "billing")
     where = f"--namespace={namespace}"
     await kubectl(cluster.site, "apply", where, "-f", str(QUICKSTART))
@@ -55,6 +56,14 @@ async def state(election) -> tuple[str, int]:
     """Return who leads and with which token."""
     status = await election.status()
     return status["leader"]["podName"], status["token"]
+
+
+async def led_again(election) -> None:
+    """Wait for a leader of an election that was served by an operator before."""
+    await election.kube.until(
+        election.path, lambda found: condition_of(found, "Ready")["reason"] == "Leading"
+    )
+    await election.wait_leader()
 
 
 async def everything(cluster, namespace) -> set[str]:
@@ -100,5 +109,81 @@ async def test_a_life_without_values(cluster, install):
     assert "leader" not in left["status"]
 
     await install("incumbent", namespace)
-    await election.wait_leader()
+    await led_again(election)
     assert (await state(election))[1] >= token
+
+
+@pytest.mark.parametrize("version", ("helm3",))
+async def test_another_release_takes_the_elections_over(cluster, install, nats_server):
+    """The definition stays with the elections; helm has to be told that it changes hands."""
+    namespace = await cluster.namespace()
+    values = {"nats": {"url": nats_server.url, "bucket": {"name": "OVER", "create": True}}}
+    await install("one", namespace, values=values)
+    election = await quickstart(cluster)
+    await election.wait_leader()
+    _, token = await state(election)
+    await install.helm("uninstall", "one", f"--namespace={namespace}", "--wait")
+    with pytest.raises(HelmError, match="invalid ownership metadata"):
+        await install("two", namespace, values=values)
+    await install("two", namespace, "--take-ownership", values=values)
+    await led_again(election)
+    assert (await state(election))[1] >= token
+
+
+@pytest.mark.parametrize("version", ("helm4",))
+async def test_in_a_namespace_of_ones_own(cluster, install, tmp_path):
+    """With Roles only, and a login from a Secret; `helm test` finds out when that is wrong."""
+    namespace = await cluster.namespace()
+    login = "authorization { user: elections, password: planted-secret }"
+    await kubectl(
+        cluster.site,
+        *("create", "secret", "generic", "nats", f"--namespace={namespace}"),
+        *("--from-literal=username=elections", "--from-literal=password=planted-secret"),
+    )
+    async with NatsServer(tmp_path / "nats", config=login) as nats:
+        auth = {"userPassword": {"secretName": "nats"}}
+        values = {
+            "watch": {"namespaces": [namespace]},
+            "site": "blue",
+            "nats": {"url": nats.url, "bucket": {"create": True}, "auth": auth},
+        }
+        await install("incumbent", namespace, values=values)
+        election = await quickstart(cluster, namespace)
+        await election.wait_leader()
+        assert (await election.status())["site"] == "blue"
+        test = ("test", "incumbent", f"--namespace={namespace}")
+        await install.helm(*test, "--timeout=60s")
+        for pod in await cluster.kube.pods(namespace):
+            log = cluster.containers.log_of(namespace, pod["metadata"]["name"])
+            assert "planted-secret" not in log
+
+        secret = f"/api/v1/namespaces/{namespace}/secrets/nats"
+        await cluster.kube.patch(secret, {"stringData": {"password": "another"}})
+        with pytest.raises(HelmError):
+            await install.helm(*test, "--timeout=5s")
+        said = cluster.containers.log_of(namespace, "incumbent-test-election")
+        assert "refuses the login" in said
+        await install.helm("uninstall", "incumbent", f"--namespace={namespace}", "--wait")
+        assert await election.labels() == {}
+    roles = await kubectl(cluster.site, "get", "clusterroles,clusterrolebindings", "-o=name")
+    assert "incumbent" not in roles
+
+
+@pytest.mark.parametrize("version", ("helm3",))
+async def test_with_the_definition_all_elections_go(cluster, install, nats_server):
+    """Nothing hangs in its finalizer, and no pod keeps a label."""
+    namespace = await cluster.namespace()
+    values = {
+        "replicaCount": 1,
+        "crds": {"keep": False},
+        "nats": {"url": nats_server.url, "bucket": {"name": "GONE", "create": True}},
+    }
+    await install("incumbent", namespace, values=values)
+    election = await quickstart(cluster)
+    await election.wait_leader()
+    await install.helm(
+        *("uninstall", "incumbent", f"--namespace={namespace}", "--wait", "--timeout=60s")
+    )
+    await cluster.kube.until(DEFINITION, lambda found: found is None)
+    assert await election.labels() == {}
+    assert len(await election.pods()) == 3
