@@ -294,13 +294,14 @@ class _Court:
     def _corrected(self, stray: PodEvent, at: float) -> None:
         """Check how long a label stayed that was set by hand."""
         self.verdict.by_hand += 1
-        seconds, allowed = at - stray.at, self._to_correct(stray.site, stray.at)
-        if self._storm(stray.site, stray.at, min(at, stray.at + allowed)):
-            return
-        self.verdict.corrections.append(seconds)
-        if seconds > allowed:
-            words = f"{stray.site}/{stray.pod} kept a label set by hand for {seconds:.2f} s"
-            self._violation("one pod a site", at, stray.election, words)
+        if not self._storm(stray.site, stray.at, at):
+            self.verdict.corrections.append(at - stray.at)
+        for since, until in _minus([(stray.at, at)], self._storms(stray.site)):
+            if until - since > self._to_correct(stray.site, since):
+                words = f"{stray.site}/{stray.pod} kept a label set by hand for {at - stray.at:.2f}"
+                words += f" s, and for {until - since:.2f} s nothing was wrong"
+                self._violation("one pod a site", until, stray.election, words)
+                return
 
     def _restored(self, reign: Reign, again: Reign | None) -> None:
         """Check how long a label was away that was taken by hand."""

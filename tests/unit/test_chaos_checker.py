@@ -378,6 +378,13 @@ def test_label_set_by_hand_may_stay_while_a_replica_is_in_trouble(story):
     assert (verdict.by_hand, verdict.corrections) == (1, [])
 
 
+def test_label_set_by_hand_may_not_stay_after_the_trouble(story):
+    """It is corrected when it is over."""
+    set_by_hand(story, until=30)
+    story.trouble(19, 26, Trouble.DEAD, "east-1")
+    assert story.violations() == ["one pod a site"]
+
+
 def test_label_set_by_hand_may_stay_as_long_as_writes_take(story):
     """Three of them come before it is seen to be gone."""
     set_by_hand(story, until=21.7)
