@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -27,10 +30,10 @@ async def install(version, tmp_path, cluster):
     helm = Helm(version, tmp_path, cluster.site)
     releases = []
 
-    async def run(release, namespace, *flags, values=None):
+    async def run(release, namespace, *flags, values=None, chart=CHART):
         where = (f"--namespace={namespace}", "--wait", "--timeout=60s")
         releases.append((release, namespace))
-        return await helm("install", release, str(CHART), *where, *flags, values=values)
+        return await helm("install", release, str(chart), *where, *flags, values=values)
 
     run.helm = helm
     yield run
@@ -66,6 +69,20 @@ async def led_again(election) -> None:
     await election.wait_leader()
 
 
+def previous_chart(folder: Path) -> Path:
+    """Return the chart of the last release, this one before there is any."""
+    git = ("git", "-C", str(CHART.parents[1]))
+    tags = (*git, "tag", "--list", "v*", "--sort=-version:refname", "--merged", "HEAD")
+    found = subprocess.run(tags, capture_output=True, text=True, check=False).stdout.split()
+    if not found:
+        return CHART
+    archive = folder / "chart.tar"
+    command = (*git, "archive", f"--output={archive}", found[0], "charts/incumbent")
+    subprocess.run(command, check=True)
+    shutil.unpack_archive(archive, folder, filter="data")
+    return folder / "charts" / "incumbent"
+
+
 async def everything(cluster, namespace) -> set[str]:
     """Return what is in a namespace, of the kinds of the chart."""
     kinds = "deployments,replicasets,statefulsets,jobs,pods,services,serviceaccounts,roles"
@@ -78,11 +95,11 @@ async def everything(cluster, namespace) -> set[str]:
     }
 
 
-async def test_a_life_without_values(cluster, install):
+async def test_a_life_without_values(cluster, install, tmp_path):
     """Installed, tested, upgraded, rolled back, uninstalled and installed again: it all works."""
     helm, namespace = install.helm, await cluster.namespace()
     where = f"--namespace={namespace}"
-    notes = await install("incumbent", namespace)
+    notes = await install("incumbent", namespace, chart=previous_chart(tmp_path))
     assert "FOR TRYING OUT" in notes
     election = await quickstart(cluster)
     await election.wait_leader()
@@ -114,8 +131,13 @@ async def test_a_life_without_values(cluster, install):
 
 
 @pytest.mark.parametrize("version", ("helm3",))
-async def test_another_release_takes_the_elections_over(cluster, install, nats_server):
-    """The definition stays with the elections; helm has to be told that it changes hands."""
+async def test_another_release_takes_the_elections_over(
+    cluster, install, nats_server, private_nats
+):
+    """The definition stays with the elections; helm has to be told that it changes hands.
+
+    With another NATS server tokens begin anew, and the elections wait for somebody to accept that.
+    """
     namespace = await cluster.namespace()
     values = {"nats": {"url": nats_server.url, "bucket": {"name": "OVER", "create": True}}}
     await install("one", namespace, values=values)
@@ -128,6 +150,13 @@ async def test_another_release_takes_the_elections_over(cluster, install, nats_s
     await install("two", namespace, "--take-ownership", values=values)
     await led_again(election)
     assert (await state(election))[1] >= token
+
+    values["nats"]["url"] = private_nats.url
+    where = (f"--namespace={namespace}", "--wait", "--timeout=60s")
+    await install.helm("upgrade", "two", str(CHART), *where, values=values)
+    await election.wait_reason("TokenRegressed")
+    await election.patch(onTokenRegress="Accept")
+    await election.wait_leader()
 
 
 @pytest.mark.parametrize("version", ("helm4",))

@@ -10,9 +10,8 @@ import click
 
 from incumbent import clock, logs
 from incumbent.cluster import ApiServer, elections_path
-from incumbent.commands.common import Failure
 from incumbent.errors import ConfigurationError, Conflict, IncumbentError, NotFound
-from incumbent.flags import Refusal, Text, flag
+from incumbent.flags import Failure, Refusal, Text, flag
 from incumbent.labels import Labels
 from incumbent.model import Pod
 from incumbent.names import namespace
@@ -85,7 +84,7 @@ def cleanup(
         raise Refusal(str(error)) from error
     except IncumbentError as error:
         raise Failure(str(error)) from error
-    click.echo(f"{count} elections were let go of")
+    click.echo(f"let go of {count} election{'s' * (count != 1)}")
 
 
 async def _clean_up(
