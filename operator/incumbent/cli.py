@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import click
 
@@ -46,9 +46,11 @@ COMMANDS = {
 class Commands(click.Group):
     """The commands of a table, each imported when it is called, not when it is listed."""
 
+    table: ClassVar[Mapping[str, tuple[str, str]]] = COMMANDS
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return their names, in the order of the table."""
-        return [*COMMANDS]
+        return [*self.table]
 
     def get_command(
         self,
@@ -56,9 +58,9 @@ class Commands(click.Group):
         cmd_name: str,
     ) -> click.Command | None:
         """Import a command."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.table:
             return None
-        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        module, _, name = self.table[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
@@ -69,7 +71,7 @@ class Commands(click.Group):
     ) -> None:
         """Write the list of commands without importing any."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in self.table.items()])
 
 
 def version() -> str:

@@ -29,6 +29,7 @@ import aiohttp
 import structlog
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config.kube_config import KubeConfigLoader, KubeConfigMerger
 
 from incumbent import clock
 from incumbent.errors import (
@@ -138,6 +139,26 @@ class Access:
     default_namespace: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """What a person asks for instead of what a kubeconfig says: kubectl's flags of these names.
+
+    With one of these, a kubeconfig's own `as`, `as-groups` and `as-uid` are heeded, too, as kubectl
+    does; kopf knows nothing of them, so the operator goes without.
+    """
+
+    cluster: str = ""
+    user: str = ""
+    server: str = ""
+    token: str = field(default="", repr=False)
+    certificate_authority: str = ""
+    insecure_skip_tls_verify: bool = False
+    tls_server_name: str = ""
+    as_user: str = ""
+    as_groups: tuple[str, ...] = ()
+    as_uid: str = ""
+
+
 class ApiServer:
     """A Kubernetes API server; implements `incumbent.ports.Cluster`.
 
@@ -145,13 +166,19 @@ class ApiServer:
     `replica` signs the events.
     """
 
+    request_timeout: float = TIMEOUT
+    """Seconds for a request that is given no other limit."""
+
     def __init__(
         self, configuration: Configuration, *, replica: str, default_namespace: str | None = None
     ) -> None:
         # Watches would use up any limit, and requests have their own.
         configuration.connection_pool_maxsize = 0
         # With trust_env, aiohttp looks for a proxy and a .netrc in two threads for each request.
-        configuration.client_session_kwargs = {"trust_env": False}
+        configuration.client_session_kwargs = {
+            "trust_env": False,
+            **(configuration.client_session_kwargs or {}),
+        }
         configuration.proxy = configuration.proxy or proxy_for(configuration.host)
         self._configuration = configuration
         self._replica = replica
@@ -162,13 +189,19 @@ class ApiServer:
 
     @classmethod
     async def connect(
-        cls, kubeconfig: str | None = None, *, context: str | None = None, replica: str
+        cls,
+        kubeconfig: str | None = None,
+        *,
+        context: str | None = None,
+        replica: str,
+        overrides: Overrides | None = None,
     ) -> Self:
         """Find the access as kubectl does, without asking the API server anything.
 
         In this order: `kubeconfig`, the variable KUBECONFIG (each may list several files),
         ~/.kube/config, the service account of the pod. A kubeconfig is read, never written.
         Tokens are renewed (from their file, by exec plugins), client certificates are not.
+        `overrides` count more than any of these; with a server among them no kubeconfig is needed.
 
         Raises:
             ConfigurationError: there is no such file or context, it is broken, or there is nothing.
@@ -177,7 +210,9 @@ class ApiServer:
         # Given explicitly, for the library reads KUBECONFIG only once: when it is imported.
         files = kubeconfig_files(kubeconfig)
         if files:
-            namespace = await load_kubeconfig(configuration, files=files, context=context)
+            namespace = await load_kubeconfig(
+                configuration, files=files, context=context, overrides=overrides
+            )
         elif kubeconfig or context:
             msg = (
                 f"The kubeconfig {kubeconfig} does not exist: correct the path"
@@ -185,8 +220,13 @@ class ApiServer:
                 else f"There is no kubeconfig to take the context {context} from: name one"
             )
             raise ConfigurationError(msg)
+        elif overrides and overrides.server:
+            namespace = None
+            override(configuration, overrides)
         else:
             namespace = load_service_account(configuration)
+            if overrides:
+                override(configuration, overrides)
         return cls(configuration, replica=replica, default_namespace=namespace)
 
     async def access(self) -> Access:
@@ -205,6 +245,11 @@ class ApiServer:
             proxy_url=configuration.proxy,
             default_namespace=self._default_namespace,
         )
+
+    @property
+    def default_namespace(self) -> str | None:
+        """The namespace of the context, or of the pod that this runs in."""
+        return self._default_namespace
 
     async def aclose(self) -> None:
         """Close all connections. Whoever still waits for an answer gets `ClusterUnreachable`."""
@@ -387,9 +432,16 @@ class ApiServer:
                 return pods, page["metadata"]["resourceVersion"]
             query = {"limit": str(PAGE), "labelSelector": label_selector, "continue": more}
 
-    async def _watch(self, path: str, version: str) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+    def _watch(self, path: str, version: str) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
         """Yield type and object of each event after `version`, until the API server ends it."""
+        return self._changes(path, version, query={})
+
+    async def _changes(
+        self, path: str, version: str, *, query: Mapping[str, str], accept: str = JSON
+    ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+        """Do so of what a query selects, in the form that is asked for."""
         query = {
+            **query,
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": version,
@@ -397,7 +449,9 @@ class ApiServer:
         }
         with translated(f"The watch of {path}"):
             async with asyncio.timeout(TIMEOUT):
-                response = await self._send("GET", path, query=query, silence=SILENCE)
+                response = await self._send(
+                    "GET", path, query=query, silence=SILENCE, accept=accept
+                )
             try:
                 keep_alive(response)
                 # A line may have 4 MB: twice the buffer that the library asks aiohttp for. An
@@ -419,13 +473,18 @@ class ApiServer:
         query: Mapping[str, str] | None = None,
         body: object = None,
         content_type: str = JSON,
-        timeout: float = TIMEOUT,
+        accept: str = JSON,
+        timeout: float | None = None,
     ) -> Any:
-        """Send a request and return the JSON of its answer, all within `timeout` seconds."""
+        """Send a request and return the JSON of its answer, all within `timeout` seconds.
+
+        None stands for `request_timeout`.
+        """
+        limit = self.request_timeout if timeout is None else timeout
         with translated(f"{method} {path}"):
-            async with asyncio.timeout(timeout), self._turns:
+            async with asyncio.timeout(limit), self._turns:
                 response = await self._send(
-                    method, path, query=query, body=body, content_type=content_type
+                    method, path, query=query, body=body, content_type=content_type, accept=accept
                 )
                 async with response:
                     return json.loads(await response.read())
@@ -438,10 +497,11 @@ class ApiServer:
         query: Mapping[str, str] | None = None,
         body: object = None,
         content_type: str = JSON,
+        accept: str = JSON,
         silence: float | None = None,
     ) -> aiohttp.ClientResponse:
         """Send a request and return its answer as soon as it begins, if it is a good one."""
-        headers = {"Accept": JSON, "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         if authorization := await self._authorization():
             headers["Authorization"] = authorization
         request = await self._api.param_serialize(
@@ -471,16 +531,18 @@ class ApiServer:
 
 
 async def load_kubeconfig(
-    configuration: Configuration, *, files: str, context: str | None
+    configuration: Configuration,
+    *,
+    files: str,
+    context: str | None,
+    overrides: Overrides | None = None,
 ) -> str | None:
     """Take the access from kubeconfigs and keep its token fresh; return the default namespace."""
     try:
-        loader = await config.load_kube_config(
-            config_file=files,
-            context=context,
-            client_configuration=configuration,
-            persist_config=False,
-        )
+        loader = kubeconfig_loader(files, context, overrides or Overrides())
+        await loader.load_and_set(configuration)
+        if overrides:
+            override(configuration, overrides, impersonation_from(loader))
     except Exception as error:  # for a broken file the library raises whatever comes
         wanted = f"the context {context}" if context else "its current context"
         msg = f"The kubeconfig {files} is of no use with {wanted}: {error}; correct it"
@@ -493,11 +555,67 @@ async def load_kubeconfig(
         async with turn:
             if clock.now() - refreshed >= REFRESH:
                 await loader.load_and_set(configuration)
+                if overrides:
+                    override(configuration, overrides, impersonation_from(loader))
                 refreshed = clock.now()
 
     configuration.refresh_api_key_hook = refresh  # type: ignore[assignment]
     namespace: str | None = loader.current_context["context"].get("namespace")
     return namespace
+
+
+def kubeconfig_loader(files: str, context: str | None, overrides: Overrides) -> KubeConfigLoader:
+    """Return what reads a context, with another cluster or user in it if that is asked for.
+
+    Raises:
+        ConfigException: there is no such context, cluster or user.
+    """
+    merged = KubeConfigMerger(files).config
+    if overrides.cluster or overrides.user:
+        name = context or merged.safe_get("current-context")
+        parts = merged["contexts"].get_with_name(name)["context"].value if name else {}
+        if overrides.cluster:
+            parts = {**parts, "cluster": overrides.cluster}
+        if overrides.user:
+            merged["users"].get_with_name(overrides.user)  # a missing one would mean: no user
+            parts = {**parts, "user": overrides.user}
+        context = "the one that the flags describe"
+        merged.value["contexts"].append({"name": context, "context": parts})
+    return KubeConfigLoader(merged, active_context=context, config_base_path=None)
+
+
+def impersonation_from(loader: KubeConfigLoader) -> Overrides:
+    """Return as whom a kubeconfig's user wants to act."""
+    node = loader._user  # noqa: SLF001  # the library does not know of this
+    user = getattr(node, "value", node) or {}
+    return Overrides(
+        as_user=user.get("as", ""),
+        as_groups=tuple(user.get("as-groups") or ()),
+        as_uid=user.get("as-uid", ""),
+    )
+
+
+def override(
+    configuration: Configuration, asked: Overrides, usual: Overrides | None = None
+) -> None:
+    """Put what is asked for in the place of what was found; `usual` says as whom to act else."""
+    if asked.server:
+        url = asked.server if "://" in asked.server else f"https://{asked.server}"
+        configuration.host = url.rstrip("/")
+    if asked.certificate_authority:
+        configuration.ssl_ca_cert = asked.certificate_authority
+    if asked.insecure_skip_tls_verify:
+        configuration.verify_ssl = False
+    if asked.tls_server_name:
+        configuration.tls_server_name = asked.tls_server_name
+    if asked.token:
+        configuration.api_key["BearerToken"] = f"Bearer {asked.token}"
+    actor = asked if asked.as_user or usual is None else usual
+    if actor.as_user:
+        headers = [("Impersonate-User", actor.as_user)]
+        headers += [("Impersonate-Group", group) for group in actor.as_groups]
+        headers += [("Impersonate-Uid", actor.as_uid)] if actor.as_uid else []
+        configuration.client_session_kwargs = {"headers": headers}
 
 
 def load_service_account(configuration: Configuration) -> str | None:

@@ -16,6 +16,15 @@ from incumbent.names import bucket_name, nats_url
 from incumbent.settings import Settings
 
 DEFAULTS = Settings()
+FAILED = 1
+
+
+class Failure(click.ClickException):
+    """Ends the program with one sentence."""
+
+    def __init__(self, message: str, exit_code: int = FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click asks the instance
 
 
 class Refusal(click.ClickException):

@@ -17,23 +17,14 @@ from incumbent import logs
 from incumbent.access import NatsAccess, access_from
 from incumbent.bucket import Nats
 from incumbent.errors import BucketUnreachable, ConfigurationError, IncumbentError
-from incumbent.flags import Refusal, Text, check, flag, nats_flags
+from incumbent.flags import Failure, Refusal, Text, check, flag, nats_flags
 from incumbent.names import bucket_name, key_name
 from incumbent.settings import Settings
 
 CONNECT_WITHIN = 5.0
 """Seconds for which a command that only looks waits for NATS."""
-FAILED = 1
 INTERRUPTED = 130
 """As a shell says it, of SIGINT."""
-
-
-class Failure(click.ClickException):
-    """Ends the program with one sentence."""
-
-    def __init__(self, message: str, exit_code: int = FAILED) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]  # click asks the instance
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from typing import Any
 
 import click
 
-from incumbent.commands.common import KEY_ARGUMENT, Failure, Session, command
+from incumbent.commands.common import KEY_ARGUMENT, Session, command
 from incumbent.commands.run import member_options
 from incumbent.election import Election
 from incumbent.errors import ConfigurationError
+from incumbent.flags import Failure
 from incumbent.model import Profile
 
 NOT_FRESH = 1

@@ -11,8 +11,9 @@ import click
 
 from incumbent import wire
 from incumbent.bucket import Nats
-from incumbent.commands.common import KEY_ARGUMENT, Failure, Session, command
+from incumbent.commands.common import KEY_ARGUMENT, Session, command
 from incumbent.errors import BucketError, BucketUnreachable
+from incumbent.flags import Failure
 from incumbent.model import Entry, Marker, Peer, Record
 from incumbent.ports import Outcome, Sighting
 from incumbent.status import warnings_about

@@ -13,10 +13,10 @@ from typing import Any
 import click
 import structlog
 
-from incumbent.commands.common import KEY_ARGUMENT, Failure, Session, command
+from incumbent.commands.common import KEY_ARGUMENT, Session, command
 from incumbent.election import Election
 from incumbent.events import Lost, Won
-from incumbent.flags import Text
+from incumbent.flags import Failure, Text
 from incumbent.model import Profile
 from incumbent.names import duration, identity_name
 

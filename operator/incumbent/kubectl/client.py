@@ -1,0 +1,190 @@
+"""The API server as the plugin's commands ask it, and how a command is run with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any
+
+import click
+
+from incumbent import clock, logs
+from incumbent.cluster import (
+    JSON,
+    MERGE_PATCH,
+    ApiServer,
+    Expired,
+    Overrides,
+    elections_path,
+)
+from incumbent.errors import ClusterUnreachable, ConfigurationError, IncumbentError
+from incumbent.flags import Failure, Refusal
+from incumbent.kubectl.common import PROGRAM
+from incumbent.resource import API_VERSION, KIND, PLURAL
+
+REQUEST_TIMEOUT = 10.0
+"""Seconds for one request, unless --request-timeout says otherwise."""
+
+AGAIN = 1.0
+"""Seconds before an API server that went away in the middle of a watch is asked again."""
+
+INTERRUPTED = 130
+"""As a shell says it, of SIGINT."""
+
+Work = Callable[..., Awaitable[int | None]]
+
+
+def run(work: Work, connection: Mapping[str, Any], options: Mapping[str, Any]) -> int:
+    """Run the work of a command, and return its exit code.
+
+    Raises:
+        Refusal: what was asked for cannot work.
+        Failure: it did not work.
+    """
+    logs.configure("text", level="error")
+    try:
+        return asyncio.run(_run(work, connection, options)) or 0
+    except ConfigurationError as error:
+        raise Refusal(str(error)) from error
+    except IncumbentError as error:
+        raise Failure(str(error)) from error
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+async def _run(work: Work, connection: Mapping[str, Any], options: Mapping[str, Any]) -> int | None:
+    given = dict(connection)
+    kubeconfig, context = given.pop("kubeconfig"), given.pop("context")
+    namespace, limit = given.pop("namespace"), given.pop("request_timeout")
+    if given["certificate_authority"]:
+        given["certificate_authority"] = str(given["certificate_authority"])
+    overrides = Overrides(**{name: value for name, value in given.items() if value})
+    client = await Client.connect(
+        kubeconfig, context=context, replica="kubectl", overrides=overrides
+    )
+    client.namespace = namespace or client.default_namespace or "default"
+    client.request_timeout = REQUEST_TIMEOUT if limit is None else limit or math.inf
+    try:
+        return await work(client, **options)
+    finally:
+        await client.aclose()
+
+
+class Client(ApiServer):
+    """An API server, with what only a person asks it for."""
+
+    namespace: str = ""
+    """In which to look."""
+
+    async def ask(self, method: str, path: str, **options: Any) -> Any:
+        """Send a request and return the JSON of its answer, as `ApiServer` does."""
+        return await self._ask(method, path, **options)
+
+    async def election(self, name: str) -> dict[str, Any]:
+        """Read an election of the namespace.
+
+        Raises:
+            Failure: there is none of that name.
+        """
+        found = await self.get_election(self.namespace, name)
+        if found is None:
+            raise self.missing(name)
+        return found
+
+    def missing(self, name: str) -> Failure:
+        """Return the error that there is no such election."""
+        return Failure(
+            f"There is no LeaderElection {name} in the namespace {self.namespace}:"
+            f" `{PROGRAM} get -A` lists all of them"
+        )
+
+    async def patch_election(self, name: str, patch: Any, *, dry_run: bool) -> dict[str, Any]:
+        """Change an election of the namespace by a merge patch, and return it."""
+        path = f"{elections_path(self.namespace)}/{name}"
+        query = {"fieldManager": "kubectl-incumbent"} | ({"dryRun": "All"} if dry_run else {})
+        found: dict[str, Any] = await self._ask(
+            "PATCH", path, query=query, body=patch, content_type=MERGE_PATCH
+        )
+        return found
+
+    async def follow(
+        self, path: str, query: Mapping[str, str], *, accept: str = JSON
+    ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+        """List, then watch, for ever.
+
+        Yields `LIST` and the list, first and whenever changes may have been missed, and of each
+        change its type (`ADDED`, `MODIFIED`, `DELETED`) and the object. An API server that goes
+        away later is waited for, with a sentence on standard error.
+        """
+        listed = await self._ask("GET", path, query=query, accept=accept)
+        while True:
+            yield "LIST", listed
+            try:
+                async with contextlib.aclosing(
+                    self._watched(path, listed["metadata"]["resourceVersion"], query, accept)
+                ) as changes:
+                    async for change in changes:
+                        yield change
+            except Expired:
+                pass
+            except ClusterUnreachable as error:
+                click.echo(f"{error}; waiting for it", err=True)
+            listed = await self._list_again(path, query, accept)
+
+    async def _watched(
+        self, path: str, version: str, query: Mapping[str, str], accept: str
+    ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+        while True:
+            opened = clock.now()
+            async with contextlib.aclosing(
+                self._changes(path, version, query=query, accept=accept)
+            ) as changes:
+                async for kind, found in changes:
+                    version = found["metadata"]["resourceVersion"] or version
+                    if kind != "BOOKMARK":
+                        yield kind, found
+            if clock.now() - opened < AGAIN:
+                await asyncio.sleep(AGAIN)
+
+    async def _list_again(self, path: str, query: Mapping[str, str], accept: str) -> dict[str, Any]:
+        while True:
+            try:
+                found: dict[str, Any] = await self._ask("GET", path, query=query, accept=accept)
+            except ClusterUnreachable:
+                await asyncio.sleep(AGAIN)
+            else:
+                return found
+
+    async def watch_election(self, name: str) -> AsyncGenerator[dict[str, Any] | None]:
+        """Yield an election of the namespace now and after each change; None while it is not."""
+        query = {"fieldSelector": f"metadata.name={name}"}
+        async with contextlib.aclosing(
+            self.follow(elections_path(self.namespace), query)
+        ) as changes:
+            async for kind, found in changes:
+                match kind:
+                    case "LIST":
+                        yield next(iter(found["items"]), None)
+                    case "DELETED":
+                        yield None
+                    case _:
+                        yield found
+
+    async def events(self, election: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the events about an election, oldest first."""
+        metadata = election["metadata"]
+        selector = f"regarding.kind={KIND},regarding.uid={metadata['uid']}"
+        path = f"/apis/events.k8s.io/v1/namespaces/{metadata['namespace']}/events"
+        found: list[dict[str, Any]] = (
+            await self._ask("GET", path, query={"fieldSelector": selector})
+        )["items"]
+        return sorted(found, key=lambda event: event.get("eventTime") or "")
+
+    async def list_elections(self, namespace: str | None) -> list[dict[str, Any]]:
+        """Return all elections of a namespace (None: of all)."""
+        path = elections_path(namespace) if namespace else f"/apis/{API_VERSION}/{PLURAL}"
+        found: list[dict[str, Any]] = (await self._ask("GET", path))["items"]
+        return found

@@ -1,0 +1,60 @@
+"""Text for people, as kubectl has it: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_YEAR = 365 * _DAY
+PADDING, NARROWEST = 3, 6
+"""Spaces between columns, and the smallest distance of two, as in kubectl's `printers`."""
+
+
+def age(since: str, now: datetime) -> str:
+    """Return how long ago a time was, as kubectl does (`duration.HumanDuration`)."""
+    if not since:
+        return "<unknown>"
+    seconds = int((now - datetime.fromisoformat(since)).total_seconds())
+    if seconds < -1:
+        return "<invalid>"
+    seconds = max(0, seconds)
+    units = (
+        (2 * _MINUTE, ((1, "s"),)),
+        (10 * _MINUTE, ((_MINUTE, "m"), (1, "s"))),
+        (3 * _HOUR, ((_MINUTE, "m"),)),
+        (8 * _HOUR, ((_HOUR, "h"), (_MINUTE, "m"))),
+        (2 * _DAY, ((_HOUR, "h"),)),
+        (8 * _DAY, ((_DAY, "d"), (_HOUR, "h"))),
+        (2 * _YEAR, ((_DAY, "d"),)),
+        (8 * _YEAR, ((_YEAR, "y"), (_DAY, "d"))),
+    )
+    parts = next((parts for limit, parts in units if seconds < limit), ((_YEAR, "y"),))
+    text = ""
+    for size, unit in parts:
+        count, seconds = divmod(seconds, size)
+        text += f"{count}{unit}" if count or not text else ""
+    return text
+
+
+def now() -> datetime:
+    """Return the time of this machine."""
+    return datetime.now(UTC)
+
+
+def widths(rows: Sequence[Sequence[str]], least: Sequence[int] = ()) -> list[int]:
+    """Return the widths of all columns but the last, at least those given."""
+    found = [
+        max(NARROWEST, PADDING + max(len(row[column]) for row in rows))
+        for column in range(len(rows[0]) - 1)
+    ]
+    return [max(pair) for pair in zip(found, least or found, strict=True)]
+
+
+def lines(rows: Sequence[Sequence[str]], wide: Sequence[int] = ()) -> list[str]:
+    """Return rows of text as lines, with columns as wide as kubectl would make them."""
+    wide = wide or widths(rows)
+    return [
+        "".join(cell.ljust(width) for cell, width in zip(row, [*wide, 0], strict=True))
+        for row in rows
+    ]
