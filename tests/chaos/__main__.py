@@ -67,7 +67,7 @@ def _carry_out(folder: Path, work: Coroutine[Any, Any, bool], *, keep: bool) -> 
     failed = True
     try:
         failed = asyncio.run(work)
-    except* (ControlPlaneError, ApiError) as errors:
+    except* (ControlPlaneError, ApiError, TimeoutError) as errors:
         say(f"error: {_first(errors)}")
     except* KeyboardInterrupt:
         say("interrupted")
