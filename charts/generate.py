@@ -1,7 +1,8 @@
 """Write what is generated in the chart: `python charts/generate.py`, or `make chart`.
 
 - The values in `README.md`, and `values.schema.json`, from the comments in `values.yaml`;
-- the template of the CustomResourceDefinition, from `crds/`.
+- the template of the CustomResourceDefinition, and the copy of it that `kubectl incumbent doctor`
+  compares with, from `crds/`.
 """  # noqa: INP001  # a script
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import yaml
 
 CHART = Path(__file__).parent / "incumbent"
 DEFINITION = Path(__file__).parents[1] / "crds" / "leaderelections.yaml"
+COPY = Path(__file__).parents[1] / "operator" / "incumbent" / "kubectl" / DEFINITION.name
 BEGIN, END = "<!-- values: begin -->\n", "<!-- values: end -->\n"
 TYPES = {bool: "boolean", int: "integer", str: "string", list: "array", dict: "object"}
 
@@ -135,6 +137,7 @@ def generated() -> Mapping[Path, str]:
         readme: f"{before}{BEGIN}{table_of(found)}{END}{after}",
         CHART / "values.schema.json": f"{schema}\n",
         CHART / "templates" / "crd.yaml": definition_of(DEFINITION.read_text()),
+        COPY: DEFINITION.read_text(),
     }
 
 

@@ -61,7 +61,7 @@ async def info(session: Session, key: str | None) -> None:
         bucket = nats.bucket(session.bucket)
         settings, peers = await bucket.info(), await bucket.peers()
         sighting = await bucket.read(key, timeout=LONGEST_WRITE) if key else None
-    warnings = [*warnings_about(settings), *_warnings_about_peers(peers)]
+    warnings = [*warnings_about(settings), *warnings_about_peers(peers)]
     value: dict[str, Any] = {
         "bucket": settings.name,
         "created": settings.created,
@@ -224,7 +224,8 @@ def _about(key: str, sighting: Sighting) -> list[str]:
     return [*lines, f"Renewed   {sighting.age:.1f} s ago"]
 
 
-def _warnings_about_peers(peers: list[Peer]) -> list[str]:
+def warnings_about_peers(peers: list[Peer]) -> list[str]:
+    """Say which copies of a bucket are not what they should be."""
     warnings = []
     if peers and not peers[0].leader:
         warnings.append("the bucket has no leader now")

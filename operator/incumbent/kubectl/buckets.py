@@ -1,0 +1,140 @@
+"""What `kubectl incumbent doctor` looks at in NATS; it imports nats."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from incumbent.access import access_from
+from incumbent.bucket import Nats, NatsBucket
+from incumbent.commands.look import warnings_about_peers
+from incumbent.errors import BucketError
+from incumbent.kubectl.describe import status_of
+from incumbent.kubectl.examination import LOOK_AGAIN, Examination
+from incumbent.kubectl.findings import (
+    Finding,
+    Level,
+    about_bucket,
+    about_clock,
+    about_record,
+)
+from incumbent.model import Record
+from incumbent.resource import resource_from
+from incumbent.settings import Settings
+from incumbent.status import warnings_about
+
+NATS_WITHIN = 5.0
+"""Seconds for a connection to NATS."""
+
+REQUEST = 2.0
+"""Seconds for a request to NATS."""
+
+IMPOSSIBLE = 2**62
+"""A revision that no key has: a write that expects it is refused, if it is permitted."""
+
+MOST_KEYS = 20
+"""Keys of which the right to write is tried, for each bucket."""
+
+TODO = "see docs/nats.md: the bucket, and the rights of the login"
+
+
+async def of_nats(
+    examination: Examination, settings: Settings, *, named: str | None
+) -> list[Finding]:
+    """Look at the buckets of the elections, and at one that is named besides."""
+    examination.progress.say("for NATS")
+    used: dict[str, list[dict[str, Any]]] = {}
+    for election in examination.elections:
+        name = (status_of(election).get("bucket") or {}).get("name")
+        used.setdefault(name or election["spec"].get("bucket") or settings.bucket, []).append(
+            election
+        )
+    if named or not used:
+        used.setdefault(named or settings.bucket, [])
+    async with Nats(access_from(settings, name="kubectl incumbent doctor")) as nats:
+        try:
+            async with asyncio.timeout(NATS_WITHIN):
+                await nats.wait_connected()
+        except TimeoutError:
+            todo = "correct the flags, or look at the server and at what lies between"
+            return [Finding("NATS", Level.PROBLEM, nats.problem, todo)]
+        findings = [Finding("NATS", Level.OK, "it answers, and takes the login")]
+        for name, elections in sorted(used.items()):
+            findings += await _of_bucket(examination, nats.bucket(name), elections)
+    return findings
+
+
+async def _of_bucket(
+    examination: Examination, bucket: NatsBucket, elections: Sequence[Mapping[str, Any]]
+) -> list[Finding]:
+    topic = f"Bucket {bucket.name}"
+    try:
+        sent = time.time()
+        info = await bucket.info()
+        half = (time.time() - sent) / 2
+        peers = await bucket.peers()
+    except BucketError as error:
+        return [Finding(topic, Level.PROBLEM, str(error), TODO)]
+    findings = about_bucket(info, [*warnings_about(info), *warnings_about_peers(peers)])
+    findings.append(about_clock(topic, info.server_time - sent - half, uncertain=half))
+    if info.mirror:
+        return findings
+    keys = [_key(election) for election in elections]
+    problems = await _problems(bucket, keys[:MOST_KEYS] or ["incumbent-doctor"])
+    if problems:
+        return [*findings, *(Finding(topic, Level.PROBLEM, text, TODO) for text in problems)]
+    text = "the login may read, watch and write the keys"
+    findings.append(Finding(topic, Level.OK, text))
+    wrong = await _of_records(bucket, elections)
+    if wrong:  # the office may just have moved
+        await asyncio.sleep(LOOK_AGAIN)
+        await examination.refresh()
+        same = [one for one in examination.elections if _key(one) in keys]
+        wrong = [finding for finding in await _of_records(bucket, same) if finding in wrong]
+    return [*findings, *wrong]
+
+
+def _key(election: Mapping[str, Any]) -> str:
+    return resource_from(election, default_bucket="").record_key
+
+
+async def _of_records(bucket: NatsBucket, elections: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    findings = []
+    for election in elections:
+        try:
+            entry = (await bucket.read(_key(election), timeout=REQUEST)).entry
+        except BucketError as error:
+            return [Finding(f"Bucket {bucket.name}", Level.PROBLEM, str(error), TODO)]
+        metadata = election["metadata"]
+        record = entry if isinstance(entry, Record) else None
+        findings += about_record(f"{metadata['namespace']}/{metadata['name']}", election, record)
+    return findings
+
+
+async def _problems(bucket: NatsBucket, keys: Sequence[str]) -> list[str]:
+    """Try what an operator does with a bucket, and return what is refused.
+
+    The writes expect what cannot be, so they store nothing, permitted or not.
+    """
+    problems = []
+    try:
+        await bucket.read(keys[0], timeout=REQUEST)
+    except BucketError as error:
+        problems.append(str(error))
+    shown = asyncio.Event()
+    end = bucket.follow(lambda key, _: None if key else shown.set())
+    try:
+        async with asyncio.timeout(NATS_WITHIN):
+            await shown.wait()
+    except TimeoutError:
+        problem: BucketError | None = bucket.problem
+        problems.append(str(problem or f"the keys were not shown within {NATS_WITHIN:g} s"))
+    finally:
+        end()
+    for key in keys:
+        await bucket.write(key, "", expected=IMPOSSIBLE, headers={}, timeout=REQUEST)
+        if denied := bucket.denied.get(key):
+            problems.append(str(denied))
+    return list(dict.fromkeys(problems))
