@@ -90,7 +90,7 @@ class Office:
         self._in_office = 0
         """The term whose pod was labelled by us, or seen to be."""
         self._begun = (0, 0)
-        """The tenure and the term that we began last."""
+        """The tenure and the term that we began last, if no label of it may have been written."""
         self._unshown_since = NEVER
         """Since when the API server does not let us label the pod of that term."""
         self._answers = False
@@ -334,17 +334,16 @@ class Office:
         Not if a pod may carry the label: an outage of the API server changes no leader.
         """
         lease, tenure = self._driver.lease, self._driver.tenure
-        if lease is None or self._begun != (tenure, lease.record.term) or self._shown(lease.record):
-            self._unshown_since = NEVER
+        if lease is None or self._begun != (tenure, lease.record.term):
+            return
+        if lease.record.term == self._in_office or self._labels.suspects:
+            self._begun = (0, 0)  # for good: what was in doubt once may be forgotten, but be there
             return
         self._unshown_since = min(self._unshown_since, clock.now())
         if self._reached(self._unshown_since + interval):
             log.warning("term.unlabelled", holder=lease.record.holder, token=lease.record.term)
             self._unshown_since = NEVER
             await self._driver.release(tenure=tenure)
-
-    def _shown(self, record: Record) -> bool:
-        return record.term == self._in_office or bool(self._labels.suspects)
 
     def _note_beginning(self) -> None:
         """Remember that the present term is one that we began, after a strip or on a vacancy."""

@@ -94,6 +94,7 @@ def _holding(replica: Replica, before: Replica, record: Entry) -> Replica:
         held=record.pod,
         answers=True,
         in_office=before.in_office and before.mine.term == record.term,
+        begun=before.begun and before.lease != NONE and before.mine.term == record.term,
         unanswered=False,
         excused=False,
     )
@@ -201,6 +202,10 @@ def _governs(state: State, me: int, case: Case) -> Iterator[Step]:
         if not case.has(rules.STRIP_BEFORE_RELEASE):
             work = (("release", 0), ("carriers", 0), ("stopped", 0))
         yield "gives up", _put(state, me, work=work)
+    shown = replica.in_office or bool(replica.doubtful)
+    if rules.GIVE_WAY in case.events and replica.begun and not (shown and case.has(rules.UNSHOWN)):
+        words = "gives way, for its API server is away"
+        yield words, _put(state, me, work=(("release", 0),))
 
 
 def _hand_over(state: State, old: int, case: Case) -> tuple[Work, str]:
@@ -374,7 +379,7 @@ def _transfers(state: State, going: State, me: int, case: Case) -> Iterator[Step
     over = case.pod(state.entry.pod)
     for how, after, known in _written(going, me, record, case):
         words = f"transfers the record from {over} to {case.pod(replica.target)}: {how}"
-        yield words, after if known else _ended(after, me)
+        yield words, _put(after, me, begun=True) if known else _ended(after, me)
 
 
 def _creates(going: State, me: int, case: Case) -> Iterator[Step]:
@@ -387,7 +392,7 @@ def _creates(going: State, me: int, case: Case) -> Iterator[Step]:
     record = Entry("", me, replica.target, going.terms + 1, acts)
     for how, after, known in _written(going, me, record, case):
         words = f"creates the record for {case.pod(replica.target)}: {how}"
-        yield words, after if known else _ended(after, me)
+        yield words, _put(after, me, begun=True) if known else _ended(after, me)
 
 
 def _releases(state: State, going: State, me: int, case: Case) -> Iterator[Step]:

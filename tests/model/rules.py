@@ -37,6 +37,8 @@ STRIP_AT_DEADLINE: Final = "strip at deadline"
 """A steward whose lease ran out strips the pod that it answers for."""
 STRIP_BEFORE_RELEASE: Final = "strip before release"
 """A record is released when no pod carries the label any more."""
+UNSHOWN: Final = "unshown"
+"""Who gives way for want of an API server has begun the term, and no pod of it may be labelled."""
 
 EXPIRY: Final = "expiry"
 EVICTION: Final = "eviction"
@@ -48,6 +50,7 @@ LATE_WRITE: Final = "late write"
 TERMINATION: Final = "termination"
 DELETION: Final = "deletion"
 CUT_OFF: Final = "cut off"
+GIVE_WAY: Final = "give way"
 """Events; handing over, renewing, relaying and labels that are held back are always there."""
 
 

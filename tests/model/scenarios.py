@@ -40,6 +40,21 @@ HOLD: Final[dict[str, Case]] = {
         events=frozenset({rules.EXPIRY, rules.EVICTION, rules.RELEASE, rules.CUT_OFF}),
         without=BUILT,
     ),
+    "giving way": replace(
+        SITES,
+        replicas=(2, 1),
+        terms=3,
+        start="evicted",
+        events=frozenset({rules.GIVE_WAY}),
+        without=BUILT,
+    ),
+    "giving way after a hand-over": replace(
+        SITES,
+        pods=(2, 1),
+        terms=3,
+        events=frozenset({rules.GIVE_WAY, rules.CUT_OFF}),
+        without=BUILT,
+    ),
     "two sites, one with two replicas": Case(
         replicas=(2, 1),
         pods=(1, 1),
@@ -74,6 +89,7 @@ BREAK: Final[dict[str, Case]] = {
     rules.SAME_VACANCY: Case(start="evicted", events=frozenset({rules.EVICTION})),
     rules.WAIT: replace(SITES, events=frozenset({rules.EVICTION, rules.CUT_OFF})),
     rules.STRIP_AT_DEADLINE: replace(SITES, events=frozenset({rules.EXPIRY, rules.CUT_OFF})),
+    rules.UNSHOWN: replace(SITES, start="evicted", terms=3, events=frozenset({rules.GIVE_WAY})),
     rules.STRIP_BEFORE_RELEASE: replace(SITES, events=frozenset({rules.RELEASE, rules.CUT_OFF})),
 }
 """Each rule, and where leaving it out breaks a promise."""

@@ -64,6 +64,9 @@ class Replica(NamedTuple):
     """Whether that pod may carry the label because it led, and was not relieved."""
     in_office: bool = False
     """Whether the pod of its lease's term was labelled by it."""
+    begun: bool = False
+    """Whether it began the term of its lease, has held that since without a gap, and may give way:
+    it has not seen that a label without an answer came to its end."""
     doubtful: frozenset[int] = frozenset()
     """The pods to which it sent a label, without an answer."""
     work: Work = ()
@@ -115,10 +118,11 @@ def touched(state: State, pod: int, to: Pod, *, fence: bool) -> State:
 def conflicted(replica: Replica) -> Replica:
     """Let an add start over: look at the pod, list if it is the first of a term, renew, send."""
     first = replica.work[0][1]
+    begun = replica.begun and replica.target not in replica.doubtful
     doubtful = replica.doubtful - {replica.target}
     listing: Work = (("list", 0),) if first else ()
     work: Work = (("look", 0), *listing, ("renew", 0), ("send", first))
-    return replica._replace(work=work, doubtful=doubtful)
+    return replica._replace(work=work, doubtful=doubtful, begun=begun)
 
 
 def stored(state: State, entry: Entry, *, site: int, known_to: int = NOBODY) -> State:
