@@ -73,8 +73,11 @@ chaos: build ## Real sites under random faults; DURATION=S SEED=N, SHORT=1: 90 s
 model: $(INSTALLED) ## Search all orders of events in a model; NAME='the name of a scenario or rule'
 	@$(RUN) -m model $(if $(NAME),"$(NAME)")
 
-verify: $(INSTALLED) ## What takes longer than a test: 2,000 simulated runs
+verify: build ## What takes longer than a test, about 10 min: simulation, scenarios, chaos, planted faults
 	@$(RUN) -m simulation --runs 2000 --seed 1
+	$(BIN)/python -m pytest tests/scenarios $(PARALLEL)
+	@$(RUN) -m chaos --short --seed 1
+	@$(RUN) -m chaos --planted
 
 scenarios: build ## Several operators and sites on real servers, with faults one at a time: some minutes
 	$(BIN)/python -m pytest tests/scenarios $(PARALLEL) $(ARGS)
