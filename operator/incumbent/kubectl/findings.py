@@ -224,9 +224,9 @@ def about_record(name: str, election: Mapping[str, Any], record: Record | None) 
     found = record.holder if record is not None else ""
     if holder == found:
         return []
-    said = f"is held by {holder}" if holder else "is vacant"
-    seen = f"{found} holds it" if found else "nobody holds it"
-    text = f"the status says that the key {said}, in the bucket {seen}: the operator is not there"
+    said = f"{holder} holds the key" if holder else "nobody holds the key"
+    seen = f"{found} does" if found else "nobody does" if holder else "somebody does"
+    text = f"the status says that {said}, but in the bucket {seen}: nobody keeps the status"
     return [Finding(name, Level.PROBLEM, text, _RUNNING)]
 
 
@@ -269,30 +269,35 @@ class Right:
     group: str = ""
     subresource: str = ""
     name: str = ""
-    needed: str = ""
+    needed: tuple[str, ...] = ()
     """By which commands."""
+
+    @property
+    def what(self) -> str:
+        """To what: `pods`, `leaderelections.incumbent.dev/status`, `namespaces kube-system`."""
+        resource = f"{self.resource}.{self.group}" if self.group else self.resource
+        part = f"/{self.subresource}" if self.subresource else ""
+        return f"{resource}{part}" + (f" {self.name}" if self.name else "")
 
     def __str__(self) -> str:
         """Return it as in a sentence: `patch leaderelections.incumbent.dev`."""
-        resource = f"{self.resource}.{self.group}" if self.group else self.resource
-        part = f"/{self.subresource}" if self.subresource else ""
-        return f"{self.verb} {resource}{part}" + (f" {self.name}" if self.name else "")
+        return f"{self.verb} {self.what}"
 
 
 _EVENTS = "events.k8s.io"
 
 USER_RIGHTS = (
-    Right("get", PLURAL, GROUP, needed="all commands"),
-    Right("list", PLURAL, GROUP, needed="get, wait, step-down, doctor"),
-    Right("watch", PLURAL, GROUP, needed="get --watch, wait, step-down"),
-    Right("patch", PLURAL, GROUP, needed="step-down, suspend, resume"),
-    Right("list", "pods", needed="status, step-down, doctor"),
-    Right("get", "pods", needed="step-down --to"),
-    Right("list", "events", _EVENTS, needed="status"),
+    Right("get", PLURAL, GROUP, needed=("status", "who", "step-down", "suspend", "resume")),
+    Right("list", PLURAL, GROUP, needed=("get", "wait", "step-down", "doctor")),
+    Right("watch", PLURAL, GROUP, needed=("get --watch", "wait", "step-down")),
+    Right("patch", PLURAL, GROUP, needed=("step-down", "suspend", "resume")),
+    Right("list", "pods", needed=("status", "step-down", "doctor")),
+    Right("get", "pods", needed=("step-down --to",)),
+    Right("list", "events", _EVENTS, needed=("status",)),
 )
 """What a person needs in the namespace of the elections."""
 
-HISTORY_RIGHT = Right("get", "services", subresource="proxy", needed="history")
+HISTORY_RIGHT = Right("get", "services", subresource="proxy", needed=("history",))
 """And in that of the operator."""
 
 OPERATOR_RIGHTS = (
@@ -315,10 +320,15 @@ def about_rights(
     topic: str, who: str, where: str, missing: Iterable[Right], *, level: Level, todo: str
 ) -> list[Finding]:
     """Say which rights are missing."""
-    findings = []
+    verbs: dict[str, list[Right]] = {}
     for right in missing:
-        needed = f", which is needed by {right.needed}" if right.needed else ""
-        findings.append(Finding(topic, level, f"{who} may not {right} in {where}{needed}", todo))
+        verbs.setdefault(right.what, []).append(right)
+    findings = []
+    for what, rights in verbs.items():
+        needed = dict.fromkeys(name for r in rights for name in r.needed)
+        text = f"{who} may not {', '.join(r.verb for r in rights)} {what} in {where}"
+        text += f"; {', '.join(needed)} will not work" if needed else ""
+        findings.append(Finding(topic, level, text, todo))
     return findings or [Finding(topic, Level.OK, f"{who} may do all that is needed in {where}")]
 
 
