@@ -139,7 +139,8 @@ async def test_another_release_takes_the_elections_over(
     With another NATS server tokens begin anew, and the elections wait for somebody to accept that.
     """
     namespace = await cluster.namespace()
-    values = {"nats": {"url": nats_server.url, "bucket": {"name": "OVER", "create": True}}}
+    nats = {"url": nats_server.url, "bucket": {"name": "OVER", "create": True}}
+    values = {"replicaCount": 1, "nats": nats}
     await install("one", namespace, values=values)
     election = await quickstart(cluster)
     await election.wait_leader()
@@ -174,6 +175,7 @@ async def test_in_a_namespace_of_ones_own(cluster, install, tmp_path):
         values = {
             "watch": {"namespaces": [namespace]},
             "site": "blue",
+            "replicaCount": 1,
             "nats": {"url": nats.url, "bucket": {"create": True}, "auth": auth},
         }
         await install("incumbent", namespace, values=values)
