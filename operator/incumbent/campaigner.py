@@ -99,7 +99,7 @@ class Reading:
     candidates: int
     remaining: float
     labelled: int
-    conditions: list[tuple[str, str]]
+    conditions: list[tuple[str, str, str]]
 
 
 class Campaigner:
@@ -282,7 +282,7 @@ class Campaigner:
             candidates=sum(not why_not(pod, selector) for pod in pods),
             remaining=max(0.0, lease.deadline - clock.now()) if lease is not None else 0.0,
             labelled=len(labelled(pods, self.resource)),
-            conditions=[(condition["type"], condition["status"]) for condition in conditions],
+            conditions=[(one["type"], one["status"], one["reason"]) for one in conditions],
         )
 
     # What moves it

@@ -84,8 +84,8 @@ class Reading(Protocol):
         ...
 
     @property
-    def conditions(self) -> Iterable[tuple[str, str]]:
-        """Type and status of each condition."""
+    def conditions(self) -> Iterable[tuple[str, str, str]]:
+        """Type, status and reason of each condition."""
         ...
 
 
@@ -241,6 +241,11 @@ class _Elections(Collector):
             "1 for the present status of each condition of the resource.",
             labels=(*_ELECTION, "type", "status"),
         )
+        reasons = GaugeMetricFamily(
+            "incumbent_condition_reason",
+            "1 for the present reason of each condition of the resource.",
+            labels=(*_ELECTION, "type", "reason"),
+        )
         for election in self._elections():
             key = (election.key.namespace, election.key.name)
             counts, reading = election.counts, election.reading()
@@ -254,10 +259,11 @@ class _Elections(Collector):
             candidates.add_metric(key, reading.candidates)
             remaining.add_metric(key, reading.remaining)
             labelled.add_metric(key, reading.labelled)
-            for kind, status in reading.conditions:
+            for kind, status, reason in reading.conditions:
                 conditions.add_metric((*key, kind, status), 1)
+                reasons.add_metric((*key, kind, reason), 1)
         yield from (campaigns, transitions, corrections, leader, interval, token)
-        yield from (candidates, remaining, labelled, conditions)
+        yield from (candidates, remaining, labelled, conditions, reasons)
 
 
 class MemberCollector(Collector):

@@ -24,11 +24,15 @@ NAMES = {
     "incumbent_label_corrections_total": {"namespace", "election"},
     "incumbent_labelled_pods": {"namespace", "election"},
     "incumbent_condition": {"namespace", "election", "type", "status"},
+    "incumbent_condition_reason": {"namespace", "election", "type", "reason"},
     "incumbent_bucket_write_seconds": {"outcome"},
     "incumbent_label_write_seconds": set(),
     "incumbent_handover_seconds": set(),
     "incumbent_failover_seconds": set(),
     "incumbent_nats_connected": set(),
+    "incumbent_history_entries_total": {"outcome"},
+    "incumbent_terms_began_total": {"how"},
+    "incumbent_terms_ended_total": {"cause"},
     "incumbent_build_info": {"version"},
 }
 """What the process promises to serve, with the labels of each."""
@@ -59,8 +63,8 @@ class Reading:
     candidates: int = 3
     remaining: float = 21.5
     labelled: int = 2
-    conditions: list[tuple[str, str]] = field(
-        default_factory=lambda: [("Ready", "True"), ("Stalled", "False")]
+    conditions: list[tuple[str, str, str]] = field(
+        default_factory=lambda: [("Ready", "True", "Leading"), ("Stalled", "False", "NotStalled")]
     )
 
 
@@ -143,6 +147,10 @@ def test_every_metric_is_explained(metrics):
         ("incumbent_lease_remaining_seconds", {(): 21.5}),
         ("incumbent_labelled_pods", {(): 2.0}),
         ("incumbent_condition", {("True", "Ready"): 1.0, ("False", "Stalled"): 1.0}),
+        (
+            "incumbent_condition_reason",
+            {("Leading", "Ready"): 1.0, ("NotStalled", "Stalled"): 1.0},
+        ),
         ("incumbent_nats_connected", {(): 1.0}),
         ("incumbent_build_info", {("1.2.3",): 1.0}),
     ),
@@ -183,10 +191,11 @@ def test_the_series_of_an_election_vanish_with_it(elections, metrics):
 
 
 def test_a_condition_has_one_status(elections, metrics):
-    """The one before is not shown as well."""
+    """And one reason: those before are not shown as well."""
     scrape(metrics)
-    elections[0] = Election(conditions=[("Ready", "False")])
+    elections[0] = Election(conditions=[("Ready", "False", "Vacant")])
     assert values(metrics, "incumbent_condition") == {("False", "Ready"): 1.0}
+    assert values(metrics, "incumbent_condition_reason") == {("Vacant", "Ready"): 1.0}
 
 
 def test_without_elections_the_rest_is_served():
