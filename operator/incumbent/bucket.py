@@ -40,6 +40,7 @@ from incumbent.errors import (
     BucketUnreachable,
     NotSent,
 )
+from incumbent.historystream import HistoryStream
 from incumbent.stream import LONGEST_PAUSE, NatsBucket, Take, pause
 
 __all__ = ["Nats", "NatsAccess", "NatsBucket"]
@@ -123,6 +124,10 @@ class Nats:
         if name not in self._buckets:
             self._buckets[name] = NatsBucket(self, name)
         return self._buckets[name]
+
+    def history(self, name: str) -> HistoryStream:
+        """Return the stream of that name as the place of the history, whether it exists or not."""
+        return HistoryStream(self, name)
 
     async def create_bucket(self, name: str, *, ttl: float, replicas: int) -> None:
         """Create a bucket with markers and history 1, unless there is one of that name.

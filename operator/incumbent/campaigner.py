@@ -28,6 +28,7 @@ from incumbent.errors import (
     Refused,
 )
 from incumbent.events import Loss
+from incumbent.historian import OFF, Historian
 from incumbent.model import BucketInfo, ElectionKey, Pod, State
 from incumbent.office import Office
 from incumbent.pods import NamespacePods
@@ -115,6 +116,7 @@ class Campaigner:
         pods: of the election's namespace.
         observer: is told how long things took.
         changed: is called when `view` returns something else, but for the time that is left.
+        historian: keeps the history of the election; None if nobody does.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class Campaigner:
         pods: NamespacePods,
         observer: Observer,
         changed: Callable[[], None],
+        historian: Historian | None = None,
     ) -> None:
         # The name under which an election was first served stays: it is in the record.
         self._site = Site(resource.site or site.name, site.uid)
@@ -136,6 +139,7 @@ class Campaigner:
         self._bucket = bucket
         self._pods = pods
         self._changed = changed
+        self._historian = historian
         self._log = log.bind(namespace=resource.key.namespace, election=resource.key.name)
         self._reporter = Reporter(body, cluster=cluster, changed=changed)
         self._driver = Driver(
@@ -195,8 +199,12 @@ class Campaigner:
 
     async def run(self) -> None:
         """Serve the election until cancelled."""
-        end_pods = self._pods.listen(self._concerns, self._wake)
-        end_bucket = self._bucket.listen(self._configure)
+        ends = [
+            self._pods.listen(self._concerns, self._wake),
+            self._bucket.listen(self._configure),
+        ]
+        if self._historian is not None:
+            ends.append(self._historian.follow(self._bucket, self.resource.record_key))
         self._configure()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -205,8 +213,8 @@ class Campaigner:
                 tasks.create_task(self._reporter.run(), name=f"reports of {self.key}")
         finally:
             self._driver.end()
-            end_bucket()
-            end_pods()
+            for end in ends:
+                end()
             if self._timer is not None:
                 self._timer.cancel()
 
@@ -256,8 +264,7 @@ class Campaigner:
 
     def view(self) -> dict[str, Any]:
         """Return what can be told about the election at this moment, for people and programs."""
-        status, lease = self._reporter.status, self._driver.lease
-        remaining = None if lease is None else round(max(0.0, lease.deadline - clock.now()), 3)
+        status, record = self._reporter.status, self._driver.record
         return {
             "namespace": self.key.namespace,
             "name": self.key.name,
@@ -265,9 +272,35 @@ class Campaigner:
             "holder": status.get("holder"),
             "leader": status.get("leader"),
             "token": status.get("token"),
-            "remainingSeconds": remaining,
+            "site": (record.site.partition("/")[0] or None) if record is not None else None,
+            "steward": record.replica.partition("/")[0] or None if record is not None else None,
+            "candidates": status.get("candidates"),
+            "transitions": status.get("transitions"),
+            "remainingSeconds": self._remaining,
             "conditions": status.get("conditions", []),
         }
+
+    async def history(self, *, limit: int) -> dict[str, Any]:
+        """Return the latest terms, newest first, and why there may be none or not all."""
+        found: list[dict[str, Any]] = []
+        if self._historian is not None:
+            key = self.resource.record_key
+            found = await self._historian.terms(self._bucket.name, key, limit=limit)
+        return {
+            "namespace": self.key.namespace,
+            "name": self.key.name,
+            "problem": OFF if self._historian is None else self._historian.problem or None,
+            "terms": found,
+        }
+
+    @property
+    def _remaining(self) -> float | None:
+        """Seconds to the deadline of our lease, or by the last renewal seen of somebody else's."""
+        campaign, lease = self._driver.campaign, self._driver.lease
+        if campaign is None or campaign.record is None:
+            return None
+        until = campaign.latest_at + campaign.timing.lease if lease is None else lease.deadline
+        return round(max(0.0, until - clock.now()), 3)
 
     def reading(self) -> Reading:
         """Return what the gauges show at this moment."""

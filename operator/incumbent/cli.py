@@ -133,6 +133,12 @@ def main() -> None:
     help="On how many NATS servers a bucket that is created is stored.",
 )
 @flag(
+    "history-stream",
+    type=Text("NAME", bucket_name),
+    show_default="no history",
+    help="JetStream stream that keeps the terms of elections. It must exist.",
+)
+@flag(
     "site",
     type=Text("NAME", plain_name),
     show_default="from the UID of the namespace kube-system",

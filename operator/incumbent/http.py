@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import structlog
 from aiohttp import web
 
-from incumbent import clock
+from incumbent import clock, page
 from incumbent.errors import ConfigurationError
 from incumbent.logs import redact
 
@@ -26,6 +26,9 @@ KEEP_ALIVE = 15.0
 
 SHUTDOWN = 1.0
 """Seconds that answers under way have at the end. A stream ends at once, if it is read."""
+
+TERMS = 20
+"""How many terms are shown of an election if nothing else is asked for."""
 
 EVENT_STREAM = "text/event-stream"
 
@@ -54,6 +57,10 @@ class Directory(Protocol):
         """Return one of them, None if there is no such election."""
         ...
 
+    async def history(self, namespace: str, name: str, *, limit: int) -> Mapping[str, Any] | None:
+        """Return the latest terms of an election, None if there is no such election."""
+        ...
+
     async def changed(self, since: int) -> None:
         """Return as soon as `version` is not `since`."""
         ...
@@ -65,6 +72,7 @@ async def serve(
     health: Health,
     metrics: Callable[[], tuple[bytes, str]],
     directory: Directory,
+    notes: Callable[[], Mapping[str, str]] = dict,
 ) -> Server:
     """Serve until `aclose()` of the result.
 
@@ -72,19 +80,22 @@ async def serve(
         address: `host:port`, as for `parse_address`.
         health: for /readyz: ready when there is no problem.
         metrics: returns the body and the content type of /metrics.
-        directory: for /v1/elections.
+        directory: for / and /v1/elections.
+        notes: for /readyz?verbose: what else is wrong, by part, and does not make it unready.
 
     Raises:
         ConfigurationError: this is no address, or one at which this process cannot listen.
     """
     host, port = parse_address(address)
-    views = Views(health, metrics, directory)
+    views = Views(health, metrics, directory, notes)
     app = web.Application()
     app.router.add_get("/livez", views.livez)
     app.router.add_get("/readyz", views.readyz)
     app.router.add_get("/metrics", views.metrics)
     app.router.add_get("/v1/elections", views.elections, allow_head=False)
     app.router.add_get("/v1/elections/{namespace}/{name}", views.election, allow_head=False)
+    app.router.add_get("/v1/elections/{namespace}/{name}/history", views.history)
+    page.add_to(app.router)
     app.on_shutdown.append(views.shut_down)
     runner = web.AppRunner(
         app,
@@ -149,7 +160,9 @@ class Views:
         health: Health,
         metrics: Callable[[], tuple[bytes, str]],
         directory: Directory,
+        notes: Callable[[], Mapping[str, str]],
     ) -> None:
+        self._notes = notes
         self._health = health
         self._metrics = metrics
         self._directory = directory
@@ -172,6 +185,8 @@ class Views:
             lines = [
                 f"[{'-' if wrong else '+'}]{name}: {wrong or 'ok'}" for name, wrong in problems
             ]
+            notes = self._notes().items()
+            lines += [f"[{'!' if wrong else '+'}]{name}: {wrong or 'ok'}" for name, wrong in notes]
         return web.Response(status=status, text=redact("\n".join(lines or ["ok"])) + "\n")
 
     async def metrics(self, _request: web.Request) -> web.Response:
@@ -187,6 +202,18 @@ class Views:
         """Return one election."""
         namespace, name = request.match_info["namespace"], request.match_info["name"]
         return await self._answer(request, lambda: self._directory.election(namespace, name))
+
+    async def history(self, request: web.Request) -> web.Response:
+        """Return the latest terms of one election."""
+        limit = request.query.get("limit", str(TERMS))
+        if not re.fullmatch(r"[1-9]\d{0,3}", limit):
+            msg = f"limit has to be a number from 1 to 9999, not {limit!r}."
+            return web.json_response({"error": msg}, status=400)
+        namespace, name = request.match_info["namespace"], request.match_info["name"]
+        found = await self._directory.history(namespace, name, limit=int(limit))
+        if found is None:
+            return web.json_response({"error": no_such(request)}, status=404)
+        return web.json_response({**found, "problem": redact(found["problem"] or "") or None})
 
     async def _answer(self, request: web.Request, look: Callable[[], Any]) -> web.StreamResponse:
         if (found := look()) is None:

@@ -167,6 +167,11 @@ def entry_from(message: Json) -> tuple[Entry, float]:
     return entry, timestamp(message["time"])
 
 
+def data_from(message: Json) -> bytes:
+    """Return the data of what STREAM.MSG.GET returns."""
+    return _decode64(message.get("data"))
+
+
 def timestamp(text: str) -> float:
     """Return seconds since 1970 of an RFC 3339 time with up to nine decimals."""
     whole, _, fraction = text.rstrip("Z").partition(".")

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
+    Counter,
     Gauge,
     Histogram,
     Info,
@@ -22,6 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from incumbent.history import BEGINNINGS, CAUSES
 from incumbent.model import ElectionKey, State
 from incumbent.ports import Outcome
 
@@ -166,6 +168,25 @@ class Metrics:
             "From the sight of a vacant key to the new leader's label.",
             buckets=_LONG_SECONDS,
         )
+        self._history = self._counter(
+            "incumbent_history_entries",
+            "What became of the entries of the history: stored by this replica, known already,"
+            " failed and to be tried again, or dropped.",
+            "outcome",
+            ("stored", "known", "failed", "dropped"),
+        )
+        self._began = self._counter(
+            "incumbent_terms_began",
+            "Terms whose beginning this replica wrote to the history.",
+            "how",
+            (*BEGINNINGS, "Unknown"),
+        )
+        self._ended = self._counter(
+            "incumbent_terms_ended",
+            "Terms whose end this replica wrote to the history.",
+            "cause",
+            CAUSES,
+        )
         gauge = Gauge(
             "incumbent_nats_connected",
             "Whether NATS answers (1) or not (0).",
@@ -184,6 +205,12 @@ class Metrics:
     ) -> Histogram:
         return Histogram(name, text, labels, registry=self._registry, buckets=tuple(buckets))
 
+    def _counter(self, name: str, text: str, label: str, values: Iterable[str]) -> Counter:
+        counter = Counter(name, text, [label], registry=self._registry)
+        for value in values:
+            counter.labels(value)
+        return counter
+
     def bucket_write(self, outcome: Outcome, seconds: float) -> None:
         """See `incumbent.ports.Observer`."""
         self._writes.labels(outcome.value).observe(seconds)
@@ -199,6 +226,18 @@ class Metrics:
     def failover(self, seconds: float) -> None:
         """See `incumbent.ports.Observer`."""
         self._failovers.observe(seconds)
+
+    def history_entry(self, outcome: str) -> None:
+        """See `incumbent.ports.HistoryObserver`."""
+        self._history.labels(outcome).inc()
+
+    def term_began(self, how: str) -> None:
+        """See `incumbent.ports.HistoryObserver`."""
+        self._began.labels(how or "Unknown").inc()
+
+    def term_ended(self, cause: str) -> None:
+        """See `incumbent.ports.HistoryObserver`."""
+        self._ended.labels(cause).inc()
 
     def render(self) -> tuple[bytes, str]:
         """Return what a scrape gets, and its content type."""

@@ -24,6 +24,7 @@ from incumbent.errors import (
     Forbidden,
     IncumbentError,
 )
+from incumbent.historian import Historian
 from incumbent.metrics import Metrics
 from incumbent.pods import NamespacePods
 from incumbent.resource import Resource
@@ -36,6 +37,8 @@ T = TypeVar("T")
 
 LONGEST_PAUSE = 5.0
 """Seconds between attempts at what has to work before the operator can, at most."""
+FINISH_WITHIN = 1.0
+"""Seconds for the last entries of the history at the end."""
 SITE_NAME_LENGTH = 8
 
 
@@ -104,14 +107,24 @@ async def _operate(settings: Settings, *, version: str) -> None:
             pods=pods,
             observer=metrics,
             changed=roster.touch,
+            historian=historian,
         )
 
     roster = Roster(make, default_bucket=settings.bucket, label_prefixes=settings.label_prefixes)
     metrics = Metrics(
         roster.campaigners.values, connected=lambda: connection.connected, version=version
     )
+    historian = None
+    if settings.history_stream is not None:
+        historian = Historian(
+            connection.history(settings.history_stream), replica=str(replica), observer=metrics
+        )
     server = await http.serve(
-        settings.http_address, health=health, metrics=metrics.render, directory=roster
+        settings.http_address,
+        health=health,
+        metrics=metrics.render,
+        directory=roster,
+        notes=lambda: {} if historian is None else {"history": historian.problem},
     )
     stop = asyncio.Event()
     handlers.stop_on_signals(stop)
@@ -137,6 +150,7 @@ async def _operate(settings: Settings, *, version: str) -> None:
             await connection.start()
             background = tasks.create_task(_prepare_bucket(settings, connection, health))
             serving = tasks.create_task(serve())
+            writing = tasks.create_task(historian.run()) if historian is not None else None
             stopping = tasks.create_task(stop.wait())
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not found.is_set():
@@ -144,6 +158,9 @@ async def _operate(settings: Settings, *, version: str) -> None:
             await asyncio.wait({serving})
             stopping.cancel()
             background.cancel()
+            if writing is not None and historian is not None:
+                writing.cancel()
+                await historian.finish(within=FINISH_WITHIN)
     except* IncumbentError as errors:
         raise errors.exceptions[0] from None
     finally:

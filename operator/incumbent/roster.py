@@ -55,6 +55,11 @@ class Roster:
         campaigner = self.campaigners.get(ElectionKey(namespace, name))
         return campaigner.view() if campaigner is not None else None
 
+    async def history(self, namespace: str, name: str, *, limit: int) -> Mapping[str, Any] | None:
+        """Return the latest terms of one election; None if it is not served here."""
+        campaigner = self.campaigners.get(ElectionKey(namespace, name))
+        return await campaigner.history(limit=limit) if campaigner is not None else None
+
     async def changed(self, since: int) -> None:
         """Return as soon as `version` is not `since`."""
         while self.version == since:

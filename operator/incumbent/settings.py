@@ -68,6 +68,10 @@ class Settings:
     """`--bucket-replicas`: 1, 3 or 5, of a bucket that is created. 1, for a single server can do no
     more; a cluster should have 3."""
 
+    history_stream: str | None = None
+    """`--history-stream`: a JetStream stream in which the terms of elections are written down. None
+    by default: an administrator makes it, and decides how much it keeps."""
+
     site: str | None = None
     """`--site`: the name of this cluster in identities; must differ between clusters that share a
     bucket. Default: the first 8 characters of the UID of the namespace `kube-system`."""

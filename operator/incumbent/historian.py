@@ -1,0 +1,288 @@
+"""Writes the history, beside everything else: no renewal, label or status ever waits for it.
+
+Every replica sees every record of the keys that it watches, and has an entry ready for each term.
+The replica that wrote the record writes the entry at once. The others look a moment later, and
+write it only if it is not there, so that nothing is lost with the first one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import structlog
+
+from incumbent import clock, history
+from incumbent.errors import BucketError
+from incumbent.history import Began, Entry, Tracker
+from incumbent.model import Record
+from incumbent.ports import HistoryObserver, HistoryStore, Outcome, Sighting, WatchedBucket
+
+log = structlog.get_logger(__name__)
+
+OTHERS_AFTER = 2.0
+"""Seconds, to twice as many, after which a replica looks whether somebody else's term is there."""
+MOST_WAITING = 20
+"""Entries of one key that wait to be written; of more, the oldest are dropped."""
+LINGER = 3.0
+"""Seconds for which a key is followed after its election was deleted: its release comes late."""
+LONGEST_PAUSE = 30.0
+"""Seconds between attempts while the stream cannot be used, at most."""
+TRIES = 5
+"""How often an entry is tried that others get ahead of, before a pause."""
+TICK = 0.001
+"""Seconds to wait at least: the timers of an event loop may come too early."""
+OFF = "the history is off: start the operator with --history-stream"
+"""What is said instead of a history where there is none."""
+
+
+@dataclass(eq=False, slots=True)
+class _Chronicle:
+    """What is known of one key."""
+
+    bucket: WatchedBucket
+    key: str
+    tracker: Tracker = field(default_factory=Tracker)
+    waiting: deque[Entry] = field(default_factory=deque)
+    """Entries that may not be written yet, oldest first."""
+    due: float = 0.0
+    """When to look at the first of them."""
+    read: deque[Entry] = field(default_factory=deque)
+    last: int | None = None
+    """The sequence of the last message that was read; None before all were."""
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    followers: int = 0
+    end: Callable[[], None] = lambda: None
+    """Ends the watch."""
+
+    def forget(self) -> None:
+        """Read everything anew at the next chance."""
+        self.read.clear()
+        self.last = None
+
+
+class Historian:
+    """Keeps the history of the keys that it is told to follow.
+
+    It promises one entry for each beginning and each end, whoever of the replicas writes it: each
+    is added on the condition that nothing was added since all others were read. It does not
+    promise to see a term that began and ended while no replica was watching.
+
+    Args:
+        store: where it is kept.
+        replica: how this process names itself in records.
+        observer: is told what became of the entries.
+    """
+
+    def __init__(self, store: HistoryStore, *, replica: str, observer: HistoryObserver) -> None:
+        self.problem = ""
+        """Why the history cannot be written or read now; empty if it can, as far as known."""
+        self._store = store
+        self._replica = replica
+        self._observer = observer
+        self._keys: dict[tuple[str, str], _Chronicle] = {}
+        self._stirred = asyncio.Event()
+        self._failures = 0
+        self._looked = False
+
+    def follow(self, bucket: WatchedBucket, key: str) -> Callable[[], None]:
+        """Keep the history of a key; returns how to end that, which takes `LINGER` seconds."""
+        chronicle = self._keys.get((bucket.name, key))
+        if chronicle is None:
+            chronicle = self._keys[bucket.name, key] = _Chronicle(bucket, key)
+            chronicle.end = bucket.watch(key, partial(self._seen, chronicle))
+        chronicle.followers += 1
+
+        def end() -> None:
+            chronicle.followers -= 1
+            if not chronicle.followers and self._keys.get((bucket.name, key)) is chronicle:
+                chronicle.end()
+                del self._keys[bucket.name, key]
+
+        def end_later() -> None:
+            asyncio.get_running_loop().call_later(LINGER, end)
+
+        return end_later
+
+    async def run(self) -> None:
+        """Write, for as long as this is not cancelled."""
+        while True:
+            self._stirred.clear()
+            waiting = (one for one in self._keys.values() if one.waiting)
+            first = min(waiting, key=lambda one: one.due, default=None)
+            if self._failures or not self._looked:
+                if not await self._probe():
+                    await asyncio.sleep(self._pause())
+            elif first is None:
+                await self._stirred.wait()
+            elif first.due > clock.now():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(TICK, first.due - clock.now())):
+                        await self._stirred.wait()
+            else:
+                await self._attempt(first)
+
+    async def finish(self, *, within: float) -> None:
+        """Write what waits, also what others would; for the end of the process."""
+        try:
+            async with asyncio.timeout(within):
+                for chronicle in tuple(self._keys.values()):
+                    while chronicle.waiting and await self._attempt(chronicle):
+                        pass
+        except TimeoutError:
+            log.warning("history.unfinished", stream=self._store.name)
+
+    async def terms(self, bucket: str, key: str, *, limit: int) -> list[dict[str, Any]]:
+        """Return the latest terms of a key that is followed, newest first, as they are served.
+
+        What was seen but is not written yet is among them. Where the stream cannot be used, they
+        are what this replica knows.
+        """
+        chronicle = self._keys.get((bucket, key))
+        if chronicle is None:
+            return []
+        try:
+            async with chronicle.reading:
+                await self._refresh(chronicle)
+        except BucketError as error:
+            self._failed(error)
+        known = list(chronicle.read)
+        for entry in history.stored(chronicle.waiting, self._store.ahead):
+            news = history.missing(entry, known)
+            if news is not None:
+                known.append(news)
+        found = history.terms(known, latest=chronicle.tracker.latest)
+        return [term.as_json() for term in found[:limit]]
+
+    # Inside
+
+    def _seen(self, chronicle: _Chronicle, sighting: Sighting) -> None:
+        info = chronicle.bucket.settings
+        if info is None:
+            return
+        before = chronicle.tracker.latest
+        news = chronicle.tracker.observe(
+            sighting,
+            clock.now(),
+            bucket=info.created,
+            ttl=info.ttl,
+        )
+        if not news:
+            return
+        mine = any(
+            isinstance(entry, Record) and entry.replica == self._replica
+            for entry in (before, sighting.entry)
+        )
+        delay = 0.0 if mine else OTHERS_AFTER * random.uniform(1, 2)  # noqa: S311
+        due = clock.now() + delay
+        chronicle.due = min(due, chronicle.due) if chronicle.waiting else due
+        for entry in news:
+            if len(chronicle.waiting) >= MOST_WAITING:
+                chronicle.waiting.popleft()
+                self._observer.history_entry("dropped")
+            chronicle.waiting.append(entry)
+        self._stirred.set()
+
+    async def _attempt(self, chronicle: _Chronicle) -> bool:
+        """Write the first entry that waits, if it is not there; return whether that is settled."""
+        entry = chronicle.waiting[0]
+        try:
+            async with chronicle.reading:
+                written = await self._write(chronicle, entry)
+        except BucketError as error:
+            self._observer.history_entry("failed")
+            self._failed(error)
+            return False
+        except Exception:
+            # What cannot be written now cannot be written later; the others can.
+            log.exception("history.broke", key=chronicle.key)
+            self._observer.history_entry("dropped")
+            written = None
+        else:
+            self._observer.history_entry("known" if written is None else "stored")
+        self._worked()
+        if chronicle.waiting and chronicle.waiting[0] is entry:
+            chronicle.waiting.popleft()
+        if written is not None:
+            if isinstance(written, Began):
+                self._observer.term_began(written.how)
+            if cause := history.cause_before(written):
+                self._observer.term_ended(cause)
+        return True
+
+    async def _write(self, chronicle: _Chronicle, entry: Entry) -> Entry | None:
+        """Return what was written; None if it was known."""
+        await self._look()
+        where = chronicle.bucket.name, chronicle.key
+        if chronicle.last is None:
+            last = await self._store.last(*where)
+            if last is not None and history.known_by(entry, history.decode(last.data)):
+                return None
+        for _ in range(TRIES):
+            await self._refresh(chronicle)
+            news = history.missing(entry, chronicle.read)
+            if news is None:
+                return None
+            data = history.encode(news, writer=self._replica, ahead=self._store.ahead)
+            answer = await self._store.append(*where, data, expected=chronicle.last or 0)
+            if answer.outcome is Outcome.STORED:
+                self._take(chronicle, answer.revision, data)
+                return news
+            chronicle.forget()
+        msg = f"others write to stream {self._store.name} all the time"
+        raise BucketError(msg)
+
+    async def _probe(self) -> bool:
+        """Find out whether the stream can be used again."""
+        try:
+            await self._look()
+        except BucketError as error:
+            self._failed(error)
+            return False
+        self._worked()
+        return True
+
+    async def _look(self) -> None:
+        if not await self._store.look():
+            for chronicle in self._keys.values():
+                chronicle.forget()
+
+    async def _refresh(self, chronicle: _Chronicle) -> None:
+        """Read what was added since the last time."""
+        await self._look()
+        where = chronicle.bucket.name, chronicle.key
+        last = chronicle.last or 0
+        while (found := await self._store.next(*where, after=last)) is not None:
+            last = found.sequence
+            self._take(chronicle, last, found.data)
+        chronicle.last = last
+
+    def _take(self, chronicle: _Chronicle, sequence: int, data: bytes) -> None:
+        chronicle.last = sequence
+        entry = history.decode(data)
+        if entry is not None:
+            chronicle.read.append(entry)
+        while len(chronicle.read) > self._store.kept:
+            chronicle.read.popleft()
+
+    def _failed(self, error: BucketError) -> None:
+        self._failures += 1
+        if self.problem != str(error):
+            self.problem = str(error)
+            log.warning("history.unavailable", problem=self.problem)
+
+    def _worked(self) -> None:
+        self._failures, self._looked = 0, True
+        if self.problem:
+            self.problem = ""
+            log.info("history.available", stream=self._store.name)
+
+    def _pause(self) -> float:
+        longest = min(LONGEST_PAUSE, 0.25 * 2.0 ** min(self._failures, 10))
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311
