@@ -16,7 +16,7 @@ LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check fix bench simulate model chaos scenarios verify up down build chart image image-check lock clean
+.PHONY: help demo test test-unit check fix bench simulate model chaos scenarios verify up down build chart image image-check docs lock clean
 
 help: ## Show this text
 	@echo 'Usage: make TARGET'
@@ -44,11 +44,12 @@ test: build ## Run all tests but the scenarios; ARGS='…' goes to pytest
 test-unit: $(INSTALLED) ## Run the tests that need no server: a few seconds
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit $(ARGS)
 
-check: $(INSTALLED) ## Lint, formatting, types, layers, spelling
+check: $(INSTALLED) ## Lint, formatting, types, layers, docs, spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	PATH=$(BIN):$$PATH lint-imports
+	$(BIN)/mkdocs build --quiet
 	$(BIN)/yamllint --strict $$(git ls-files '*.yaml' '*.yml')
 	$(BIN)/codespell --ignore-words-list notin $$(git ls-files ':!requirements' ':!LICENSE' ':!*.sum' ':!*.mod')
 	@! git grep -nIwE 'TOD[O]|FIX[M]E|XX[X]' -- . || { echo 'error: finish it, or open an issue for it.'; exit 1; }
@@ -96,6 +97,10 @@ build: $(INSTALLED) # What tests and demo need besides Python; says nothing if i
 
 chart: $(INSTALLED) ## Write what is generated in charts/: its definition of the kind, schema and README
 	$(BIN)/python charts/generate.py
+
+docs: $(INSTALLED) ## Write what is generated in docs/, and build the site into build/site
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --quiet
 
 image: ## Build the images with buildah, podman or docker; BASE=…, REGISTRY=…, IMAGE_FLAGS=…
 	@PYTHONPATH=$(CURDIR)/tests $(PYTHON) -m image build
