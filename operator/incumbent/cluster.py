@@ -463,7 +463,7 @@ class ApiServer:
                         raise error_for(problem.get("code", 0), problem, request=f"watch {path}")
                     yield event["type"], event["object"]
             finally:
-                response.close()
+                drop(response)
 
     async def _ask(
         self,
@@ -661,6 +661,14 @@ def keep_alive(response: aiohttp.ClientResponse) -> None:
     for name, value in KEEPALIVE.items():
         if hasattr(socket, name):  # not everywhere
             link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def drop(response: aiohttp.ClientResponse) -> None:
+    """Close a connection at once, where TLS would wait for the other end, beyond our own end."""
+    transport = response.connection and response.connection.transport
+    if transport:
+        transport.abort()
+    response.close()
 
 
 def pause_before(attempt: int, problem: ClusterError | None = None) -> float:

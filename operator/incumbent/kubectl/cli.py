@@ -22,6 +22,7 @@ COMMANDS = {
     "step-down": ("incumbent.kubectl.change:step_down", "Ask the leader to let another pod lead."),
     "suspend": ("incumbent.kubectl.change:suspend", "Let nobody lead until it is resumed."),
     "resume": ("incumbent.kubectl.change:resume", "End a suspension."),
+    "history": ("incumbent.kubectl.history:history", "List who led before, and why no longer."),
     "doctor": ("incumbent.kubectl.doctor:doctor", "Look for what is wrong, and say what to do."),
 }
 """Name of each command, where its `click.Command` is, and what it does."""

@@ -61,6 +61,19 @@ def pod_name(text: str) -> str:
     raise ConfigurationError(msg)
 
 
+def qualified(text: str) -> tuple[str, str]:
+    """Return namespace and name of something that is not an election.
+
+    Raises:
+        ConfigurationError: one of them is missing, or Kubernetes allows no such name.
+    """
+    where, _, name = text.partition("/")
+    if re.fullmatch(DOMAIN, name):
+        return namespace(where), name
+    msg = f"{text!r} names nothing; write it like incumbent/incumbent: NAMESPACE/NAME."
+    raise ConfigurationError(msg)
+
+
 ELECTION = Text("NAME", election_name)
 POD = Text("POD", pod_name)
 DURATION = Text("DURATION", duration)

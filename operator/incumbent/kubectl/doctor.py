@@ -17,9 +17,10 @@ from incumbent.kubectl.common import (
     command,
     output_flag,
     printed,
+    qualified,
 )
 from incumbent.kubectl.findings import Finding, Level, number
-from incumbent.names import bucket_name, namespace
+from incumbent.names import bucket_name
 from incumbent.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,24 +29,11 @@ if TYPE_CHECKING:
 GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
 
-def account(text: str) -> tuple[str, str]:
-    """Return namespace and name of a service account.
-
-    Raises:
-        ConfigurationError: one of them is missing.
-    """
-    where, slash, name = text.partition("/")
-    if slash and name:
-        return namespace(where), name
-    msg = f"{text!r} is not a service account; write it like incumbent/incumbent: NAMESPACE/NAME."
-    raise ConfigurationError(msg)
-
-
 @click.command(short_help="Look for what is wrong, and say what to do.", context_settings=SETTINGS)
 @click.option("-A", "--all-namespaces", is_flag=True, help="Look at the elections of all.")
 @click.option(
     "--service-account",
-    type=Text("NAMESPACE/NAME", account),
+    type=Text("NAMESPACE/NAME", qualified),
     help="That of the operator.  [default: that of the chart's Deployment, wherever it is]",
 )
 @click.option("--strict", is_flag=True, help="Exit code 4 for warnings, too.")

@@ -1,0 +1,140 @@
+"""`kubectl incumbent history`: who led before, as the operator remembers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from incumbent.errors import Forbidden, NotFound
+from incumbent.flags import Failure, Text
+from incumbent.kubectl.common import (
+    SETTINGS,
+    command,
+    election_argument,
+    output_flag,
+    printed,
+    qualified,
+)
+from incumbent.kubectl.printing import lines
+
+if TYPE_CHECKING:
+    from incumbent.kubectl.client import Client
+
+LABELS = "app.kubernetes.io/part-of=incumbent,app.kubernetes.io/component=operator"
+"""What the chart puts on the Service of the operator, whatever its name."""
+
+PORT = "http"
+"""The name of its port."""
+
+
+@click.command(short_help="List who led before, and why no longer.", context_settings=SETTINGS)
+@election_argument
+@click.option(
+    "--service",
+    type=Text("NAMESPACE/NAME", qualified),
+    help="The operator's Service.  [default: that of the chart, wherever it is]",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 9999),
+    default=20,
+    show_default=True,
+    help="Terms, the newest ones.",
+)
+@click.option("--no-headers", is_flag=True, help="Without the line of titles.")
+@output_flag("table", "json", "yaml")
+@command
+async def history(
+    client: Client,
+    name: str,
+    *,
+    service: tuple[str, str] | None,
+    limit: int,
+    no_headers: bool,
+    output: str,
+) -> None:
+    """List the terms of an election, the newest first: from, to, holder, token, and why it ended.
+
+    The operator is asked through the API server, which needs the right to get services/proxy in
+    its namespace, and without --service the right to list services. It remembers terms if it was
+    given a stream for that (--history-stream). A time with ~ is that of the first or the last sight
+    of a term that may have begun before or ended later.
+
+    \b
+    Examples:
+      kubectl incumbent history billing
+      kubectl incumbent history billing --limit 100 -o json
+      kubectl incumbent history billing --service incumbent/incumbent
+    """  # noqa: D301
+    await client.election(name)
+    found = await _ask(client, name, [service] if service else await _services(client), limit)
+    problem, terms = found.get("problem"), found["terms"]
+    if problem and not terms:
+        raise Failure(str(problem))
+    if problem:
+        click.echo(f"Terms may be missing: {problem}", err=True)
+    if output != "table":
+        click.echo(printed(found, output))
+    elif terms:
+        rows = [_row(term) for term in terms]
+        titles = [] if no_headers else [("FROM", "TO", "HOLDER", "TOKEN", "BEGAN", "ENDED")]
+        click.echo("\n".join(line.rstrip() for line in lines([*titles, *rows])))
+    else:
+        click.echo(f"No terms of {name} are known.", err=True)
+
+
+async def _services(client: Client) -> list[tuple[str, str]]:
+    """Return namespace and name of every Service of an operator.
+
+    Raises:
+        Failure: there is none, or we may not look for it.
+    """
+    try:
+        found = await client.ask("GET", "/api/v1/services", query={"labelSelector": LABELS})
+    except Forbidden as error:
+        msg = f"Name the operator's Service by --service, for you may not look for it: {error}"
+        raise Failure(msg) from error
+    services = [(s["metadata"]["namespace"], s["metadata"]["name"]) for s in found["items"]]
+    if not services:
+        msg = f"No Service has the labels {LABELS}: name that of the operator by --service"
+        raise Failure(msg)
+    return services
+
+
+async def _ask(
+    client: Client, name: str, services: list[tuple[str, str]], limit: int
+) -> dict[str, Any]:
+    """Return what the operator says that looks after an election: of several, the first that does.
+
+    Raises:
+        Failure: none does.
+    """
+    for namespace, service in services:
+        path = (
+            f"/api/v1/namespaces/{namespace}/services/{service}:{PORT}/proxy"
+            f"/v1/elections/{client.namespace}/{name}/history"
+        )
+        try:
+            found: dict[str, Any] = await client.ask("GET", path, query={"limit": str(limit)})
+        except NotFound:
+            continue
+        return found
+    asked = ", ".join(f"{namespace}/{service}" for namespace, service in services)
+    msg = f"No operator knows of a history of {name}; asked were those behind {asked}"
+    raise Failure(msg)
+
+
+def _row(term: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a term as a row."""
+    about = "" if term["exact"] else "~"
+    lasts = term["to"] is None and term["cause"] is None
+    return (
+        about + term["from"],
+        "now" if lasts else term["to"] or "unknown",
+        term["holder"],
+        "none" if term["token"] is None else str(term["token"]),
+        term["how"] or "unknown",
+        term["cause"] or "",
+    )
