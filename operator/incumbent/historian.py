@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from incumbent import clock, history
-from incumbent.errors import BucketError
+from incumbent.errors import BucketError, BucketUnreachable
 from incumbent.history import Began, Entry, Tracker
 from incumbent.model import Record
 from incumbent.ports import HistoryObserver, HistoryStore, Outcome, Sighting, WatchedBucket
@@ -275,7 +275,8 @@ class Historian:
         self._failures += 1
         if self.problem != str(error):
             self.problem = str(error)
-            log.warning("history.unavailable", problem=self.problem)
+            if not isinstance(error, BucketUnreachable):  # that is said already
+                log.warning("history.unavailable", problem=self.problem)
 
     def _worked(self) -> None:
         self._failures, self._looked = 0, True

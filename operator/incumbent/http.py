@@ -24,6 +24,12 @@ from incumbent.logs import redact
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a stream gets a comment: proxies close what is silent for 30."""
 
+PULSE = 2.0
+"""Seconds between looks at what is left of the leases, for who asked for changes only."""
+
+SHORTEST_PAUSE = 0.2
+"""Seconds between two events of such a stream, at least, however much changes."""
+
 SHUTDOWN = 1.0
 """Seconds that answers under way have at the end. A stream ends at once, if it is read."""
 
@@ -195,7 +201,9 @@ class Views:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def elections(self, request: web.Request) -> web.StreamResponse:
-        """Return all elections."""
+        """Return all elections; as a stream with `?changes` only what has changed."""
+        if "changes" in request.query and EVENT_STREAM in request.headers.get("Accept", ""):
+            return await self._stream_changes(request)
         return await self._answer(request, self._directory.elections)
 
     async def election(self, request: web.Request) -> web.StreamResponse:
@@ -228,10 +236,7 @@ class Views:
         Every event has the body that a plain answer would have. What changes while the reader is
         slow is sent as one event, the latest: at most one waits, in the buffer of the transport.
         """
-        response = web.StreamResponse(
-            headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store"}
-        )
-        await response.prepare(request)
+        response = await self._begin_stream(request)
         sent, spoke = None, clock.now()
         while not self._ending.is_set():
             version = self._directory.version
@@ -246,6 +251,43 @@ class Views:
                 spoke = clock.now()
             await self._change(version, timeout=spoke + KEEP_ALIVE - clock.now())
         await response.write_eof()
+        return response
+
+    async def _stream_changes(self, request: web.Request) -> web.StreamResponse:
+        """Send all elections once, and then only those that have changed.
+
+        With a thousand of them, all would be a megabyte for each change. Now and then an event
+        tells what is left of the leases, which is no change.
+        """
+        response = await self._begin_stream(request)
+        sent: dict[str, Any] = {}
+        full, pulse = True, 0.0
+        while not self._ending.is_set():
+            version = self._directory.version
+            found = {f"{e['namespace']}/{e['name']}": e for e in self._directory.elections()}
+            lasting = {key: without_countdown(one) for key, one in found.items()}
+            news: dict[str, Any] = {
+                "full": full,
+                "changed": [one for key, one in found.items() if lasting[key] != sent.get(key)],
+                "gone": [key for key in sent if key not in found],
+            }
+            if clock.now() >= pulse:
+                pulse = clock.now() + PULSE
+                left = {key: one["remainingSeconds"] for key, one in found.items()}
+                news["remaining"] = {key: seconds for key, seconds in left.items() if seconds}
+            if len(news) > 3 or news["changed"] or news["gone"]:  # noqa: PLR2004 - it has a pulse
+                await response.write(event(news))
+            sent, full = lasting, False
+            await asyncio.sleep(SHORTEST_PAUSE)
+            await self._change(version, timeout=pulse - clock.now())
+        await response.write_eof()
+        return response
+
+    async def _begin_stream(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store"}
+        )
+        await response.prepare(request)
         return response
 
     async def _change(self, version: int, *, timeout: float) -> None:

@@ -1,0 +1,144 @@
+"""The history of an election on a real control plane, with two replicas and a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+
+import aiohttp
+import pytest
+from nats.js.api import StreamConfig
+
+from elections import store_on, with_bucket
+
+STREAM = "INCUMBENT_HISTORY"
+TTL = 4.0
+FLAGS = (f"--history-stream={STREAM}", *with_bucket(TTL))
+
+
+async def history(operator, election, **query):
+    """Return what an operator serves of an election's history."""
+    url = f"{operator.url}/v1/elections/{election.namespace}/{election.name}/history"
+    async with aiohttp.ClientSession() as session, session.get(url, params=query) as answer:
+        return await answer.json()
+
+
+async def until_causes(operator, election, expected, *, timeout=20):
+    """Wait until the causes are as expected, the newest first, and return the terms."""
+    deadline = time.monotonic() + timeout
+    while True:
+        terms = (await history(operator, election))["terms"]
+        if [term["cause"] for term in terms] == expected:
+            return terms
+        assert time.monotonic() < deadline, terms
+        await asyncio.sleep(0.1)
+
+
+async def entries(store, election):
+    """Return all entries of an election, as they are in the stream."""
+    info = await store.jetstream.stream_info(STREAM)
+    found = []
+    for sequence in range(max(1, info.state.first_seq), info.state.last_seq + 1):
+        message = await store.jetstream.get_msg(STREAM, sequence)
+        assert message.subject.startswith(f"{STREAM}.")
+        if message.subject.endswith(f".{election.key}"):
+            found.append(json.loads(message.data))
+    return found
+
+
+async def make_stream(store):
+    """Make the stream as docs/history.md says."""
+    await store.jetstream.add_stream(
+        StreamConfig(name=STREAM, subjects=[f"{STREAM}.>"], max_msgs_per_subject=200)
+    )
+
+
+@pytest.mark.timeout(150)
+async def test_terms_survive_restarts_and_are_written_once(private_nats, election, new_operator):
+    """Whatever ends a term, and whichever replica is left: one entry, and the same at both."""
+    one = new_operator(private_nats.url, *FLAGS, replica="replica-1")
+    two = new_operator(private_nats.url, *FLAGS, replica="replica-2")
+    async with store_on(private_nats) as store:
+        await make_stream(store)
+        await asyncio.gather(one.start(), two.start())
+        first = await election.lead("one", "two", "three")
+        await until_causes(one, election, [None])
+
+        await election.kube.delete(election.pod_path(first))  # a hand-over
+        second = await election.wait_leader(other_than=first)
+        await until_causes(two, election, [None, "handed over"])
+
+        await store.put(election.key, "", **{"KV-Operation": "DEL"})  # an eviction
+        await until_causes(one, election, [None, "evicted", "handed over"])
+        third = await election.wait_leader(other_than=second)
+
+        for operator in (one, two):
+            operator.process.kill()
+        await store.until(election.key, lambda message: not message or not message.value)
+        await asyncio.gather(one.start(), two.start())
+        causes = [None, "expired", "evicted", "handed over"]
+        terms = await until_causes(one, election, causes)
+        assert await until_causes(two, election, causes) == terms
+
+        holders = [term["holder"].rpartition("-")[2] for term in terms[::-1]]
+        assert holders[:3] == [first, second, third]
+        assert [term["how"] for term in terms[::-1]] == [
+            *("Elected", "HandedOver", "Elected", "Elected"),
+        ]
+        assert all(older["to"] <= newer["from"] for newer, older in itertools.pairwise(terms))
+        view = await one.election(election.namespace, election.name)
+        assert terms[0]["token"] == view["token"]
+
+        await asyncio.sleep(5)  # the other replica has looked by now
+        stored = await entries(store, election)
+        began = [entry["token"] for entry in stored if entry["kind"] == "began"]
+        ended = [entry["token"] for entry in stored if entry["kind"] == "ended"]
+        assert began == [term["token"] for term in terms[::-1]]
+        assert len(ended) == len(set(ended)) == 2
+        assert (await history(one, election, limit=1))["terms"] == terms[:1]
+
+
+async def test_term_is_written_although_its_steward_died_at_once(
+    private_nats, election, new_operator
+):
+    """The other replica has seen the record."""
+    one = new_operator(private_nats.url, *FLAGS, replica="replica-1")
+    two = new_operator(private_nats.url, *FLAGS, replica="replica-2")
+    async with store_on(private_nats) as store:
+        await one.start()
+        leader = await election.lead()  # no stream yet, so nothing is written
+        await two.start()
+        await two.wait_said("bucket.watched")
+        one.process.kill()
+        await make_stream(store)
+        await until_causes(two, election, [None])
+        await election.wait_leader()
+        deadline = time.monotonic() + 40
+        while not (found := await entries(store, election)):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+    assert [entry["holder"].endswith(f"-{leader}") for entry in found] == [True]
+    assert found[0]["writer"].startswith("replica-2/")
+
+
+async def test_without_the_stream_elections_go_on_and_it_is_said(
+    private_nats, election, new_operator
+):
+    """In one sentence: in the log once, on /readyz?verbose, and with the history."""
+    operator = new_operator(private_nats.url, *FLAGS)
+    await operator.start()
+    await election.lead()
+    await operator.wait_said("history.unavailable")
+    sentence = f"there is no stream {STREAM}: make it as docs/history.md says"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{operator.url}/readyz?verbose") as answer,
+    ):
+        assert answer.status == 200
+        assert f"[!]history: {sentence}\n" in await answer.text()
+    found = await history(operator, election)
+    assert found["problem"] == sentence
+    assert len(found["terms"]) == 1  # what was seen is told all the same
+    assert len(operator.lines("history.unavailable")) == 1
