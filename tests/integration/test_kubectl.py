@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shlex
+import socket
 import sys
 
 import pytest
@@ -21,6 +22,7 @@ from nats import connect
 
 from controlplane.kube import Kube
 from controlplane.natsserver import NatsServer
+from controlplane.processes import free_port
 from elections import LEADER, Election, Store, with_bucket
 from incumbent import logs
 from incumbent.kubectl import cli, common
@@ -29,6 +31,7 @@ from operatorprocess import SOURCES, OperatorProcess
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 TTL = 5.0
+HISTORY = "INCUMBENT_HISTORY"
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 """A command in a block of the documentation, and what it prints."""
@@ -136,15 +139,75 @@ def url_for(server, user):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def operator(site, nats, namespaces, tmp_path_factory):
-    """The operator of all tests of this file."""
-    async with OperatorProcess(
+    """The operator of all tests of this file, behind a Service, with a stream for the history."""
+    async with store_on_operator(nats) as store:
+        await store.jetstream.add_stream(
+            name=HISTORY, subjects=[f"{HISTORY}.>"], max_msgs_per_subject=200
+        )
+    port = free_port()
+    process = OperatorProcess(
         site,
         tmp_path_factory.mktemp("operator"),
         nats_url=url_for(nats, "operator"),
-        arguments=(*(f"--namespace={name}" for name in namespaces), *with_bucket(TTL)),
-    ) as process:
+        arguments=(
+            *(f"--namespace={name}" for name in namespaces),
+            *with_bucket(TTL),
+            f"--history-stream={HISTORY}",
+            f"--http-address=:{port}",
+        ),
+    )
+    process.url = f"http://127.0.0.1:{port}"
+    async with process, Kube(site) as kube:
+        await publish(kube, namespaces[0], port)
         yield process
         assert not process.complaints
+
+
+async def publish(kube, namespace, port):
+    """Make a Service like the chart's, for a program on this machine.
+
+    An API server connects to pods only, so there is one with our address, and to no loopback
+    address: a datagram socket tells our other one, and sends nothing for that.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        address = probe.getsockname()[0]
+    labels = {"app.kubernetes.io/part-of": "incumbent", "app.kubernetes.io/component": "operator"}
+    container = {"name": "main", "image": "none.invalid/none"}
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    pod = await kube.create(
+        pods,
+        {
+            "metadata": {"name": "incumbent"},
+            "spec": {"schedulerName": "nobody", "containers": [container]},
+        },
+    )
+    await kube.patch(
+        f"{pods}/incumbent/status", {"status": {"podIP": address, "podIPs": [{"ip": address}]}}
+    )
+    await kube.create(
+        f"/api/v1/namespaces/{namespace}/services",
+        {
+            "metadata": {"name": "incumbent", "labels": labels},
+            "spec": {"ports": [{"name": "http", "port": 80, "targetPort": port}]},
+        },
+    )
+    target = {"kind": "Pod", "name": "incumbent", "namespace": namespace}
+    endpoint = {"addresses": [address], "conditions": {"ready": True}}
+    await kube.create(
+        f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
+        {
+            "metadata": {
+                "name": "incumbent-1",
+                "labels": {"kubernetes.io/service-name": "incumbent"},
+            },
+            "addressType": "IPv4",
+            "endpoints": [
+                {**endpoint, "targetRef": {**target, "uid": pod["metadata"]["uid"]}},
+            ],
+            "ports": [{"name": "http", "port": port}],
+        },
+    )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -315,9 +378,24 @@ async def test_suspend_wait_resume(shell, election):
     assert printed.decode() == f"pod/{(await others(election))[0]}\n"
 
 
+async def test_history(shell, election):
+    """The operator is asked through the API server; the newest term is the present one."""
+    leader, _ = await others(election)
+    found = json.loads(await shell("history", "billing", "-o", "json"))
+    latest = found["terms"][0]
+    assert latest["holder"].endswith(f"/{leader}")
+    assert latest["token"] == (await election.status())["token"]
+    assert latest["to"] is None
+    row = (await shell("history", "billing", "--limit", "1", "--no-headers")).split()
+    assert row[:4] == [latest["from"], "now", latest["holder"], str(latest["token"])]
+    flags = ("--service", f"{shell.namespace}/incumbent")
+    assert json.loads(await shell("history", "billing", *flags, "-o", "json")) == found
+    assert "-o" not in await shell("history", "billing", "--service", "default/nix", code=1)
+
+
 async def test_what_is_not_there(shell, election):
     """There is a sentence for a missing election, for every command."""
-    for command in ("who", "status", "step-down", "suspend", "resume"):
+    for command in ("who", "status", "step-down", "suspend", "resume", "history"):
         assert "There is no LeaderElection nix in" in await shell(command, "nix", code=1)
     assert "There is no LeaderElection nix" in await shell("wait", "nix", "--for=leader", code=1)
 
@@ -437,7 +515,7 @@ async def test_the_documentation_is_true(site, operator, namespaces, tmp_path):
 def plain(text):
     """Return an output without what differs each time: ages, tokens, times, addresses."""
     for pattern, instead in (
-        (r"\d{4}-\d\d-\d\dT[\d:]+Z", "TIME"),
+        (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
         (r"\b(\d+[smhd])+\b", "AGE"),
         (r"https://\S+", "URL"),
         (r"\b\d+\.\d+\.\d+(\.\d+)?", "NUMBER"),

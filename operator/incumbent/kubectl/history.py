@@ -59,8 +59,8 @@ async def history(
 
     The operator is asked through the API server, which needs the right to get services/proxy in
     its namespace, and without --service the right to list services. It remembers terms if it was
-    given a stream for that (--history-stream). A time with ~ is that of the first or the last sight
-    of a term that may have begun before or ended later.
+    given a stream for that (--history-stream). A time with ~ is that of the first sight of a term
+    that may have begun before.
 
     \b
     Examples:
