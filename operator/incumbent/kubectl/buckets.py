@@ -37,7 +37,7 @@ IMPOSSIBLE = 2**62
 MOST_KEYS = 20
 """Keys of which the right to write is tried, for each bucket."""
 
-TODO = "see docs/nats.md: the bucket, and the rights of the login"
+REMEDY = "see docs/nats.md: the bucket, and the rights of the login"
 
 
 async def of_nats(
@@ -76,7 +76,7 @@ async def _of_bucket(
         half = (time.time() - sent) / 2
         peers = await bucket.peers()
     except BucketError as error:
-        return [Finding(topic, Level.PROBLEM, str(error), TODO)]
+        return [Finding(topic, Level.PROBLEM, str(error), REMEDY)]
     findings = about_bucket(info, [*warnings_about(info), *warnings_about_peers(peers)])
     findings.append(about_clock(topic, info.server_time - sent - half, uncertain=half))
     if info.mirror:
@@ -84,7 +84,7 @@ async def _of_bucket(
     keys = [_key(election) for election in elections]
     problems = await _problems(bucket, keys[:MOST_KEYS] or ["incumbent-doctor"])
     if problems:
-        return [*findings, *(Finding(topic, Level.PROBLEM, text, TODO) for text in problems)]
+        return [*findings, *(Finding(topic, Level.PROBLEM, text, REMEDY) for text in problems)]
     text = "the login may read, watch and write the keys"
     findings.append(Finding(topic, Level.OK, text))
     wrong = await _of_records(bucket, elections)
@@ -106,7 +106,7 @@ async def _of_records(bucket: NatsBucket, elections: Sequence[Mapping[str, Any]]
         try:
             entry = (await bucket.read(_key(election), timeout=REQUEST)).entry
         except BucketError as error:
-            return [Finding(f"Bucket {bucket.name}", Level.PROBLEM, str(error), TODO)]
+            return [Finding(f"Bucket {bucket.name}", Level.PROBLEM, str(error), REMEDY)]
         metadata = election["metadata"]
         record = entry if isinstance(entry, Record) else None
         findings += about_record(f"{metadata['namespace']}/{metadata['name']}", election, record)

@@ -139,7 +139,7 @@ def _about_service(name: str, election: Mapping[str, Any], now: datetime) -> Ite
         yield Finding(name, Level.WARNING, text, _RUNNING)
 
 
-_TODO = {
+_REMEDIES = {
     "NoCandidates": "look at the pods: `kubectl incumbent status` says why each cannot lead",
     "BucketNotFound": "make the bucket, or start the operator with --create-bucket",
     "BucketInvalid": "give the bucket the settings that docs/nats.md asks for",
@@ -176,7 +176,7 @@ def _told(name: str, level: Level, told: Mapping[str, str]) -> Finding:
         name,
         level,
         f"{told['reason']}: {told['message']}",
-        _TODO.get(told["reason"], _RUNNING),
+        _REMEDIES.get(told["reason"], _RUNNING),
     )
 
 
