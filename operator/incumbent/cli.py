@@ -20,6 +20,7 @@ from incumbent.flags import (
     Refusal,
     Text,
     check,
+    cluster_flags,
     flag,
     http_address,
     nats_flags,
@@ -181,13 +182,7 @@ def main() -> None:
     is_flag=True,
     help="Give everything up at the end. Only for a single replica.",
 )
-@flag(
-    "kubeconfig",
-    metavar="FILE",
-    show_default="as for kubectl, or in-cluster",
-    help="How to reach Kubernetes.",
-)
-@flag("context", metavar="NAME", help="Context in the kubeconfig, instead of its current one.")
+@cluster_flags
 @shown_version()
 def operator(**options: Any) -> None:
     """Run the operator, until SIGTERM or SIGINT.

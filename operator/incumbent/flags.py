@@ -138,3 +138,17 @@ def nats_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in reversed(_NATS):
         command = decorate(command)
     return command
+
+
+def cluster_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flags that say where Kubernetes is."""
+    context = flag(
+        "context", metavar="NAME", help="Context in the kubeconfig, instead of its current one."
+    )
+    kubeconfig = flag(
+        "kubeconfig",
+        metavar="FILE",
+        show_default="as for kubectl, or in-cluster",
+        help="How to reach Kubernetes.",
+    )
+    return kubeconfig(context(command))

@@ -11,7 +11,7 @@ import click
 from incumbent import clock, logs
 from incumbent.cluster import ApiServer, elections_path
 from incumbent.errors import ConfigurationError, Conflict, IncumbentError, NotFound
-from incumbent.flags import Failure, Refusal, Text, flag
+from incumbent.flags import Failure, Refusal, Text, cluster_flags, flag
 from incumbent.labels import Labels
 from incumbent.model import Pod
 from incumbent.names import namespace
@@ -53,13 +53,7 @@ def deployment(text: str) -> tuple[str, str]:
     show_default="all",
     help="Namespace of elections to let go of. Repeatable.",
 )
-@flag(
-    "kubeconfig",
-    metavar="FILE",
-    show_default="as for kubectl, or in-cluster",
-    help="How to reach Kubernetes.",
-)
-@flag("context", metavar="NAME", help="Context in the kubeconfig, instead of its current one.")
+@cluster_flags
 def cleanup(
     operator: tuple[str, str] | None,
     namespaces: tuple[str, ...],
