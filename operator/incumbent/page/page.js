@@ -27,7 +27,8 @@ const COLUMNS = [
   { id: "timeline", title: "Terms", value: (e, row) => -row.began() },
 ];
 const RANK = { trouble: 0, nobody: 1, unknown: 2, elsewhere: 3, here: 4 };
-const TIMES = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "medium" });
+const DATES = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const TIMES = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 let sorting = { id: "namespace", down: false };
 
 // What an election is
@@ -54,10 +55,12 @@ function duration(seconds) {
   if (seconds < 0.95) return `${Math.max(0, Math.round(seconds * 1000))} ms`;
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   if (seconds < 100) return `${Math.round(seconds)} s`;
-  if (seconds < 6000) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
   if (seconds < 172800) return `${Math.round(seconds / 3600)} h`;
   return `${Math.round(seconds / 86400)} days`;
 }
+
+const when = (time) => (new Date(time).toDateString() === new Date().toDateString() ? TIMES : DATES).format(time);
 
 // Elements
 
@@ -117,7 +120,7 @@ class Row {
     setText(this.cells.namespace, election.namespace);
     setText(this.button, election.name);
     setText(this.badge, LABELS[reason] ?? reason);
-    this.badge.dataset.kind = kind;
+    this.badge.dataset.kind = reason === "Suspended" ? "suspended" : kind;
     this.badge.title = message;
     const leader = leaderOf(election);
     setText(this.cells.leader, leader || "nobody");
@@ -191,6 +194,7 @@ class Row {
     const left = connected ? this.left() : null;
     setText(this.countdown, left == null ? "–" : `${left.toFixed(left < 10 ? 1 : 0)} s`);
     this.bar.style.width = left == null ? "0" : `${(100 * left) / this.highest}%`;
+    this.bar.parentElement.hidden = left == null;
     this.cells.lease.classList.toggle("short", left != null && left < 0.25 * this.highest);
   }
 
@@ -216,7 +220,7 @@ class Row {
       shown += 1;
       led += Math.max(0, to - Math.max(from, start));
       const [left, right] = [at(from), at(to)];
-      const about = `${term.holder}, ${TIMES.format(from)}, ${duration((to - from) / 1000)}` +
+      const about = `${term.holder}, ${when(from)}, ${duration((to - from) / 1000)}` +
         `${term.token == null ? "" : `, token ${term.token}`}${term.cause ? `, ${term.cause}` : ""}`;
       parts.push(draw("rect", {
         class: `term c${colours.get(term.holder)}${unseen ? " unseen-end" : ""}`,
@@ -245,7 +249,7 @@ class Row {
     for (let i = 0; i < ticks.length; i += 2) {
       // A nested svg takes percentages, which a path does not.
       const place = draw("svg", { x: `${at(ticks[i + 1])}%`, y: "0", overflow: "visible", width: "1", height: "20" });
-      ticks[i].append(Object.assign(document.createElementNS(SVG, "title"), { textContent: `handed over, ${TIMES.format(ticks[i + 1])}` }));
+      ticks[i].append(Object.assign(document.createElementNS(SVG, "title"), { textContent: `handed over, ${when(ticks[i + 1])}` }));
       place.append(draw("line", { class: "handover", x1: "0", x2: "0", y1: "0", y2: "20" }), ticks[i]);
       parts.push(place);
     }
@@ -283,7 +287,7 @@ class Row {
     add("Holder", e.holder);
     add("Pod", e.leader && [e.leader.podName, e.leader.podIP].filter(Boolean).join(", "));
     add("Node", e.leader?.nodeName);
-    add("In office since", e.leader?.acquiredTime && TIMES.format(Date.parse(e.leader.acquiredTime)));
+    add("In office since", e.leader?.acquiredTime && when(Date.parse(e.leader.acquiredTime)));
     add("Renewed by", e.steward && `replica ${e.steward}`);
     add("Changes of leader", e.transitions);
     const conditions = make("ul", { className: "conditions" });
@@ -298,8 +302,8 @@ class Row {
       const to = term.to ? Date.parse(term.to) : null;
       const lasted = to == null ? (term.cause ? "?" : duration((Date.now() + clockAhead - from) / 1000)) : duration((to - from) / 1000);
       body.append(make("tr", {},
-        make("td", {}, (term.exact ? "" : "before ") + TIMES.format(from)),
-        make("td", {}, to ? TIMES.format(to) : term.cause ? "not seen" : "in office"),
+        make("td", {}, (term.exact ? "" : "before ") + when(from)),
+        make("td", {}, to ? when(to) : term.cause ? "not seen" : "in office"),
         make("td", {}, lasted),
         make("td", { className: "holder" }, term.holder),
         make("td", {}, term.token == null ? "–" : String(term.token)),
@@ -379,9 +383,15 @@ function fillHead() {
       arrange();
     });
     column.head = make("th", { role: "columnheader", scope: "col", className: column.id }, button);
+    if (column.id === "timeline") column.head.append(make("span", { id: "axis", "aria-hidden": "true" }));
     head.append(column.head);
     $("sort").append(make("option", { value: column.id }, column.title.toLowerCase()));
   }
+}
+
+function drawAxis() {
+  const seconds = Number($("window").value);
+  $("axis").replaceChildren(...[1, 0.5].map((part) => make("span", {}, `${duration(seconds * part)} ago`)), make("span", {}, "now"));
 }
 
 function compare(one, other) {
@@ -525,8 +535,12 @@ function tick() {
 // Begin
 
 fillHead();
+drawAxis();
 for (const id of ["text", "namespace", "state"]) $(id).addEventListener("input", arrange);
-$("window").addEventListener("input", () => visible().forEach((row) => row.drawTerms()));
+$("window").addEventListener("input", () => {
+  drawAxis();
+  for (const row of visible()) row.drawTerms();
+});
 $("sort").addEventListener("input", () => { sorting = { id: $("sort").value, down: false }; arrange(); });
 $("filters").addEventListener("submit", (event) => event.preventDefault());
 document.addEventListener("keydown", (event) => {
