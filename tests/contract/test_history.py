@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+import shlex
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import nats
 import pytest
 from nats.js.api import StreamConfig
 
+from controlplane.natsserver import NatsServer
 from fakehistory import FakeHistory
 from incumbent import historystream
 from incumbent.bucket import Nats, NatsAccess
-from incumbent.errors import BucketInvalid, BucketNotFound
+from incumbent.errors import BucketDenied, BucketInvalid, BucketNotFound
 from incumbent.ports import Outcome
 
 BUCKET, KEY = "LEADER_ELECTION", "shop.billing"
 KEPT = 4
+DOCS = (Path(__file__).parents[2] / "docs" / "history.md").read_text()
 
 
 class RealStream:
@@ -84,6 +89,14 @@ async def read(store, key=KEY):
         found.append(stored.data)
         after = stored.sequence
     return found
+
+
+async def use(store):
+    """Do all that an operator does."""
+    await store.look()
+    assert await read(store) == []
+    await add(store, b"one", expected=0)
+    return await read(store)
 
 
 async def test_a_message_is_added_only_behind_the_last_one(place):
@@ -183,3 +196,56 @@ async def test_what_a_full_stream_refuses_is_said(real):
         first = await add(store, b"one", expected=0)
         with pytest.raises(BucketInvalid, match="does not take an entry of the history"):
             await add(store, b"two", expected=first)
+
+
+async def test_stream_of_the_docs_can_keep_a_history(real):
+    """Made with the flags that the page tells to type, which are all known here."""
+    command = re.search(r"\$ (nats stream add .*?[^\\])\n", DOCS, re.DOTALL)[1].replace("\\\n", "")
+    _, _, _, name, *words, last = shlex.split(command)
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    assert (given.pop("--subjects"), last) == (f"{name}.>", "--defaults")
+    flags = {
+        "--max-msgs-per-subject": lambda n: {"max_msgs_per_subject": int(n)},
+        "--storage": lambda kind: {"storage": kind},
+        "--retention": lambda kind: {"retention": kind},
+        "--discard": lambda kind: {"discard": kind},
+        "--replicas": lambda _: {},  # the server of the tests is alone
+    }
+    config = {}
+    for flag, value in given.items():
+        config |= flags[flag](value)
+    async with real(**config) as (_, store):
+        await store.look()
+        assert store.kept == 200
+        assert await add(store, b"one", expected=0) > 0
+
+
+SUBJECTS = re.findall(r'^  "([^"]+)"', DOCS.split("```conf")[1].split("```")[0], re.MULTILINE)
+
+
+@pytest.mark.parametrize("missing", (None, *SUBJECTS))
+async def test_rights_of_the_docs_are_enough_and_none_is_too_many(tmp_path, missing):
+    """Without each of them the sentence names it."""
+    granted = ", ".join(f'"{subject}"' for subject in SUBJECTS if subject != missing)
+    config = f"""accounts {{ A {{ jetstream: enabled, users: [
+      {{ user: admin, password: admin }}
+      {{ user: incumbent, password: secret,
+         permissions: {{ publish: [{granted}], subscribe: ["_INBOX.>"] }} }} ] }} }}"""
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(NatsServer(tmp_path, config=config))
+        client = await nats.connect(server.url, user="admin", password="admin")
+        stack.push_async_callback(client.close)
+        await client.jetstream().add_stream(
+            StreamConfig(
+                name="INCUMBENT_HISTORY", subjects=["INCUMBENT_HISTORY.>"], max_msgs_per_subject=9
+            )
+        )
+        url = server.url.replace("//", "//incumbent:secret@")
+        connection = await stack.enter_async_context(Nats(NatsAccess((url,))))
+        await connection.wait_connected()
+        store = connection.history("INCUMBENT_HISTORY")
+        if missing is None:
+            assert await use(store) == [b"one"]
+            return
+        with pytest.raises(BucketDenied, match=re.escape(missing.removesuffix(">"))):
+            await use(store)
