@@ -35,6 +35,10 @@ class FakeHistory:
         self._sequence = 0
         self._messages.clear()
 
+    def purge(self, key: str, bucket: str = "LEADER_ELECTION") -> None:
+        """Remove all of a key, as an administrator may."""
+        self._messages.pop((bucket, key), None)
+
     def view(self) -> FakeHistory:
         """Return another client's view of the same place."""
         return _View(self)

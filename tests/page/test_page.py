@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
 import pytest
 
-from page.conftest import OFF, led, terms, unled
+from page.directory import OFF, led, terms, unled
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -64,6 +65,8 @@ async def test_elections_are_shown_and_follow_what_changes(browser, url, three):
         await tab.until(f"{cell('mailer', 'state')} === 'Leading'")
         three.put("newcomer")
         await tab.until(f"({NAMES}).includes('newcomer')")
+        while "shop/newcomer" not in three.asked:
+            await asyncio.sleep(0.01)  # or it would be asked for when it is gone
         three.remove("newcomer")
         await tab.until(f"!({NAMES}).includes('newcomer')")
         assert tab.complaints == []
