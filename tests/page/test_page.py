@@ -65,7 +65,7 @@ async def test_elections_are_shown_and_follow_what_changes(browser, url, three):
         await tab.until(f"{cell('mailer', 'state')} === 'Leading'")
         three.put("newcomer")
         await tab.until(f"({NAMES}).includes('newcomer')")
-        while "shop/newcomer" not in three.asked:
+        while "shop/newcomer" not in three.asked:  # noqa: ASYNC110 - no event for it
             await asyncio.sleep(0.01)  # or it would be asked for when it is gone
         three.remove("newcomer")
         await tab.until(f"!({NAMES}).includes('newcomer')")
