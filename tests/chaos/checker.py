@@ -24,6 +24,7 @@ candidate and nothing wrong with its replicas, there is a leader again after 1.1
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -284,12 +285,27 @@ class _Court:
                 storm = IN_TROUBLE if _overlap(since, until, storms) else ""
                 self.verdict.gaps[cause + storm].append(Gap(gap, since, election))
             calm = _overlap(since, until, well)
-            if calm > bound:
+            if calm > bound + self.history.ttl * self._taken_over(election, since, until):
                 words = f"nobody led for {until - since:.1f} s; for {calm:.1f} s a site was well"
                 self._violation("somebody leads", until, election, words)
             elif until >= self.history.ended and gap > 0:
                 words = f"nobody leads at the end, since {until - since:.1f} s"
                 self._violation("somebody leads", until, election, words)
+
+    def _taken_over(self, election: str, since: float, until: float) -> int:
+        """Return how often another replica renewed a record meanwhile whose holder does not act.
+
+        The record does not tell how long its holder has to wait, so each of them waits anew.
+        """
+        writers = [
+            (message.term, message.replica)
+            for message in self.messages[election]
+            if message.entry is Entry.RECORD and since < message.at < until
+        ]
+        return sum(
+            before[0] == after[0] and before[1] != after[1]
+            for before, after in itertools.pairwise(writers)
+        )
 
     def _corrected(self, stray: PodEvent, at: float) -> None:
         """Check how long a label stayed that was set by hand."""

@@ -457,6 +457,17 @@ def test_election_that_is_not_led_again_is_found(story):
     assert story.violations() == ["somebody leads"]
 
 
+@pytest.mark.parametrize(("replica", "found"), ((1, ["somebody leads"]), (2, [])))
+def test_who_takes_over_before_the_holder_acts_may_wait_anew(story, replica, found):
+    """The record does not tell how long, so a relay costs another TTL at most."""
+    story.reign(1, 20, "e1", 1, unfit="not ready")
+    for number in range(3):
+        story.record(21 + 2 * number, 10 + number, "e2", 10)
+    story.record(27, 13, "e2", 10, replica=replica)
+    story.pod(41, "e2", 10)
+    assert story.violations() == found
+
+
 @pytest.mark.parametrize(
     ("trouble", "replicas", "found"),
     (
