@@ -234,8 +234,7 @@ class Campaign:
         if known is not None and known.record.term == held.term:
             promotable_at = known.promotable_at
         else:
-            # A record does not tell who has to be waited for. A TTL is enough for everybody.
-            promotable_at = now if held.promoted else now + self.timing.ttl
+            promotable_at = self._told_by(held, now)
         # A member that gave up at its deadline and finds its own record still there begins anew.
         term = held.term if self.lease or self.member.site else 0
         record = replace(held, revision=0, term=term, replica=self.member.replica, leaving=leaving)
@@ -376,13 +375,25 @@ class Campaign:
 
     def _begin(self, record: Record, expected: int, now: float, promotable_at: float) -> Write:
         acts = self.lease is not None and self.lease.acts_from < NEVER
-        record = replace(record, promoted=acts or now >= promotable_at, sent_at=now)
+        wait = 0.0 if acts else max(0.0, promotable_at - now)
+        record = replace(record, promoted=not wait, sent_at=now, wait=wait)
         timeout = self._timeout(now)
         write = Write(record, expected, timeout, now, headers_of(record), promotable_at)
         # To adopt an older one would be worth nothing.
         self._open = [w for w in self._open if now < w.sent_at + self.timing.lease] + [write]
         self._next_at = now + self.timing.pause(self.tries, self._random())
         return write
+
+    def _told_by(self, record: Record, now: float) -> float:
+        """From when on the holder of another replica's record may act.
+
+        It was stored after it was sent, so this is late rather than early. Where the record does
+        not tell, a TTL is enough for everybody.
+        """
+        if record.promoted:
+            return now
+        latest = now + self.timing.ttl
+        return min(latest, self.latest_at + record.wait) if record.wait else latest
 
     def _failed(self, write: Write, known: Entry, now: float) -> None:
         """Look, unless what is known by now explains the failure.

@@ -132,6 +132,16 @@ _NATS = (
     flag("nats-domain", type=Text("NAME", bucket_name), help="JetStream domain of the bucket."),
 )
 
+_CLUSTER = (
+    flag(
+        "kubeconfig",
+        metavar="FILE",
+        show_default="as for kubectl, or in-cluster",
+        help="How to reach Kubernetes.",
+    ),
+    flag("context", metavar="NAME", help="Context in the kubeconfig, instead of its current one."),
+)
+
 
 def nats_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the flags that say where NATS is and how to log in."""
@@ -142,13 +152,6 @@ def nats_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def cluster_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the flags that say where Kubernetes is."""
-    context = flag(
-        "context", metavar="NAME", help="Context in the kubeconfig, instead of its current one."
-    )
-    kubeconfig = flag(
-        "kubeconfig",
-        metavar="FILE",
-        show_default="as for kubectl, or in-cluster",
-        help="How to reach Kubernetes.",
-    )
-    return kubeconfig(context(command))
+    for decorate in reversed(_CLUSTER):
+        command = decorate(command)
+    return command

@@ -65,6 +65,8 @@ class Record:
     leaving: bool = False
     sent_at: float = 0.0
     """On its writer's own clock: tells the writer which of its writes this is, others nothing."""
+    wait: float = 0.0
+    """Of one that is not promoted: how long after it was sent its holder may act; 0: not told."""
 
     @property
     def stranger(self) -> bool:

@@ -28,6 +28,9 @@ LEAVING = "Incumbent-Leaving"
 SENT_AT = "Incumbent-Sent-At"
 """Seconds on the writer's own clock, by which it knows which of its writes was stored."""
 
+WAIT = "Incumbent-Wait"
+"""Seconds after its sending from which on the holder may act; absent when promoted."""
+
 OPERATION = "KV-Operation"
 MARKER_REASON = "Nats-Marker-Reason"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
@@ -57,6 +60,7 @@ def entry_from(value: bytes, headers: Mapping[str, str], revision: int) -> Entry
         promoted=PROMOTED in headers,
         leaving=LEAVING in headers,
         sent_at=_seconds(headers.get(SENT_AT, "")),
+        wait=max(0.0, _seconds(headers.get(WAIT, ""))),
     )
 
 
@@ -78,6 +82,8 @@ def headers_of(record: Record) -> dict[str, str]:
         headers[LEAVING] = "true"
     if record.sent_at:
         headers[SENT_AT] = repr(record.sent_at)
+    if record.wait:
+        headers[WAIT] = repr(record.wait)
     return headers
 
 

@@ -295,7 +295,8 @@ class _Court:
     def _taken_over(self, election: str, since: float, until: float) -> int:
         """Return how often another replica renewed a record meanwhile whose holder does not act.
 
-        The record does not tell how long its holder has to wait, so each of them waits anew.
+        The previous version did not tell in the record how long its holder has to wait, so whoever
+        takes over from it, and itself, waits anew.
         """
         writers = [
             (message.term, message.replica)

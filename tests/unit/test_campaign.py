@@ -1657,9 +1657,12 @@ def test_a_steward_that_did_not_act_yet_is_relieved_of_nothing():
     assert scene.events() == []
 
 
-def test_a_relay_of_a_record_that_was_not_promoted_waits_anew():
-    """The record does not tell who has to be waited for, so a whole TTL is waited."""
-    scene = prompt(replace(SIBLING, promoted=False))
+@pytest.mark.parametrize(
+    ("told", "waited"), ((0.0, TTL), (0.25 * TTL, 0.25 * TTL), (100 * TTL, TTL))
+)
+def test_a_relay_of_a_record_that_was_not_promoted_waits_as_the_record_tells(told, waited):
+    """Where it does not tell, or tells what cannot be, a whole TTL is waited."""
+    scene = prompt(replace(SIBLING, promoted=False, wait=told))
     scene.campaign.urge()
     start = scene.now
 
@@ -1667,7 +1670,23 @@ def test_a_relay_of_a_record_that_was_not_promoted_waits_anew():
     assert not scene.leads
     scene.lead()
 
-    assert scene.now == pytest.approx(start + TTL)
+    assert scene.now == pytest.approx(start + waited)
+
+
+def test_one_relay_after_another_waits_no_longer_than_one():
+    """A rolling update of the operator does not put off a leader that has to wait."""
+    first = prompt(EVICTED)
+    record = first.store(first.begin())
+    assert record.wait == pytest.approx(TTL)
+
+    second = prompt(record)
+    second.campaign.urge()
+    second.after(0.5)
+    relayed = second.store(second.begin())
+
+    assert relayed.wait == pytest.approx(record.wait - 0.5)
+    assert not relayed.promoted
+    assert second.lead().wait == 0
 
 
 def test_a_steward_that_takes_its_term_back_still_knows_whom_it_waits_for():

@@ -41,6 +41,7 @@ headers_of_anybody = st.dictionaries(
         promoted=st.booleans(),
         leaving=st.booleans(),
         sent_at=st.floats(allow_nan=False, allow_infinity=False),
+        wait=st.floats(min_value=0, allow_nan=False, allow_infinity=False),
     )
 )
 def test_a_record_survives_the_wire(record):
@@ -110,6 +111,14 @@ def test_a_term_that_cannot_be_is_not_believed(term, read):
     headers = {"Incumbent-Replica": "r", "Incumbent-Term": term}
 
     assert entry_from(b"pod", headers, 9) == Record(9, "pod", read, replica="r", promoted=False)
+
+
+@pytest.mark.parametrize("wait", ("", "x", "nan", "inf", "-3", "1e999"))
+def test_a_wait_that_cannot_be_is_not_told(wait):
+    """Then whoever takes over waits for a whole TTL."""
+    headers = {"Incumbent-Replica": "r", "Incumbent-Wait": wait}
+
+    assert entry_from(b"pod", headers, 9).wait == 0
 
 
 @pytest.mark.parametrize("sent_at", ("", "x", "nan", "inf", "-inf", "1e999"))
