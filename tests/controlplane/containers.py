@@ -100,11 +100,12 @@ class Containers:
             environment["KUBECONFIG"] = str(kube.site.kubeconfig_for(user, token=token))
         for variable in container.get("env", ()):
             environment[variable["name"]] = await _value(kube, pod, variable)
-        command = container.get("command") or image.command
+        command = container.get("command") or ()
         arguments = [
             await self._translate(kube, argument, mounts=mounts, ports=ports)
             for argument in (*command, *container.get("args", ()))
         ]
+        arguments = arguments if command else [*image.command, *arguments]
         process = Process(arguments, name=about["uid"], folder=folder, environment=environment)
         process.start()
         program = Program(pod, container, process, ports)
@@ -153,8 +154,12 @@ class Containers:
         ports: Mapping[int, int],
     ) -> str:
         """Return an argument with the paths, ports and addresses of this machine."""
-        for path, here in mounts:
-            argument = re.sub(rf"(?<![\w/]){re.escape(path)}(?=/|$)", str(here), argument)
+        paths = {path: str(here) for path, here in mounts}
+        known = "|".join(map(re.escape, sorted(paths, key=len, reverse=True)))
+        if known:  # all at once, for what is put in may begin like one of them
+            argument = re.sub(
+                rf"(?<![\w/])({known})(?=/|$)", lambda found: paths[found[1]], argument
+            )
         for port, other in ports.items():
             argument = re.sub(rf"(?<==):{port}$", f"127.0.0.1:{other}", argument)
             argument = re.sub(rf"(?<==){port}$", str(other), argument)
