@@ -18,7 +18,7 @@ import pytest
 
 from controlplane.natsserver import NatsServer
 from controlplane.processes import free_port
-from elections import LEADER, Election, with_bucket
+from elections import LEADER, Election, condition_of, with_bucket
 from incumbent.bucket import Nats, NatsAccess, NatsBucket
 from incumbent.errors import BucketDenied, BucketError
 from incumbent.model import Record
@@ -314,11 +314,14 @@ async def test_the_operator_tells_which_right_is_missing(
         url = server.url.replace("//", "//incumbent:change-me@")
         operator = new_operator(url, *flags)
         await operator.start(ready=False)
+        subject = f"$KV.{BUCKET}.{election.key}" if missing == WRITE else missing
         for kind in ("Ready", "BucketReady"):
-            condition = await election.wait_reason(reason, kind=kind)
-            assert condition["status"] == "False"
-            subject = f"$KV.{BUCKET}.{election.key}" if missing == WRITE else missing
-            assert subject in condition["message"]
+            # That the bucket is missing is seen before its creation was refused.
+            found = await election.kube.until(
+                election.path, lambda f, kind=kind: subject in condition_of(f, kind)["message"]
+            )
+            condition = condition_of(found, kind)
+            assert (condition["status"], condition["reason"]) == ("False", reason)
             assert condition["message"].endswith(GRANT)
         assert LEADER not in (await election.labels()).values()
     async with NatsServer(tmp_path / "nats", config=account(more=granted), port=port):
