@@ -7,6 +7,7 @@ import inspect
 import os
 import re
 import secrets
+import signal
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
 settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
 settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile("quick")
+
+# A shell starts what is to run in the background with SIGINT ignored, and all that we start would
+# inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Or pytest-asyncio 1.5 makes a loop of its own where tests with and without asyncio mix, never
 # closes it, and the run fails for that although all tests have passed.
