@@ -490,9 +490,14 @@ async def test_kubectl_completes(shell, election):
         (("wait", "billing", "--for", f"leader={leader}"), f"leader={leader}"),
         (("who", "--context", ""), shell.site.name),
     ):
-        printed = (await shell.kubectl("__complete", "incumbent", *words)).splitlines()
-        assert offered in {line.partition("\t")[0] for line in printed[:-1]}
-        assert printed[-1] == ":4"
+        found: set[str] = set()
+        for _ in range(5):  # a busy API server may take longer than a person would wait
+            printed = (await shell.kubectl("__complete", "incumbent", *words)).splitlines()
+            assert printed[-1] == ":4"
+            found |= {line.partition("\t")[0] for line in printed[:-1]}
+            if offered in found:
+                break
+        assert offered in found
 
 
 async def test_the_documentation_is_true(site, operator, namespaces, tmp_path):

@@ -279,7 +279,7 @@ async def test_overwritten_record_ends_the_term(shared, operator, store):
 
     await store.put(shared.key, "somebody else")
 
-    condition = await shared.wait_reason("LedElsewhere", timeout=2)
+    condition = await shared.wait_reason("LedElsewhere")
     assert "somebody else" in condition["message"]
     assert LEADER not in (await shared.labels()).values()
     await shared.wait_event("LeaderLost")
