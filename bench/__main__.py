@@ -14,6 +14,7 @@ import structlog
 
 from bench import cost, failover, report, scale, single
 from bench.report import Measurement, say
+from controlplane.processes import ControlPlaneError
 
 GROUPS = {"single": single, "failover": failover, "cost": cost, "scale": scale}
 USUAL = ("single", "failover", "cost")
@@ -81,4 +82,9 @@ def _measure(chosen: Sequence[Measurement], results: Path, *, again: bool) -> No
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ControlPlaneError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # what was measured is kept

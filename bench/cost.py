@@ -96,6 +96,8 @@ async def _look(scene: Scene, seconds: float, *, client: Process | None = None) 
     before, began = await scene.written(), time.monotonic()
     usage = await used(seconds, processes)
     writes = (await scene.written() - before) / (time.monotonic() - began)
+    shares = ", ".join(f"{name} {one['cpu']:.1f} %" for name, one in usage.items())
+    say(f"           of a core: {shares}; {writes:.1f} API writes/s")
     return {"usage": usage, "writes": round(writes, 2)}
 
 

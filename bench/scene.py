@@ -170,11 +170,22 @@ class Scene:
         await self.kube.create(f"{_ELECTIONS}/namespaces/{namespace}/leaderelections", body)
 
     async def until_all_led(self, count: int, process: Process) -> None:
-        """Return when so many elections show a leader; fail when the process ends before."""
-        async with asyncio.TaskGroup() as tasks:
-            alive = tasks.create_task(_fail_at_end(process))
-            await self._until_led(count)
-            alive.cancel()
+        """Return when so many elections show a leader.
+
+        Raises:
+            ControlPlaneError: the process ended before, or it takes longer than it ever should.
+        """
+        waiting = asyncio.create_task(self._until_led(count))
+
+        async def done() -> bool:
+            return waiting.done()
+
+        try:
+            await process.wait_until(done, timeout=120 + count / 5)
+            await waiting
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
 
     async def _until_led(self, count: int) -> None:
         path, led = f"{_ELECTIONS}/leaderelections", set()
@@ -222,14 +233,6 @@ async def in_turns(work: Iterable[Coroutine[Any, Any, None]], *, width: int = _A
             await one
 
     await asyncio.gather(*(some() for _ in range(width)))
-
-
-async def _fail_at_end(process: Process) -> None:
-    async def never() -> bool:
-        await asyncio.sleep(0.2)
-        return False
-
-    await process.wait_until(never, timeout=3600)
 
 
 def _name(election: Mapping[str, Any]) -> tuple[str, str]:
