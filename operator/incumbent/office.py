@@ -16,7 +16,7 @@ import structlog
 from incumbent import clock
 from incumbent.campaign import NEVER
 from incumbent.driver import Driver
-from incumbent.errors import ClusterError, ClusterUnreachable
+from incumbent.errors import ClusterError, Unsent
 from incumbent.follower import Follower
 from incumbent.labelset import LabelSet, together
 from incumbent.model import Cause, Marker, Nominee, Pod, Record
@@ -202,7 +202,7 @@ class Office:
         if campaign.lease is not None:
             try:
                 settled = await self._govern(chosen, withdrawn=withdrawn, since=since)
-            except ClusterUnreachable:
+            except Unsent:
                 await self._give_way(campaign.timing.interval)
                 raise
             self._patience = UNDONE_AFTER if settled else self._patience
@@ -331,7 +331,8 @@ class Office:
     async def _give_way(self, interval: float) -> None:
         """Release a term whose pod could not be labelled for an interval: another site may do it.
 
-        Not if a pod may carry the label: an outage of the API server changes no leader.
+        Not if a pod may carry the label: an outage of the API server changes no leader. And not if
+        there is a connection: one that is slow because all elections begin at once will come round.
         """
         lease, tenure = self._driver.lease, self._driver.tenure
         if lease is None or self._begun != (tenure, lease.record.term):

@@ -290,16 +290,28 @@ async def test_site_that_cannot_reach_its_api_server_takes_no_office(stage):
 
 async def test_term_that_cannot_be_labelled_is_given_up(stage):
     """The API server goes away after it was won: another site may have one that answers."""
-    with stage.cluster.refusing("list_pods", error=ClusterUnreachable("no answer")):
+    gone = Unsent("connection refused")
+    with stage.cluster.refusing("list_pods", error=gone):
         await stage.start()
         await stage.until(lambda: stage.record is not None)
-        with stage.cluster.unreachable():
+        with stage.cluster.refusing("get_election", error=gone):
             await asyncio.sleep(TTL / 2)
             assert stage.record is None
             await asyncio.sleep(2 * TTL)
             assert stage.record is None
             assert [write for write in stage.writes if "=" not in write] == ["create", "release"]
     await stage.until(lambda: stage.leaders == ["a"])
+
+
+async def test_term_is_kept_while_the_api_server_is_slow(stage):
+    """When many elections begin at once it takes its time, and giving up would only add to that."""
+    with stage.cluster.refusing("list_pods", error=ClusterUnreachable("no answer in time")):
+        await stage.start()
+        await stage.until(lambda: stage.record is not None)
+        await asyncio.sleep(3 * TTL)
+        assert "release" not in stage.writes
+    await stage.until(lambda: stage.leaders == ["a"])
+    assert stage.writes.count("create") == 1
 
 
 async def test_hand_over_that_cannot_be_labelled_is_given_up(stage):
