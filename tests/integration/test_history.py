@@ -29,8 +29,9 @@ async def until_causes(operator, election, expected, *, timeout=20):
     """Wait until the causes are as expected, the newest first, and return the terms."""
     deadline = time.monotonic() + timeout
     while True:
-        terms = (await history(operator, election))["terms"]
-        if [term["cause"] for term in terms] == expected:
+        # One that has just started may not know the election yet.
+        terms = (await history(operator, election)).get("terms")
+        if terms is not None and [term["cause"] for term in terms] == expected:
             return terms
         assert time.monotonic() < deadline, terms
         await asyncio.sleep(0.1)
