@@ -33,7 +33,8 @@ async def until_causes(operator, election, expected, *, timeout=20):
         terms = (await history(operator, election)).get("terms")
         if terms is not None and [term["cause"] for term in terms] == expected:
             return terms
-        assert time.monotonic() < deadline, terms
+        shown = [(term["token"], term["how"], term["cause"]) for term in terms or ()]
+        assert time.monotonic() < deadline, shown
         await asyncio.sleep(0.1)
 
 

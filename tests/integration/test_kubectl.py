@@ -240,6 +240,7 @@ def shell(site, namespaces, tmp_path_factory):
 
 async def others(election):
     """Return the full names of the leader, and of the pods that do not lead."""
+    await election.wait_leader()
     labels = await election.labels()
     (leader,) = [name for name, label in labels.items() if label == LEADER]
     return f"billing-{leader}", sorted(f"billing-{name}" for name in labels if name != leader)
