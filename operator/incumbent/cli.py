@@ -23,9 +23,10 @@ from incumbent.flags import (
     cluster_flags,
     flag,
     http_address,
+    namespaces_flag,
     nats_flags,
 )
-from incumbent.names import bucket_name, label_prefix, namespace, plain_name, ttl
+from incumbent.names import bucket_name, label_prefix, plain_name, ttl
 from incumbent.settings import Settings
 
 COMMANDS = {
@@ -151,14 +152,7 @@ def main() -> None:
     show_default="the host name",
     help="Name of this process.",
 )
-@flag(
-    "namespace",
-    "namespaces",
-    multiple=True,
-    type=Text("NAME", namespace),
-    show_default="all",
-    help="Namespace in which to look for elections. Repeatable.",
-)
+@namespaces_flag("Namespace in which to look for elections. Repeatable.")
 @flag(
     "label-prefix",
     "label_prefixes",

@@ -44,6 +44,7 @@ from incumbent.errors import (
 )
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced
+from incumbent.resource import API_VERSION, PLURAL, whole
 
 log = structlog.get_logger(__name__)
 
@@ -352,6 +353,15 @@ class ApiServer:
             NotFound: the kind is not installed.
         """
         return await self._find(f"{elections_path(namespace)}/{name}")
+
+    async def list_elections(self, namespace: str | None) -> list[dict[str, Any]]:
+        """Return all elections of a namespace (None: of all).
+
+        Raises:
+            NotFound: the kind is not installed.
+        """
+        path = elections_path(namespace) if namespace else f"/apis/{API_VERSION}/{PLURAL}"
+        return [whole(item) for item in (await self._ask("GET", path))["items"]]
 
     async def annotate_election(
         self,

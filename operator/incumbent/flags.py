@@ -5,18 +5,20 @@ As for `incumbent.cli`, everything imported here is paid for by every `--help`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from incumbent.errors import ConfigurationError
-from incumbent.names import bucket_name, nats_url
+from incumbent.errors import ConfigurationError, IncumbentError
+from incumbent.names import bucket_name, namespace, nats_url
 from incumbent.settings import Settings
 
 DEFAULTS = Settings()
-FAILED = 1
+FAILED, INTERRUPTED = 1, 130
+"""Exit codes besides 0, and 2 of bad usage; 130 as a shell says it of SIGINT."""
 
 
 class Failure(click.ClickException):
@@ -31,6 +33,17 @@ class Refusal(click.ClickException):
     """Ends the program as a bad flag does, but without a word on its usage."""
 
     exit_code = 2
+
+
+@contextlib.contextmanager
+def said_by_click() -> Iterator[None]:
+    """Turn our errors into those that end the program with one sentence."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise Refusal(str(error)) from error
+    except IncumbentError as error:
+        raise Failure(str(error)) from error
 
 
 class Text(click.ParamType[Any, Any]):
@@ -107,6 +120,18 @@ def flag(name: str, field: str | None = None, **attributes: Any) -> Callable[...
         envvar=f"INCUMBENT_{name.replace('-', '_').upper()}",
         show_envvar=True,
         **attributes,
+    )
+
+
+def namespaces_flag(text: str) -> Callable[..., Any]:
+    """Return a decorator for `--namespace`, which is repeatable; the text says what for."""
+    return flag(
+        "namespace",
+        "namespaces",
+        multiple=True,
+        type=Text("NAME", namespace),
+        show_default="all",
+        help=text,
     )
 
 

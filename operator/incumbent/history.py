@@ -141,7 +141,7 @@ class Tracker:
                         end = min(at, before_at + ttl)
                         news.append(Ended(found.revision, "expired", end, bucket))
                 exact = found.revision == found.term and (sighting.live or not found.stranger)
-                site = found.site.partition("/")[0]
+                site = found.site_name
                 begun = Began(found.term, found.holder, at, bucket, site, how, exact=exact)
                 return [*news, replace(begun, stranger=found.stranger)]
             case Marker(revision, cause):

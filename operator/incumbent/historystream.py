@@ -25,7 +25,7 @@ class HistoryStream:
     def __init__(self, connection: Connection, name: str) -> None:
         self.name = name
         self._connection = connection
-        self._api = f"$JS.{connection.domain}.API" if connection.domain else "$JS.API"
+        self._api = jetstream.api_of(connection.domain)
         self._prefix = ""
         self._created = ""
         self._looked_at = -INFO_EVERY

@@ -42,6 +42,11 @@ class Delivery(NamedTuple):
     """How many messages there were behind it."""
 
 
+def api_of(domain: str | None) -> str:
+    """Return what the subjects of a JetStream API begin with; None: of the server's own domain."""
+    return f"$JS.{domain}.API" if domain else "$JS.API"
+
+
 def delivery_from(reply: str) -> Delivery:
     """Decode `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<tries>.<…the four above>`."""
     tokens = reply.split(".")

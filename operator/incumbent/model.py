@@ -69,6 +69,16 @@ class Record:
     """Of one that is not promoted: how long after it was sent its holder may act; 0: not told."""
 
     @property
+    def site_name(self) -> str:
+        """The site without the UID of its cluster; empty for a stranger."""
+        return self.site.partition("/")[0]
+
+    @property
+    def replica_name(self) -> str:
+        """The replica without the nonce of its process; empty for a stranger."""
+        return self.replica.partition("/")[0]
+
+    @property
     def stranger(self) -> bool:
         """Whether this was written by a member that does not send our headers."""
         return not self.replica

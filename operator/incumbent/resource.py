@@ -165,6 +165,11 @@ def _backoff(backoff: Mapping[str, Any] | None) -> ExponentialBackoff | None:
     return ExponentialBackoff(backoff["initialSeconds"], backoff["factor"], backoff["maxSeconds"])
 
 
+def whole(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an election of a list with what a list leaves out of its items."""
+    return {"apiVersion": API_VERSION, "kind": KIND, **item}
+
+
 def _selector(selector: Mapping[str, Any]) -> Selector:
     labels = selector.get("matchLabels") or {}
     requirements = [Requirement(k, "In", frozenset({v})) for k, v in labels.items()]

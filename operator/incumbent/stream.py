@@ -91,7 +91,7 @@ class NatsBucket:
         self.denied: dict[str, BucketDenied] = {}
         """Keys of which NATS refused us a write since it is connected; a later one may succeed."""
         self._connection = connection
-        self._api = f"$JS.{connection.domain}.API" if connection.domain else "$JS.API"
+        self._api = jetstream.api_of(connection.domain)
         # nats-py's KeyValue forgets the domain here, and writes to a stream of the leaf node.
         self._writes = f"{self._api}.$KV.{name}" if connection.domain else f"$KV.{name}"
         self._watchers: dict[str, dict[object, Callable[[Sighting], None]]] = {}

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from incumbent.errors import Forbidden, NotFound
 from incumbent.kubectl import cli, client
-from incumbent.kubectl.history import LABELS
+from incumbent.kubectl.common import OPERATOR_LABELS
 
 LATEST = {
     "token": 9,
@@ -93,7 +93,7 @@ def test_terms(call):
         [f"~{FIRST['from']}", "unknown", "machine-1", "none", "unknown", "lost"],
     ]
     assert asked == [
-        (ALL, {"labelSelector": LABELS}),
+        (ALL, {"labelSelector": OPERATOR_LABELS}),
         (at("ops/incumbent"), {"limit": "20"}),
     ]
 

@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from incumbent import clock, logs
-from incumbent.cluster import ApiServer, elections_path
+from incumbent.cluster import MERGE_PATCH, ApiServer, elections_path
 from incumbent.errors import ConfigurationError, Conflict, IncumbentError, NotFound
-from incumbent.flags import Failure, Refusal, Text, cluster_flags, flag
+from incumbent.flags import Text, cluster_flags, namespaces_flag, said_by_click
 from incumbent.labels import Labels
 from incumbent.model import Pod
 from incumbent.names import namespace
-from incumbent.resource import API_VERSION, FINALIZER, PLURAL, resource_from
+from incumbent.resource import FINALIZER, resource_from
 from incumbent.verdict import LEADER
 
 STOP_WITHIN = 60.0
@@ -23,7 +23,6 @@ STOP_WITHIN = 60.0
 STRIP_WITHIN = 10.0
 TRIES = 5
 POLL = 0.2
-MERGE_PATCH = "application/merge-patch+json"
 
 
 def deployment(text: str) -> tuple[str, str]:
@@ -45,14 +44,7 @@ def deployment(text: str) -> tuple[str, str]:
     type=Text("NAMESPACE/DEPLOYMENT", deployment),
     help="The operator, which is scaled to zero first. Without it, no operator may be running.",
 )
-@flag(
-    "namespace",
-    "namespaces",
-    multiple=True,
-    type=Text("NAME", namespace),
-    show_default="all",
-    help="Namespace of elections to let go of. Repeatable.",
-)
+@namespaces_flag("Namespace of elections to let go of. Repeatable.")
 @cluster_flags
 def cleanup(
     operator: tuple[str, str] | None,
@@ -72,12 +64,8 @@ def cleanup(
       incumbent cleanup --namespace shop
     """  # noqa: D301
     logs.configure("text", level="error")
-    try:
+    with said_by_click():
         count = asyncio.run(_clean_up(operator, namespaces, kubeconfig, context))
-    except ConfigurationError as error:
-        raise Refusal(str(error)) from error
-    except IncumbentError as error:
-        raise Failure(str(error)) from error
     click.echo(f"let go of {count} election{'s' * (count != 1)}")
 
 
@@ -150,13 +138,10 @@ class _Cluster(ApiServer):
 
     async def list_elections(self, namespace: str | None) -> list[dict[str, Any]]:
         """Return all elections of a namespace (None: of all); none, if there is no such kind."""
-        path = elections_path(namespace) if namespace else f"/apis/{API_VERSION}/{PLURAL}"
         try:
-            found: list[dict[str, Any]] = (await self._ask("GET", path))["items"]
+            return await super().list_elections(namespace)
         except NotFound:
             return []
-        # A list leaves out what its items have in common.
-        return [{"apiVersion": API_VERSION, "kind": "LeaderElection", **item} for item in found]
 
     async def end_service(self, namespace: str, name: str) -> None:
         """Let an election be deleted without an operator, and say that none serves it.

@@ -16,15 +16,21 @@ import click
 from incumbent import logs
 from incumbent.access import NatsAccess, access_from
 from incumbent.bucket import Nats
-from incumbent.errors import BucketUnreachable, ConfigurationError, IncumbentError
-from incumbent.flags import Failure, Refusal, Text, check, flag, nats_flags
+from incumbent.errors import BucketUnreachable, ConfigurationError
+from incumbent.flags import (
+    INTERRUPTED,
+    Refusal,
+    Text,
+    check,
+    flag,
+    nats_flags,
+    said_by_click,
+)
 from incumbent.names import bucket_name, key_name
 from incumbent.settings import Settings
 
 CONNECT_WITHIN = 5.0
 """Seconds for which a command that only looks waits for NATS."""
-INTERRUPTED = 130
-"""As a shell says it, of SIGINT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +96,8 @@ def command(work: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..
         session = Session(access, bucket, json=output == "json")
         logs.configure("text", level="error")
         try:
-            code = asyncio.run(work(session, **options))
-        except ConfigurationError as error:
-            raise Refusal(str(error)) from error
-        except IncumbentError as error:
-            raise Failure(str(error)) from error
+            with said_by_click():
+                code = asyncio.run(work(session, **options))
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         sys.exit(code or 0)

@@ -20,10 +20,10 @@ from incumbent.cluster import (
     Overrides,
     elections_path,
 )
-from incumbent.errors import ClusterUnreachable, ConfigurationError, IncumbentError
-from incumbent.flags import Failure, Refusal
+from incumbent.errors import ClusterUnreachable
+from incumbent.flags import INTERRUPTED, Failure, said_by_click
 from incumbent.kubectl.common import PROGRAM
-from incumbent.resource import API_VERSION, KIND, PLURAL
+from incumbent.resource import KIND
 
 REQUEST_TIMEOUT = 10.0
 """Seconds for one request, unless --request-timeout says otherwise."""
@@ -31,26 +31,15 @@ REQUEST_TIMEOUT = 10.0
 AGAIN = 1.0
 """Seconds before an API server that went away in the middle of a watch is asked again."""
 
-INTERRUPTED = 130
-"""As a shell says it, of SIGINT."""
-
 Work = Callable[..., Awaitable[int | None]]
 
 
 def run(work: Work, connection: Mapping[str, Any], options: Mapping[str, Any]) -> int:
-    """Run the work of a command, and return its exit code.
-
-    Raises:
-        Refusal: what was asked for cannot work.
-        Failure: it did not work.
-    """
+    """Run the work of a command, and return its exit code; errors are those of `said_by_click`."""
     logs.configure("text", level="error")
     try:
-        return asyncio.run(_run(work, connection, options)) or 0
-    except ConfigurationError as error:
-        raise Refusal(str(error)) from error
-    except IncumbentError as error:
-        raise Failure(str(error)) from error
+        with said_by_click():
+            return asyncio.run(_run(work, connection, options)) or 0
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
@@ -182,9 +171,3 @@ class Client(ApiServer):
             await self._ask("GET", path, query={"fieldSelector": selector})
         )["items"]
         return sorted(found, key=lambda event: event.get("eventTime") or "")
-
-    async def list_elections(self, namespace: str | None) -> list[dict[str, Any]]:
-        """Return all elections of a namespace (None: of all)."""
-        path = elections_path(namespace) if namespace else f"/apis/{API_VERSION}/{PLURAL}"
-        found: list[dict[str, Any]] = (await self._ask("GET", path))["items"]
-        return found

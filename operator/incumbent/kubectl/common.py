@@ -21,11 +21,14 @@ from incumbent.resource import GROUP, KIND, PLURAL
 PROGRAM = "kubectl incumbent"
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-FAILED, UNWELL, TIMED_OUT = 1, 4, 124
-"""Exit codes besides 0, and 2 of bad usage; 124 as of timeout(1)."""
+UNWELL, TIMED_OUT = 4, 124
+"""Exit codes besides those of `incumbent.flags`; 124 as of timeout(1)."""
 
 SAY_AFTER = 1.0
 """Seconds after which a command that waits says what for."""
+
+OPERATOR_LABELS = "app.kubernetes.io/part-of=incumbent,app.kubernetes.io/component=operator"
+"""What the chart puts on everything of the operator, whatever its name."""
 
 OBJECT_FORMATS = ("json", "yaml", "name")
 

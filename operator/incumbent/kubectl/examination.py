@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from incumbent.errors import ClusterError, ClusterUnreachable, Forbidden, NotFound
-from incumbent.kubectl.common import Progress
+from incumbent.kubectl.common import OPERATOR_LABELS, Progress
 from incumbent.kubectl.findings import (
     CLUSTER_RIGHTS,
     HISTORY_RIGHT,
@@ -30,9 +30,6 @@ from incumbent.resource import GROUP, PLURAL, VERSION, resource_from
 
 if TYPE_CHECKING:
     from incumbent.kubectl.client import Client
-
-OPERATOR_LABELS = "app.kubernetes.io/part-of=incumbent,app.kubernetes.io/component=operator"
-"""What the chart puts on everything of the operator, whatever its name."""
 
 LOOK_AGAIN = 2.0
 """Seconds between two looks at elections in which something is wrong: an office may be moving."""

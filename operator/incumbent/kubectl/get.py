@@ -21,7 +21,7 @@ from incumbent.kubectl.common import (
 )
 from incumbent.kubectl.completion import from_cluster
 from incumbent.kubectl.printing import lines, widths
-from incumbent.resource import API_VERSION, KIND, PLURAL
+from incumbent.resource import API_VERSION, PLURAL, whole
 
 if TYPE_CHECKING:
     from incumbent.kubectl.client import Client
@@ -183,8 +183,3 @@ class _Shown:
     def _print(text: str) -> None:
         if text:
             click.echo(text)
-
-
-def whole(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an object of a list with what a list leaves out of its items."""
-    return {"apiVersion": API_VERSION, "kind": KIND, **item}

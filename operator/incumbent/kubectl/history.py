@@ -10,6 +10,7 @@ import click
 from incumbent.errors import Forbidden, NotFound
 from incumbent.flags import Failure, Text
 from incumbent.kubectl.common import (
+    OPERATOR_LABELS,
     SETTINGS,
     command,
     election_argument,
@@ -21,9 +22,6 @@ from incumbent.kubectl.printing import lines
 
 if TYPE_CHECKING:
     from incumbent.kubectl.client import Client
-
-LABELS = "app.kubernetes.io/part-of=incumbent,app.kubernetes.io/component=operator"
-"""What the chart puts on the Service of the operator, whatever its name."""
 
 PORT = "http"
 """The name of its port."""
@@ -92,13 +90,15 @@ async def _services(client: Client) -> list[tuple[str, str]]:
         Failure: there is none, or we may not look for it.
     """
     try:
-        found = await client.ask("GET", "/api/v1/services", query={"labelSelector": LABELS})
+        found = await client.ask(
+            "GET", "/api/v1/services", query={"labelSelector": OPERATOR_LABELS}
+        )
     except Forbidden as error:
         msg = f"Name the operator's Service by --service, for you may not look for it: {error}"
         raise Failure(msg) from error
     services = [(s["metadata"]["namespace"], s["metadata"]["name"]) for s in found["items"]]
     if not services:
-        msg = f"No Service has the labels {LABELS}: name that of the operator by --service"
+        msg = f"No Service has the labels {OPERATOR_LABELS}: name that of the operator by --service"
         raise Failure(msg)
     return services
 
