@@ -7,8 +7,11 @@ import inspect
 import os
 import re
 import secrets
+import shlex
 import signal
+import sys
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,11 +25,10 @@ from controlplane.nodes import PodControl
 from controlplane.proxy import Proxy
 from controlplane.servers import ControlPlane
 from elections import Election
-from operatorprocess import OperatorProcess
+from operatorprocess import SOURCES, OperatorProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-    from pathlib import Path
 
     from controlplane.sites import Site
 
@@ -179,3 +181,47 @@ def new_operator(
     for process in processes:
         process.process.kill()
         assert "Traceback" not in process.log
+
+
+@pytest.fixture
+def type_in(
+    site: Site, namespace: str, private_nats: NatsServer, tmp_path: Path
+) -> Callable[[str], Awaitable[str]]:
+    """Return a coroutine function that types a command of a page, and returns what it printed.
+
+    In it kubectl is in the test's namespace, and NATS is the test's own.
+    """
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for program in ("incumbent", "kubectl-incumbent"):
+        (folder / program).symlink_to(Path(sys.executable).parent / program)
+    config = tmp_path / "kubeconfig"
+    config.write_bytes(Path(site.kubeconfig).read_bytes())
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}{os.pathsep}{Path(site.kubectl).parent}{os.pathsep}{os.environ['PATH']}",
+        "KUBECONFIG": str(config),
+        "INCUMBENT_NATS_URL": private_nats.url,
+    }
+
+    async def run(command: str) -> str:
+        process = await asyncio.create_subprocess_shell(
+            command,
+            cwd=SOURCES.parent,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output = (await process.communicate())[0].decode()
+        assert process.returncode == 0, f"{command}: {output}"
+        return output
+
+    async def prepared(command: str) -> str:
+        if "prepared" not in environment:
+            enter = f"kubectl config set-context --current --namespace={shlex.quote(namespace)}"
+            await run(enter)
+            environment["prepared"] = "yes"
+        return await run(command)
+
+    return prepared

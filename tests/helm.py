@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from controlplane.sites import Site
 
 CHART = Path(__file__).parents[1] / "charts" / "incumbent"
+QUICKSTART = CHART.parents[1] / "examples" / "quickstart.yaml"
+DEFINITION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/leaderelections.incumbent.dev"
 
 
 class HelmError(Exception):

@@ -13,12 +13,9 @@ import pytest_asyncio
 from controlplane.kube import ApiError, has_condition, kubectl
 from controlplane.natsserver import NatsServer
 from elections import Election, condition_of
-from helm import CHART, Helm, HelmError
+from helm import CHART, DEFINITION, QUICKSTART, Helm, HelmError
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
-
-QUICKSTART = CHART.parents[1] / "examples" / "quickstart.yaml"
-DEFINITION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/leaderelections.incumbent.dev"
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -14,15 +14,13 @@ import pytest
 from controlplane.kube import kubectl
 from controlplane.nodes import PodControl
 from elections import Election
-from helm import CHART, Helm
+from helm import CHART, DEFINITION, QUICKSTART, Helm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
-QUICKSTART = CHART.parents[1] / "examples" / "quickstart.yaml"
-DEFINITION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/leaderelections.incumbent.dev"
 REFUSED = {401, 403}
 """Not 422: by a JSON patch that fails kopf notices that another replica was first."""
 

@@ -2,54 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import re
-import shlex
-import sys
-from pathlib import Path
-
 import pytest
 
+from docpages import blocks
 from elections import BUCKET, store_on
 from scenarios.conftest import TTL
 from scenarios.timeline import settled
 
 pytestmark = pytest.mark.timeout(120)
 
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+PAGE = "docs/operations.md"
 
 
 @pytest.fixture
-def follow(site, election, private_nats, tmp_path):
+def follow(election, type_in):
     """Return a coroutine function that types the commands of a section, about this election."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "incumbent").symlink_to(Path(sys.executable).parent / "incumbent")
-    kubectl = folder / "kubectl"
-    flags = f"--kubeconfig={site.kubeconfig} --namespace={election.namespace}"
-    kubectl.write_text(f'#!/bin/sh\nexec {shlex.quote(site.kubectl)} {flags} "$@"\n')
-    kubectl.chmod(0o755)
 
     async def run(heading):
-        section = OPERATIONS.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
-        commands = re.findall(r"^\$ (.*)$", section, re.MULTILINE)
+        commands = [
+            command
+            for block in blocks()
+            if (block.page, block.heading, block.language) == (PAGE, heading, "console")
+            for command in block.commands
+        ]
         assert commands
         for command in commands:
             ours = command.replace("shop.billing", election.key).replace("billing", election.name)
-            process = await asyncio.create_subprocess_shell(
-                ours,
-                env={
-                    **os.environ,
-                    "PATH": f"{folder}:{os.environ['PATH']}",
-                    "INCUMBENT_BUCKET": BUCKET,
-                    "INCUMBENT_NATS_URL": private_nats.url,
-                },
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-            )
-            output, _ = await process.communicate()
-            assert process.returncode == 0, f"{ours}: {output.decode()}"
+            await type_in(f"INCUMBENT_BUCKET={BUCKET} {ours}")
 
     return run
 
