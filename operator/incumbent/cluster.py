@@ -40,6 +40,7 @@ from incumbent.errors import (
     Forbidden,
     NotFound,
     Refused,
+    Unconnected,
     Unsent,
 )
 from incumbent.model import Pod
@@ -56,7 +57,9 @@ CONNECT_TIMEOUT = 2.0
 
 CONCURRENCY = 32
 """Requests in flight at a time. After a start or a loss every election has some to make, and a TLS
-handshake for each of them would cost more than the wait. Watches are not counted."""
+handshake for each of them would cost more than the wait. Watches are not counted. The wait counts
+against no limit but one that a caller gives: otherwise the many would fail, be tried again, and
+make the wait longer for all (500 elections that started at once did not come to rest)."""
 
 PAGE = 200
 """Pods in one answer to a list. Decoding holds the event loop: 200 pods of 4 KB for some 30 ms, and
@@ -486,18 +489,36 @@ class ApiServer:
         accept: str = JSON,
         timeout: float | None = None,
     ) -> Any:
-        """Send a request and return the JSON of its answer, all within `timeout` seconds.
+        """Send a request and return the JSON of its answer.
 
-        None stands for `request_timeout`.
+        `timeout` is for everything, and `request_timeout` for what comes after the wait for a turn.
+
+        Raises:
+            Unsent: `timeout` was over before the request had its turn.
         """
-        limit = self.request_timeout if timeout is None else timeout
-        with translated(f"{method} {path}"):
-            async with asyncio.timeout(limit), self._turns:
-                response = await self._send(
-                    method, path, query=query, body=body, content_type=content_type, accept=accept
-                )
-                async with response:
-                    return json.loads(await response.read())
+        began = clock.now()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            msg = f"Other requests to the API server took too long: {method} {path} was not sent"
+            raise Unsent(msg) from error
+        try:
+            left = self.request_timeout if timeout is None else timeout - (clock.now() - began)
+            with translated(f"{method} {path}"):
+                async with asyncio.timeout(left):
+                    response = await self._send(
+                        method,
+                        path,
+                        query=query,
+                        body=body,
+                        content_type=content_type,
+                        accept=accept,
+                    )
+                    async with response:
+                        return json.loads(await response.read())
+        finally:
+            self._turns.release()
 
     async def _send(
         self,
@@ -655,7 +676,7 @@ def translated(request: str) -> Iterator[None]:
         raise ClusterUnreachable(msg) from error
     except aiohttp.ClientConnectorError as error:
         msg = f"The API server cannot be reached: {request}: {error}"
-        raise Unsent(msg) from error
+        raise Unconnected(msg) from error
     except (aiohttp.ClientError, OSError, config.ConfigException, ValueError) as error:
         msg = f"The API server gave no answer that counts: {request}: {error}"
         raise ClusterUnreachable(msg) from error

@@ -16,11 +16,11 @@ import structlog
 from incumbent import clock
 from incumbent.campaign import NEVER
 from incumbent.driver import Driver
-from incumbent.errors import ClusterError, Unsent
+from incumbent.errors import ClusterError, Unconnected
 from incumbent.follower import Follower
 from incumbent.labelset import LabelSet, together
 from incumbent.model import Cause, Marker, Nominee, Pod, Record
-from incumbent.pods import NamespacePods
+from incumbent.pods import ElectionPods
 from incumbent.ports import Cluster, Observer
 from incumbent.resource import Resource
 from incumbent.stepdown import StepDown
@@ -52,12 +52,13 @@ class Office:
         site: the name of the site, for identities.
         driver: of the election's campaign.
         cluster: where the pods are.
-        pods: the pods of the namespace, as last seen.
+        pods: those that concern the election, as last seen.
         observer: is told how long things took.
         may_label: says whether our record counts for anybody.
         corrected: is told of each pod that carried the leader label without leading.
         refused: is told why a request to step down cannot be carried out.
         wake: asks for another pass after so many seconds.
+        turns: for changes of leader, of which only so many go on at a time.
     """
 
     def __init__(
@@ -67,12 +68,13 @@ class Office:
         site: str,
         driver: Driver,
         cluster: Cluster,
-        pods: NamespacePods,
+        pods: ElectionPods,
         observer: Observer,
         may_label: Callable[[], bool],
         corrected: Callable[[Pod], None],
         refused: Callable[[str], None],
         wake: Callable[[float], None],
+        turns: asyncio.Semaphore,
     ) -> None:
         self._site = site
         self._driver = driver
@@ -84,6 +86,7 @@ class Office:
         self._refused = refused
         self._step_down = StepDown(cluster)
         self._wake = wake
+        self._turns = turns
         self._labels = LabelSet(cluster, resource, pods, observer)
         self._follower = Follower(site, driver, self._labels, wake)
         self._last_held: Record | None = None
@@ -114,7 +117,7 @@ class Office:
 
     @resource.setter
     def resource(self, resource: Resource) -> None:
-        self._labels.resource = resource
+        self._labels.resource = self._pods.resource = resource
 
     @property
     def leader(self) -> Pod | None:
@@ -202,7 +205,7 @@ class Office:
         if campaign.lease is not None:
             try:
                 settled = await self._govern(chosen, withdrawn=withdrawn, since=since)
-            except Unsent:
+            except Unconnected:
                 await self._give_way(campaign.timing.interval)
                 raise
             self._patience = UNDONE_AFTER if settled else self._patience
@@ -311,6 +314,13 @@ class Office:
 
     async def _hand_over(self, record: Record, to: Pod, *, since: float) -> bool:
         """Move the record from a pod that cannot lead any more to another."""
+        async with self._turns:
+            lease, current = self._driver.lease, self._still(to)
+            if current is None or lease is None or lease.record.term != record.term:
+                return False  # it was a long wait
+            return await self._hand_over_now(record, current, since=since)
+
+    async def _hand_over_now(self, record: Record, to: Pod, *, since: float) -> bool:
         old = self._pod_of(record)
         # A terminating pod may be stripped by anybody, for no replica wants it to lead again.
         if not (old.terminating or await self._driver.renew()):
@@ -531,6 +541,13 @@ class Office:
 
     async def _take_office(self, pod: Pod, *, since: float) -> bool:
         """Create the record for a pod, after everything that could carry the label is fenced."""
+        async with self._turns:
+            current = self._still(pod)
+            if current is None or not self._driver.create_due:
+                return False  # it was a long wait
+            return await self._take_office_now(current, since=since)
+
+    async def _take_office_now(self, pod: Pod, *, since: float) -> bool:
         held = self._last_held
         prepared = held, self._driver.latest
         if held is not None and held.pod_uid != pod.uid:
@@ -572,9 +589,13 @@ class Office:
     def _nominee(self, pod: Pod) -> Nominee:
         return Nominee(identity(self._site, pod), pod.uid)
 
+    def _still(self, pod: Pod) -> Pod | None:
+        """Return a candidate as last seen; None if it is none any more."""
+        return next((one for one in self.able if one.uid == pod.uid), None)
+
     def _holder(self, record: Record) -> Pod | None:
         """Return the pod that a record names, as last seen."""
-        return holder_pod(record, self._site, self._pods.pods or {}, self.resource.key.namespace)
+        return holder_pod(record, self._site, self._pods.all or {}, self.resource.key.namespace)
 
     def _pod_of(self, record: Record) -> Pod:
         """Return the pod that a record names, as last seen, or enough of it to be read."""
