@@ -603,17 +603,17 @@ async def test_an_answer_that_is_no_json_counts_as_none(body, serve):
 async def busy(serve, monkeypatch):
     """Return an API server to which one request goes at a time, the first of which hangs."""
     monkeypatch.setattr(cluster, "CONCURRENCY", 1)
-    asked, go_on = [], asyncio.Event()
+    asked, came, go_on = [], asyncio.Event(), asyncio.Event()
 
     async def answer(request):
         asked.append(request.method)
+        came.set()
         await go_on.wait()
         return web.json_response(pod_json())
 
     api_server = await serve(answer)
     first = asyncio.create_task(api_server.get_pod("shop", "a"))
-    while not asked:
-        await asyncio.sleep(0)
+    await came.wait()
     yield api_server, asked, go_on
     go_on.set()
     await first
