@@ -503,7 +503,7 @@ class Campaigner:
     async def _pass(self) -> bool:
         """Bring everything in line with what is known now; return whether that is done."""
         if self._pods.all is None and clock.now() >= self._began_at + PATIENCE:
-            await self._office.probe()
+            await self._pods.probe()
         if self._retire_by < NEVER:
             await self._take_back()
             return True

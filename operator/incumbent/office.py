@@ -219,11 +219,6 @@ class Office:
             await self._labels.mark_all(self.leader)
         return settled
 
-    async def probe(self) -> None:
-        """Find out why no pods were seen: a watch does not tell."""
-        resource = self.resource
-        await self._cluster.list_pods(resource.key.namespace, str(resource.selector))
-
     async def give_up(self) -> bool:
         """Strip everybody, confirmed, then release the record; return whether that was stored."""
         lease, tenure, until = self._driver.lease, self._driver.tenure, self._deadline()

@@ -37,6 +37,7 @@ class NamespacePods:
         self._anchored: dict[Anchor, set[ElectionPods]] = {}
         """The same by what a pod must have to concern them."""
         self._task: asyncio.Task[None] | None = None
+        self._probing = asyncio.Lock()
 
     def listen(self, election: ElectionPods, changed: Callable[[], None]) -> None:
         """Call `changed` after each change of a pod that concerns an election."""
@@ -75,6 +76,12 @@ class NamespacePods:
             self.pods[pod.name] = pod
             for election in self._elections(pod, known):
                 election.take(pod)
+
+    async def probe(self, label_selector: str) -> None:
+        """Find out why no pods were seen: a watch does not tell. One asks at a time."""
+        async with self._probing:
+            if self.pods is None:
+                await self._cluster.list_pods(self.namespace, label_selector)
 
     async def _follow(self) -> None:
         while True:
@@ -176,6 +183,14 @@ class ElectionPods:
     def learn(self, pod: Pod) -> None:
         """Take in a pod from the answer to a write."""
         self._namespace.learn(pod)
+
+    async def probe(self) -> None:
+        """Find out why no pods were seen.
+
+        Raises:
+            ClusterError: for this.
+        """
+        await self._namespace.probe(str(self._resource.selector))
 
     # From the namespace
 

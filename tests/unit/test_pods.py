@@ -8,6 +8,7 @@ import pytest
 
 from fakecluster import NAMESPACE, FakeCluster, make_pod
 from incumbent import pods as pods_module
+from incumbent.errors import Forbidden
 from incumbent.pods import ElectionPods, NamespacePods
 from incumbent.ports import PodChanged, PodDeleted, PodsReplaced
 from incumbent.resource import resource_from
@@ -397,3 +398,27 @@ async def test_the_answer_to_a_write_is_seen_by_its_elections_at_once(cluster, p
         mine.learn(cluster.change("a", labels={}))
         assert not mine.known
     end()
+
+
+async def test_of_many_that_see_no_pods_one_asks_why(cluster, pods):
+    """The others wait for it, and do not ask once the pods are there."""
+    cluster.add(make_pod("x"))
+    asked = []
+
+    class Slow:
+        async def list_pods(self, _namespace, _selector):
+            asked.append(1)
+            pods.pods = {}
+            await asyncio.sleep(0)
+
+    pods._cluster = Slow()
+    await asyncio.gather(*(election(pods, name=f"e{number}").probe() for number in range(5)))
+    assert len(asked) == 1
+
+
+async def test_who_asks_why_no_pods_are_seen_is_told(cluster, pods):
+    """Everybody, for as long as none are seen."""
+    with cluster.refusing("list_pods", error=Forbidden("no right")):
+        for _ in range(2):
+            with pytest.raises(Forbidden):
+                await election(pods).probe()
