@@ -4,6 +4,7 @@
 single     one operator with 100 elections: start, at rest, hand-overs
 failover   members in processes of their own, killed; planned ends
 cost       what elections cost at rest, beside those of client-go
+bucket     conditional writes, expiry, and the loss of stream leaders
 scale      thousands of elections in one process: `make bench-scale`
 scene      what they share: servers, pods, elections, what processes use
 report     the environment, a JSON file for each measurement, the report made from these

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import structlog
 
-from bench import cost, failover, report, scale, single
+from bench import bucket, cost, failover, report, scale, single
 from bench.report import Measurement, say
 from controlplane.processes import ControlPlaneError
 
-GROUPS = {"single": single, "failover": failover, "cost": cost, "scale": scale}
-USUAL = ("single", "failover", "cost")
+GROUPS = {"single": single, "failover": failover, "cost": cost, "bucket": bucket, "scale": scale}
+USUAL = ("single", "failover", "cost", "bucket")
 
 
 def main() -> int:
     """Make the measurements that are missing, and return the exit code."""
-    # The members of `failover` would tell of every term.
-    quiet = structlog.make_filtering_bound_logger(logging.WARNING)
+    # Members would tell of every term, and of every server that is killed under them.
+    quiet = structlog.make_filtering_bound_logger(logging.ERROR)
     structlog.configure(wrapper_class=quiet)
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(

@@ -45,6 +45,9 @@ def files(folder: Path) -> list[Path]:
         ("single", "hand-over  2 leaders deleted one at a time", "hand-over"),
         ("failover", "fail-over  Prompt: min", "fail-over"),
         ("cost", "ratio      Incumbent takes", "cost-3"),
+        ("bucket-writes", "one at a time p50", "bucket-writes"),
+        ("bucket-expiry", "R1, no markers, read: p50", "bucket-expiry"),
+        ("bucket-leaders", "of 3 elections began a new term", "bucket-leaders"),
         ("scale", "lateness   p50", "scale-lateness"),
     ),
 )
