@@ -49,6 +49,8 @@ def files(folder: Path) -> list[Path]:
         ("bucket-expiry", "R1, no markers, read: p50", "bucket-expiry"),
         ("bucket-leaders", "of 3 elections began a new term", "bucket-leaders"),
         ("scale", "lateness   p50", "scale-lateness"),
+        ("storm", "leases lost", "storm-memory"),
+        ("soak", "consumers; ", "soak-handles"),
     ),
 )
 async def test_a_measurement_is_made_and_reported(
