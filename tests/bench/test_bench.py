@@ -47,7 +47,7 @@ def files(folder: Path) -> list[Path]:
         ("cost", "ratio      Incumbent takes", "cost-3"),
         ("bucket-writes", "one at a time p50", "bucket-writes"),
         ("bucket-expiry", "R1, no markers, read: p50", "bucket-expiry"),
-        ("bucket-leaders", "of 3 elections began a new term", "bucket-leaders"),
+        ("bucket-leaders", "TTL 2 s: of 3 elections", "bucket-leaders"),
         ("scale", "lateness   p50", "scale-lateness"),
         ("storm", "leases lost", "storm-memory"),
         ("soak", "consumers; ", "soak-handles"),
