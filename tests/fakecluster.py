@@ -170,6 +170,7 @@ class FakeCluster:
         labels: Mapping[str, str | None],
         annotations: Mapping[str, str | None],
         timeout: float,
+        within: float | None = None,
     ) -> Pod:
         """Set labels and annotations; refused if it is another pod or resourceVersion."""
         await self._arrive(

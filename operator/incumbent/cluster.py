@@ -287,10 +287,18 @@ class ApiServer:
         labels: Mapping[str, str | None],
         annotations: Mapping[str, str | None],
         timeout: float,
+        within: float | None = None,
     ) -> Pod:
         """Set labels and annotations (None removes), if UID and resourceVersion are still `pod`'s.
 
         A patch that changes nothing is accepted and writes nothing: the resourceVersion stays.
+
+        Args:
+            pod: as it was read.
+            labels: to set.
+            annotations: to set.
+            timeout: seconds for the answer, once it is sent.
+            within: seconds after which it is not sent any more; None: it waits for its turn.
         """
         metadata = {
             "uid": pod.uid,
@@ -305,6 +313,7 @@ class ApiServer:
                 body={"metadata": metadata},
                 content_type=MERGE_PATCH,
                 timeout=timeout,
+                within=within,
             )
         )
 
@@ -488,25 +497,36 @@ class ApiServer:
         content_type: str = JSON,
         accept: str = JSON,
         timeout: float | None = None,
+        within: float | None = None,
     ) -> Any:
-        """Send a request and return the JSON of its answer.
+        """Send a request, when it has its turn, and return the JSON of its answer.
 
-        `timeout` is for everything, and `request_timeout` for what comes after the wait for a turn.
+        Args:
+            method: of the request.
+            path: of the request.
+            query: of the request.
+            body: of the request.
+            content_type: of the body.
+            accept: what the answer may be.
+            timeout: seconds for it, once it has its turn; None: `request_timeout`.
+            within: seconds for everything; None: no limit.
 
         Raises:
-            Unsent: `timeout` was over before the request had its turn.
+            Unsent: it did not have its turn in time.
         """
         began = clock.now()
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(within):
                 await self._turns.acquire()
         except TimeoutError as error:
             msg = f"Other requests to the API server took too long: {method} {path} was not sent"
             raise Unsent(msg) from error
         try:
-            left = self.request_timeout if timeout is None else timeout - (clock.now() - began)
+            limit = self.request_timeout if timeout is None else timeout
+            if within is not None:
+                limit = min(limit, within - (clock.now() - began))
             with translated(f"{method} {path}"):
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(limit):
                     response = await self._send(
                         method,
                         path,

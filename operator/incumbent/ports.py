@@ -229,12 +229,16 @@ class Cluster(Protocol):
         labels: Mapping[str, str | None],
         annotations: Mapping[str, str | None],
         timeout: float,
+        within: float | None = None,
     ) -> Pod:
         """Set labels and annotations (None removes), if UID and resourceVersion are still `pod`'s.
+
+        It may have to wait before it is sent, and is not sent after `within` seconds.
 
         Raises:
             Conflict: the pod changed, or it is another pod of the same name.
             NotFound: it is gone.
+            Unsent: it was not sent in time.
             ClusterUnreachable: no answer within `timeout` seconds; it may yet be carried out.
         """
         ...

@@ -498,7 +498,7 @@ def status_response(code, **headers):
 
 def patch(api_server, timeout=SECONDS):
     return api_server.patch_pod(
-        pod(), labels={"l": "leader"}, annotations={"a": None}, timeout=timeout
+        pod(), labels={"l": "leader"}, annotations={"a": None}, timeout=timeout, within=timeout
     )
 
 
