@@ -492,7 +492,7 @@ def _section_leaders(found: Result) -> tuple[str, str]:
         f"Three servers, {found['kills']} times the one that leads all streams is killed with"
         f" SIGKILL. {MEMBERS} members of each election, with the library; the time runs from the"
         f" kill to the next record that is stored on a key. A new term without another holder is"
-        " one that its holder lost and won again.\n\n{table(head, rows)}"
+        f" one that its holder lost and won again.\n\n{table(head, rows)}"
     )
     series = {f"TTL {ttl} s": cumulative(one["taken"]) for ttl, one in found["ttls"].items()}
     title = "Elections by how long after the kill their record is stored again"
