@@ -1,9 +1,9 @@
 """Measurements that anybody can repeat: `make bench`. They print figures and judge nothing.
 
 =========  =============================================================================
-single     one operator with 100 elections: start, at rest, hand-overs
-failover   members in processes of their own, killed; planned ends
+failover   members in processes of their own, killed, also client-go's; planned ends
 cost       what elections cost at rest, beside those of client-go
+speed      1, 100 and 1,000 elections: start, at rest, how fast another pod leads
 bucket     conditional writes, expiry, and the loss of stream leaders
 scale      thousands of elections in one process: `make bench-scale`
 storm      much at once, done to many elections: `make bench-storm`

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import structlog
 
-from bench import bucket, cost, failover, report, scale, single, soak, storm
+from bench import bucket, cost, failover, report, scale, soak, speed, storm
 from bench.report import Measurement, say
 from controlplane.processes import ControlPlaneError
 
 GROUPS = {
-    "single": single,
     "failover": failover,
     "cost": cost,
+    "speed": speed,
     "bucket": bucket,
     "scale": scale,
     "storm": storm,
     "soak": soak,
 }
-USUAL = ("single", "failover", "cost", "bucket")
+USUAL = ("failover", "cost", "speed", "bucket")
 
 
 def main() -> int:

@@ -269,7 +269,7 @@ def section(results: Mapping[str, Result]) -> Section:
         f"{table(head, rows)}\n\n"
         f"{_ends(found)}, with the library."
     )
-    series = {name: [(0.0, 0.0), *cumulative(taken)] for name, taken in outages.items()}
+    series = {name: cumulative(taken) for name, taken in outages.items()}
     title = f"Fail-overs by how long nobody led, TTL {found['ttl']} s"
     drawing = curves(title, series, x="at most, s", y="% of all")
     return Section("Fail-over of members", text, {"fail-over": drawing})

@@ -42,7 +42,7 @@ def files(folder: Path) -> list[Path]:
 @pytest.mark.parametrize(
     ("group", "said", "plot"),
     (
-        ("single", "hand-over  2 leaders deleted one at a time", "hand-over"),
+        ("speed", "hand-over  2 leaders deleted one at a time", "speed-kill"),
         ("failover", "fail-over  Prompt: 2 keys, min", "fail-over"),
         ("cost", "ratio      Incumbent takes", "cost-3"),
         ("bucket-writes", "one at a time p50", "bucket-writes"),
