@@ -121,8 +121,10 @@ def _registry(
         )
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def look(type: str | None, body: Mapping[str, Any], **_: Any) -> None:  # noqa: A002
-        if type == "DELETED":
+    async def look(event: dict[str, Any], body: Mapping[str, Any], **_: Any) -> None:
+        # kopf keeps the object for as long as it exists, and this would be a third of it.
+        event["object"]["metadata"].pop("managedFields", None)
+        if event["type"] == "DELETED":
             roster.forget_body(body)
         else:
             roster.look(_plain(body))
