@@ -76,8 +76,8 @@ class Plan:
 
 PLANS = (
     Plan(elections=1, samples=20, kills=2, settle=2, rest=10),
-    Plan(elections=100, samples=100, kills=1, settle=5, rest=30, handovers=200),
-    Plan(elections=1000, samples=100, kills=1, settle=10, rest=20),
+    Plan(elections=100, samples=100, kills=1, settle=5, rest=20, handovers=200),
+    Plan(elections=1000, samples=100, kills=1, settle=10, rest=15),
 )
 
 
@@ -265,13 +265,14 @@ class Contest:
     async def release(self, election: Election) -> float:
         """Suspend the election where it is led; return the seconds to the other site's label."""
         site = self._leads[election]
+        other, sent = self._other[site], time.monotonic()
         await site.suspend(election, suspend=True)
-        began, other = time.monotonic(), self._other[site]
-        _, labelled = await other.watch.led(election, since=began)
+        answered = time.monotonic()
+        _, labelled = await other.watch.led(election, since=sent)
         self._leads[election] = other
         await site.suspend(election, suspend=False)
         await site.stands_by(election)
-        return labelled - began
+        return labelled - answered
 
     async def kill(self) -> list[float]:
         """Kill the operator of the site that leads most; return the seconds for each election."""
