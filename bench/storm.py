@@ -26,6 +26,9 @@ LONGEST = 120.0
 """Seconds after that in which all have to be led, or it is said how many are not."""
 AT_ONCE = 64
 """Requests with which leaders are deleted."""
+_CONTROLLERS = 2
+"""Requests with which what replaces them is created: about the pace of a kube-controller-manager,
+whose default is 20 a second."""
 _SAMPLE = 0.25
 _POINTS = 200
 STORMS = {
@@ -127,7 +130,8 @@ async def _leaders(crowd: Crowd) -> None:
     """Delete every leader; over when the last is. What replaces them is created after that."""
     leaders = [pod for key in crowd.pods if (pod := crowd.leader(key)) is not None]
     await in_turns((crowd.delete(pod) for pod in leaders), width=AT_ONCE)
-    crowd.later(in_turns(crowd.create(pod.key) for pod in leaders))
+    replacements = (crowd.create(pod.key) for pod in leaders)
+    crowd.later(in_turns(replacements, width=_CONTROLLERS))
 
 
 async def _api_server(scene: Scene) -> None:

@@ -61,6 +61,10 @@ handshake for each of them would cost more than the wait. Watches are not counte
 against no limit but one that a caller gives: otherwise the many would fail, be tried again, and
 make the wait longer for all (500 elections that started at once did not come to rest)."""
 
+AT_LEISURE = 4
+"""Of these, so many at a time are of the kind that can wait: what people are told. Otherwise the
+labels of a thousand elections that lose their leaders together would wait for every status."""
+
 PAGE = 200
 """Pods in one answer to a list. Decoding holds the event loop: 200 pods of 4 KB for some 30 ms, and
 3,000 at once for half a second, twice the smallest margin of a deadline (both measured)."""
@@ -190,6 +194,7 @@ class ApiServer:
         self._api = ApiClient(configuration)
         self._api.user_agent = "incumbent"
         self._turns = asyncio.Semaphore(CONCURRENCY)
+        self._leisure = asyncio.Semaphore(AT_LEISURE)
 
     @classmethod
     async def connect(
@@ -400,16 +405,17 @@ class ApiServer:
         A JSON patch, for a merge patch would keep keys that `status` no longer has, and a PUT
         would be sent a second time by aiohttp if the connection broke.
         """
-        answer: dict[str, Any] = await self._ask(
-            "PATCH",
-            f"{elections_path(namespace)}/{name}/status",
-            body=[
-                # Not the operation "test", which would fail with 422 and not with 409.
-                {"op": "add", "path": "/metadata/resourceVersion", "value": resource_version},
-                {"op": "add", "path": "/status", "value": dict(status)},
-            ],
-            content_type=JSON_PATCH,
-        )
+        async with self._leisure:
+            answer: dict[str, Any] = await self._ask(
+                "PATCH",
+                f"{elections_path(namespace)}/{name}/status",
+                body=[
+                    # Not the operation "test", which would fail with 422 and not with 409.
+                    {"op": "add", "path": "/metadata/resourceVersion", "value": resource_version},
+                    {"op": "add", "path": "/status", "value": dict(status)},
+                ],
+                content_type=JSON_PATCH,
+            )
         return answer
 
     async def emit_event(
@@ -426,7 +432,9 @@ class ApiServer:
             time=datetime.now(UTC),
         )
         namespace = event["metadata"]["namespace"]
-        await self._ask("POST", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", body=event)
+        path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+        async with self._leisure:
+            await self._ask("POST", path, body=event)
 
     async def _find(self, path: str) -> dict[str, Any] | None:
         """Read one object; None if there is none, NotFound if there is no such kind."""

@@ -11,7 +11,7 @@ import asyncio
 import random
 import signal
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import kopf
 import structlog
@@ -121,9 +121,9 @@ def _registry(
         )
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def look(event: dict[str, Any], body: Mapping[str, Any], **_: Any) -> None:
+    async def look(event: kopf.RawEvent, body: Mapping[str, Any], **_: Any) -> None:
         # kopf keeps the object for as long as it exists, and this would be a third of it.
-        event["object"]["metadata"].pop("managedFields", None)
+        cast("dict[str, Any]", event["object"]["metadata"]).pop("managedFields", None)
         if event["type"] == "DELETED":
             roster.forget_body(body)
         else:
