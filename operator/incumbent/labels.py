@@ -12,9 +12,10 @@ Warrant
     A label is added only with a resourceVersion that was read *before* a bucket write of our own
     was stored. So a replica that stood still and has lost its authority finds out first.
 
-Only the API server confirms a strip: its answer to the patch, or a read that finds no such pod.
-A watch that shows a pod as deleted does not, for the pod may only have left a selector. A label
-write without an answer counts as done, until a later strip is confirmed.
+Only the API server confirms a strip: its answer to the patch, a read that finds no such pod, or the
+end of this very pod in a watch without a selector (with one, the pod may only have left that). That
+a list no longer shows a pod confirms nothing. A label write without an answer counts as done, until
+a later strip is confirmed.
 """
 
 from __future__ import annotations
@@ -89,6 +90,10 @@ class Labels:
             else:
                 return
             current = await self._read(pod, until)
+        self._doubtful.pop(pod.uid, None)
+
+    def forget(self, pod: Pod) -> None:
+        """Take in that a pod is gone for certain: there is nothing to strip."""
         self._doubtful.pop(pod.uid, None)
 
     async def add(

@@ -47,6 +47,9 @@ class LabelSet(Labels):
 
     async def strip_one(self, pod: Pod, *, until: float) -> None:
         """Strip a pod, which stays a candidate if it can lead."""
+        if self._pods.gone(pod.uid):
+            self.forget(pod)
+            return
         started = clock.now()
         unwanted = self.resource.deleting or why_not(pod, self.resource.selector)
         value: Literal["candidate"] | None = None if unwanted else CANDIDATE

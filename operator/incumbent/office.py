@@ -600,7 +600,9 @@ class Office:
         )
 
     async def _find(self, record: Record) -> Pod | None:
-        """Read the pod that a record names."""
+        """Read the pod that a record names, unless it is gone for certain."""
+        if self._pods.gone(record.pod_uid):
+            return None
         named = self._pod_of(record)
         pod = await self._cluster.get_pod(named.namespace, named.name)
         return pod if pod is not None and pod.uid == named.uid else None

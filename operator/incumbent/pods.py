@@ -21,6 +21,9 @@ log = structlog.get_logger(__name__)
 PAUSE = 1.0
 """Seconds after which a watch that broke, which none should, is begun anew."""
 
+REMEMBERED = 2000
+"""Pods that are known to be gone, at most. Of others it has to be asked."""
+
 
 class NamespacePods:
     """Follows the pods of one namespace while somebody listens.
@@ -36,6 +39,8 @@ class NamespacePods:
         self._listeners: dict[ElectionPods, Callable[[], None]] = {}
         self._anchored: dict[Anchor, set[ElectionPods]] = {}
         """The same by what a pod must have to concern them."""
+        self._gone: dict[str, None] = {}
+        """The UIDs of pods whose end the watch has shown, the latest last."""
         self._task: asyncio.Task[None] | None = None
         self._probing = asyncio.Lock()
 
@@ -68,6 +73,10 @@ class NamespacePods:
                 elections.discard(election)
                 if not elections:
                     del self._anchored[anchor]
+
+    def gone(self, uid: str) -> bool:
+        """Whether a pod is gone for certain: the watch, without a selector, has shown its end."""
+        return uid in self._gone
 
     def learn(self, pod: Pod) -> None:
         """Take in a pod from the answer to a write, which can be faster than the watch."""
@@ -102,6 +111,10 @@ class NamespacePods:
             return  # a watch begins with a list
         pod, before = event.pod, self.pods.get(event.pod.name)
         gone = isinstance(event, PodDeleted)
+        if gone:
+            self._gone[pod.uid] = None
+            if len(self._gone) > REMEMBERED:
+                del self._gone[next(iter(self._gone))]
         if gone and before and before.uid == pod.uid:
             del self.pods[pod.name]
         elif not gone:
@@ -179,6 +192,10 @@ class ElectionPods:
         """Call `changed` after each change of these; returns how to end that."""
         self._namespace.listen(self, changed)
         return lambda: self._namespace.leave(self)
+
+    def gone(self, uid: str) -> bool:
+        """Whether a pod is gone for certain. It may be gone though this is not known."""
+        return self._namespace.gone(uid)
 
     def learn(self, pod: Pod) -> None:
         """Take in a pod from the answer to a write."""

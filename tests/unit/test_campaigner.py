@@ -22,7 +22,7 @@ from incumbent.errors import (
     Forbidden,
     Unconnected,
 )
-from incumbent.ports import Answer, Outcome, PodChanged, PodDeleted
+from incumbent.ports import Answer, Outcome, PodChanged, PodsReplaced
 from incumbent.resource import resource_from
 from incumbent.status import Problem
 from stage import KEY, LABEL, MARGIN, TOKEN, TTL, View
@@ -44,9 +44,9 @@ def believe(replica, name, **changes):
 
 
 def overlook(replica, name):
-    """Make a replica's watch show that a pod is gone, which is there."""
+    """Make a replica's watch list the pods without one that is there."""
     namespace = replica._pods._namespace
-    namespace._take(PodDeleted(namespace.pods[name]))
+    namespace._take(PodsReplaced(tuple(pod for pod in namespace.pods.values() if pod.name != name)))
 
 
 # Changes of leader

@@ -422,3 +422,27 @@ async def test_who_asks_why_no_pods_are_seen_is_told(cluster, pods):
         for _ in range(2):
             with pytest.raises(Forbidden):
                 await election(pods).probe()
+
+
+async def test_a_pod_whose_end_was_seen_is_gone_for_certain(cluster, pods, monkeypatch):
+    """That it is missing from a list, or that one of its name ended, says nothing about it."""
+    monkeypatch.setattr(pods_module, "REMEMBERED", 2)
+    mine = election(pods)
+    with listening(pods):
+        await turn()
+        with cluster.unreachable():
+            cluster.delete("b")
+            await turn()
+        await turn()
+        assert not pods.pods.keys() & {"b"}
+        assert not mine.gone("uid-b")
+        for number in range(3):
+            cluster.delete("a")
+            cluster.add(make_pod("a", uid=f"anew-{number}"))
+            await turn()
+        assert [mine.gone(uid) for uid in ("uid-a", "anew-0", "anew-1", "anew-2")] == [
+            False,  # forgotten
+            True,
+            True,
+            False,
+        ]
