@@ -6,12 +6,13 @@ import asyncio
 
 import pytest
 
-from fakecluster import NAMESPACE, make_pod
-from incumbent.errors import Forbidden
+from fakecluster import NAMESPACE, Operation, make_election, make_pod
+from incumbent.errors import ClusterUnreachable, Forbidden
 from incumbent.model import ElectionKey
 from incumbent.resource import resource_from
+from incumbent.routing import Routing
 from incumbent.slices import FAMILIES, Obstacle, emptied, filled, service_from, shows
-from stage import TOKEN, TTL, View
+from stage import KEY, TOKEN, TTL, View
 
 pytestmark = [
     pytest.mark.looptime(noop_cycles=2),
@@ -339,6 +340,109 @@ async def test_dual_stack_has_a_slice_of_each_family(stage):
     stage.cluster.put_service()
     await asyncio.sleep(A_WHILE)
     assert reached(stage, "incumbent-billing-ipv6") == []
+
+
+async def test_standby_empties_what_a_dead_steward_filled(stage):
+    """Also if that one had labelled nobody yet: what it knew of the slice is from before."""
+    stage.cluster.put_service()
+    stage.change(routing=ROUTING)
+    view = View(stage.bucket)
+    await stage.start(view=view)
+    await stage.until(lambda: reached(stage) == ["a"])
+    stage.change(suspend=True)
+    await stage.until(lambda: stage.record is None)
+    with view.blind():
+        second = await stage.start("two")
+        stage.cluster.hanging.add("patch_pod")
+        stage.change(suspend=False)
+        await stage.until(lambda: reached(stage) == ["a"])
+        await stage.kill(second)
+        stage.cluster.hanging.clear()
+        assert stage.leaders == []
+    await asyncio.sleep(0.1)
+    stage.bucket.put(KEY, "stranger")
+    await stage.until(lambda: reached(stage) == [], timeout=1)
+
+
+# The writes by themselves
+
+
+@pytest.fixture
+async def routing(stage):
+    """The writer of the slices, and a Service."""
+    stage.cluster.put_service()
+    resource = resource_from(make_election(spec={"routing": ROUTING}), default_bucket="B")
+    return Routing(stage.cluster, resource, lambda _: None)
+
+
+async def point(stage, routing, name, *, token=7, granted=True, tenure=1, left=10.0):
+    async def warrant():
+        stage.cluster.calls.append(Operation("warrant"))
+        return token if granted else None
+
+    until = asyncio.get_running_loop().time() + left
+    await routing.prepare(tenure)
+    pod = stage.cluster.pod(name)
+    return await routing.point(pod, token=token, warrant=warrant, until=lambda: until)
+
+
+async def test_slice_is_read_before_the_bucket_is_written(stage, routing):
+    """And written after that."""
+    assert await point(stage, routing, "a")
+    operations = ["get_service", "get_slice", "get_slice", "warrant", "create_slice"]
+    assert stage.cluster.operations == operations
+
+
+@pytest.mark.parametrize("case", ({"granted": False}, {"left": 0.0}))
+async def test_without_a_warrant_or_past_the_deadline_nothing_is_sent(stage, routing, case):
+    """The caller has to look at everything anew."""
+    assert not await point(stage, routing, "a", **case)
+    assert not stage.cluster.slices
+
+
+async def test_slice_that_changed_takes_a_new_warrant(stage, routing):
+    """It is read again before."""
+    await point(stage, routing, "a")
+    stage.cluster.put_slice({**slice_of(stage), "ports": []})
+    stage.cluster.calls.clear()
+    assert await point(stage, routing, "b", token=8)
+    operations = ["warrant", "patch_slice", "get_slice", "warrant", "patch_slice"]
+    assert stage.cluster.operations == operations
+    assert reached(stage) == ["b"]
+
+
+async def test_write_on_its_way_is_refused_after_one_that_restores_what_is_there(stage, routing):
+    """The same content is another write all the same."""
+    await point(stage, routing, "a")
+    with stage.cluster.delaying_writes(1) as late:
+        with pytest.raises(ClusterUnreachable):
+            await point(stage, routing, "b")
+        assert routing.doubtful
+        assert await point(stage, routing, "a")
+        assert not routing.doubtful
+    assert late.refused
+    assert reached(stage) == ["a"]
+
+
+async def test_what_was_known_in_an_earlier_tenure_does_not_count(stage, routing):
+    """Another replica may have written since."""
+    await point(stage, routing, "a")
+    stage.cluster.put_slice({**slice_of(stage), "endpoints": []})
+    await point(stage, routing, "a")
+    assert reached(stage) == []
+    await point(stage, routing, "a", tenure=2)
+    assert reached(stage) == ["a"]
+
+
+async def test_emptying_is_bounded(stage, routing):
+    """Whoever was reached may still be, and that is an error."""
+    await point(stage, routing, "a")
+    with stage.cluster.unreachable():
+        until = asyncio.get_running_loop().time() + 1
+        with pytest.raises(ClusterUnreachable, match="may still lead"):
+            await routing.empty(until=until)
+    await routing.empty()
+    assert reached(stage) == []
 
 
 # The content
