@@ -7,23 +7,31 @@ import asyncio
 import logging
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
 
-from bench import cost, failover, report, scale, single
+from bench import bucket, cost, failover, report, scale, single, soak, storm
 from bench.report import Measurement, say
 from controlplane.processes import ControlPlaneError
 
-GROUPS = {"single": single, "failover": failover, "cost": cost, "scale": scale}
-USUAL = ("single", "failover", "cost")
+GROUPS = {
+    "single": single,
+    "failover": failover,
+    "cost": cost,
+    "bucket": bucket,
+    "scale": scale,
+    "storm": storm,
+    "soak": soak,
+}
+USUAL = ("single", "failover", "cost", "bucket")
 
 
 def main() -> int:
     """Make the measurements that are missing, and return the exit code."""
-    # The members of `failover` would tell of every term.
-    quiet = structlog.make_filtering_bound_logger(logging.WARNING)
+    # Members would tell of every term, and of every server that is killed under them.
+    quiet = structlog.make_filtering_bound_logger(logging.ERROR)
     structlog.configure(wrapper_class=quiet)
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
@@ -36,34 +44,42 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="also what was measured before")
     parser.add_argument("--short", action="store_true", help="very little, to see that it works")
     parser.add_argument("--report", action="store_true", help="measure nothing, only write it")
+    parser.add_argument("--hours", type=float, default=1, help="of soak; default: %(default)s")
     parser.add_argument(
         "--results", type=Path, default=report.RESULTS, help="a folder; default: %(default)s"
     )
     arguments = parser.parse_args()
     if arguments.short and arguments.results == report.RESULTS:
         parser.error("give --results with --short, whose figures mean nothing")
-    every = {
-        one.name: one
-        for group in GROUPS.values()
-        for one in group.measurements(short=arguments.short)
+    more = {"soak": {"hours": arguments.hours, "results": arguments.results}}
+    made: dict[str, list[Measurement]] = {
+        name: group.measurements(short=arguments.short, **more.get(name, {}))
+        for name, group in GROUPS.items()
     }
+    every = {one.name: one for group in made.values() for one in group}
     chosen: list[Measurement] = []
     for name in arguments.groups or USUAL:
         if name in GROUPS:
-            chosen += GROUPS[name].measurements(short=arguments.short)
+            chosen += made[name]
         elif name in every:
             chosen.append(every[name])
         else:
             parser.error(f"there is no {name}; choose from {', '.join([*GROUPS, *every])}")
-    if not arguments.report:
-        _measure(chosen, arguments.results, again=arguments.again)
-    sections = []
-    for group in GROUPS.values():
-        names = [one.name for one in group.measurements(short=arguments.short)]
-        if found := report.results(names, arguments.results):
-            sections.append(group.section(found))
-    say(f"report     {report.write(sections, arguments.results)}")
+    try:
+        if not arguments.report:
+            _measure(chosen, arguments.results, again=arguments.again)
+    finally:  # also of what there is when somebody has interrupted it
+        _report(made, arguments.results)
     return 0
+
+
+def _report(made: Mapping[str, Sequence[Measurement]], results: Path) -> None:
+    sections = []
+    for name, group in made.items():
+        if found := report.results([one.name for one in group], results):
+            sections.append(GROUPS[name].section(found))
+    results.mkdir(parents=True, exist_ok=True)
+    say(f"report     {report.write(sections, results)}")
 
 
 def _measure(chosen: Sequence[Measurement], results: Path, *, again: bool) -> None:

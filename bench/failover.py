@@ -1,124 +1,199 @@
 """How long nobody leads when a member is killed, and when it ends as planned.
 
-Members are processes of their own. The one that leads is killed with SIGKILL, and the time runs to
-the moment when another one has won. For a planned end, the time runs from the call of `stop`.
+Members of client-go's LeaderElector and of our library, in both profiles, all with the same TTL.
+Each is a process of its own that campaigns on many keys. The one that leads most is killed with
+SIGKILL at a random moment, and for each of its keys the time runs to the moment when another one
+has won. For a planned end, the time runs from the call of `stop`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from bench.plots import cumulative, curves
-from bench.report import Measurement, Result, Section, at, say
-from controlplane.natsserver import NatsServer
+from bench.report import SHARES, Measurement, Result, Section, at, patience, say, spread, table
+from bench.scene import Scene
+from controlplane import build
+from controlplane.processes import ControlPlaneError, bound_to_us
 from incumbent import clock
 from incumbent.access import NatsAccess
 from incumbent.bucket import Nats
 from incumbent.election import Election
 from incumbent.model import Profile
+from incumbent.timing import timing_for
 
-TTL = 5
+TTL = 15
+"""Seconds: the lease duration of client-go's defaults."""
+KEYS, ROUNDS, RELEASES = 30, 3, 200
 MEMBERS = 3
+"""Of each kind. The first leads every key; of two that are left one leads at least half of them."""
+LEASE = "client-go"
+LONGEST = 5
+"""TTLs after which a fail-over is not waited for any longer."""
 
 
 def measurements(*, short: bool) -> list[Measurement]:
     """Return the one."""
     if short:  # the other profile is slow, and refuses so short a TTL
-        run = partial(_measure, ttl=2, profiles=[Profile.PROMPT], kills=1, releases=3)
+        run = partial(_measure, ttl=2, profiles=[Profile.PROMPT], keys=2, rounds=1, releases=3)
     else:
-        run = partial(_measure, ttl=TTL, profiles=list(Profile), kills=24, releases=200)
+        run = partial(
+            _measure, ttl=TTL, profiles=list(Profile), keys=KEYS, rounds=ROUNDS, releases=RELEASES
+        )
     return [Measurement("failover", run)]
 
 
 async def _measure(
-    folder: Path, *, ttl: int, profiles: Iterable[Profile], kills: int, releases: int
+    folder: Path, *, ttl: int, profiles: Sequence[Profile], keys: int, rounds: int, releases: int
 ) -> Result:
-    found: Result = {"ttl": ttl, "kills": {}}
-    async with NatsServer(folder / "nats") as server, Nats(NatsAccess([server.url])) as nats:
+    found: Result = {"ttl": ttl, "keys": keys, "rounds": rounds}
+    scene = Scene(folder)
+    async with scene.running(), Nats(NatsAccess([scene.nats.url])) as nats:
         await nats.wait_connected()
         await nats.create_bucket("LEADER_ELECTION", ttl=ttl, replicas=1)
-        for profile in profiles:
-            say(f"{profile.value}: killing the leader of {MEMBERS} members, {kills} times")
-            found["kills"][profile.value] = await _kills(kills, server.url, profile, ttl=ttl)
-            say(f"fail-over  {_outage(found, profile.value)}")
-        found["releases"] = await _releases(releases, server.url)
+        found["releases"] = await _releases(releases, scene.nats.url)
         say(f"release    {_ends(found)}")
+        found["outages"] = await _kills(scene, profiles, ttl=ttl, keys=keys, rounds=rounds)
+    for name in found["outages"]:
+        say(f"fail-over  {_outage(found, name)}")
     return found
 
 
-def _outage(found: Result, profile: str) -> str:
-    taken = found["kills"][profile]
-    return (
-        f"{profile}: min {taken[0]:.2f}, median {at(taken, 0.5):.2f},"
-        f" max {taken[-1]:.2f} of a TTL of {found['ttl']} s"
-    )
-
-
-def _ends(found: Result) -> str:
-    taken = found["releases"]
-    shares = ", ".join(f"{name} {1000 * at(taken, share):.1f} ms" for name, share in _SHARES)
-    return f"{len(taken)} planned ends, from stop to the next won: {shares}"
-
-
-def section(results: Mapping[str, Result]) -> Section:
-    """Return what the report says."""
-    found = results["failover"]
-    outages = "\n".join(f"- fail-over {_outage(found, profile)}" for profile in found["kills"])
-    text = (
-        f"{MEMBERS} members in processes of their own, with the library; the one that leads is"
-        f" killed.\n\n{outages}\n- {_ends(found)}"
-    )
-    series = {profile: cumulative(taken) for profile, taken in found["kills"].items()}
-    title = "Fail-overs by how long nobody led"
-    drawing = curves(title, series, x="at most, in TTLs", y="% of all")
-    return Section("Fail-over of members", text, {"fail-over": drawing})
-
-
-_SHARES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
-
-
-async def _kills(count: int, url: str, profile: Profile, *, ttl: int) -> list[float]:
-    won: asyncio.Queue[tuple[int, float]] = asyncio.Queue()
-    members = {}
-    for _ in range(MEMBERS):
-        member = Member(url, profile, won)
-        members[await member.start()] = member
-    taken = []
+async def _kills(
+    scene: Scene, profiles: Sequence[Profile], *, ttl: int, keys: int, rounds: int
+) -> dict[str, list[float]]:
+    """Return the sorted seconds without a leader of each kind, which are killed side by side."""
+    kinds = {LEASE: Kind(_lease(scene, ttl=ttl, keys=keys), keys)}
+    for profile in profiles:
+        kinds[profile.value] = Kind(_library(scene, profile, ttl=ttl, keys=keys), keys)
+    outages: dict[str, list[float]] = {name: [] for name in kinds}
+    say(f"members    {MEMBERS} each of {', '.join(kinds)}, on {keys} keys each, TTL {ttl} s")
     try:
-        leader, _ = await won.get()
-        for number in range(count):
-            await asyncio.sleep(ttl * random.uniform(0.5, 1.5))  # noqa: S311
-            member = members.pop(leader)
-            killed_at = clock.now()
-            await member.kill()
-            leader, won_at = await won.get()
-            taken.append((won_at - killed_at) / ttl)
-            members[await member.start()] = member
-            if sys.stdout.isatty():
-                sys.stdout.write(f"\r  {number + 1} of {count}: {taken[-1]:.2f} TTL ")
+        for kind in kinds.values():
+            await kind.start(1)
+        async with patience("the first ones campaign"):
+            await asyncio.gather(*(kind.all_led(within=LONGEST * ttl) for kind in kinds.values()))
+        for number in range(1, rounds + 1):
+            for kind in kinds.values():
+                await kind.start(MEMBERS)
+            async with patience(f"round {number} of {rounds}"):
+                # Longer than from one renewal to the next, so the moment is any between these.
+                await asyncio.sleep(ttl * random.uniform(0.7, 1.5))  # noqa: S311
+                killed = [kind.kill(within=LONGEST * ttl) for kind in kinds.values()]
+                for name, taken in zip(kinds, await asyncio.gather(*killed), strict=True):
+                    outages[name] += taken
     finally:
-        for member in members.values():
+        for kind in kinds.values():
+            await kind.kill_all()
+    return {name: sorted(taken) for name, taken in outages.items()}
+
+
+def _lease(scene: Scene, *, ttl: int, keys: int) -> list[str]:
+    return [
+        str(build.lease()),
+        f"--kubeconfig={scene.site.kubeconfig_for('node-agent')}",  # not in the audit log
+        f"--elections={keys}",
+        f"--lease-duration={ttl}s",
+        f"--start-every={ttl * 2 / 15 / keys}s",  # spread over its retry period
+        "--identity",
+    ]
+
+
+def _library(scene: Scene, profile: Profile, *, ttl: int, keys: int) -> list[str]:
+    every = timing_for(ttl, profile=profile).interval / keys
+    program = [sys.executable, "-m", "bench.member", scene.nats.url, profile.value]
+    return [*program, str(keys), str(every)]
+
+
+class Kind:
+    """Members of one kind that campaign on the same keys.
+
+    Args:
+        command: starts one of them; its name is added.
+        keys: how many keys there are.
+    """
+
+    def __init__(self, command: Sequence[str], keys: int) -> None:
+        self._command = command
+        self._keys = keys
+        self._names = itertools.count()
+        self._members: dict[str, Member] = {}
+        self._led: dict[str, tuple[str, float]] = {}
+        """By key: who leads it, and since when, in seconds since 1970."""
+        self._news = asyncio.Event()
+
+    async def start(self, count: int) -> None:
+        """Start as many as are missing, and return when they campaign."""
+        while len(self._members) < count:
+            name = f"member-{next(self._names)}"
+            self._members[name] = Member([*self._command, name], partial(self._heard, name))
+            await self._members[name].start()
+
+    async def all_led(self, *, within: float) -> None:
+        """Return when every key is led, and none by a member that was killed.
+
+        Raises:
+            ControlPlaneError: they are not after so many seconds.
+        """
+        try:
+            async with asyncio.timeout(within):
+                while len(self._led) < self._keys:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError as error:
+            msg = f"after {within} s only {len(self._led)} of {self._keys} keys are led"
+            raise ControlPlaneError(msg) from error
+
+    async def kill(self, *, within: float) -> list[float]:
+        """Kill the member that leads most; return for how long nobody led each of its keys."""
+        ((victim, _),) = Counter(member for member, _ in self._led.values()).most_common(1)
+        member, killed_at = self._members.pop(victim), time.time()
+        await member.kill()
+        keys = [key for key, (leader, _) in self._led.items() if leader == victim]
+        for key in keys:
+            del self._led[key]
+        await self.all_led(within=within)
+        return [self._led[key][1] - killed_at for key in keys]
+
+    async def kill_all(self) -> None:
+        """End them all."""
+        for member in self._members.values():
             await member.kill()
-    return sorted(taken)
+        self._members.clear()
+
+    def _heard(self, member: str, line: str) -> None:
+        match line.split():
+            case ["won", key, at]:
+                self._led[key] = member, float(at)
+            case ["lost", key] if self._led.get(key, ("", 0))[0] == member:
+                del self._led[key]
+        self._news.set()
 
 
 class Member:
-    """One member in a process of its own."""
+    """One member in a process of its own.
 
-    def __init__(self, url: str, profile: Profile, won: asyncio.Queue[tuple[int, float]]) -> None:
-        self._arguments = ("-m", "bench.member", url, profile.value)
-        self._won = won
+    Args:
+        command: starts it.
+        heard: is called with each line that it prints.
+    """
 
-    async def start(self) -> int:
-        """Start it; return its process id when it campaigns."""
+    def __init__(self, command: Sequence[str], heard: Callable[[str], None]) -> None:
+        self._command = command
+        self._heard = heard
+
+    async def start(self) -> None:
+        """Start it, and return when it campaigns."""
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *self._arguments,
+            *bound_to_us(list(self._command)),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )
@@ -126,19 +201,16 @@ class Member:
         self._reading = asyncio.create_task(self._read(ready))
         async with asyncio.timeout(20):
             await ready.wait()
-        return self._process.pid
 
     async def _read(self, ready: asyncio.Event) -> None:
-        pid, output = self._process.pid, self._process.stdout
+        output = self._process.stdout
         while output is not None and (line := await output.readline()):
-            match line.decode().split():
-                case ["ready"]:
-                    ready.set()
-                case ["won", at]:
-                    self._won.put_nowait((pid, float(at)))
+            if line.strip() == b"ready":
+                ready.set()
+            self._heard(line.decode())
 
     async def kill(self) -> None:
-        """End it without farewell."""
+        """End it without farewell, and return when all that it printed is heard."""
         self._process.kill()
         await self._process.wait()
         await self._reading
@@ -161,3 +233,43 @@ async def _releases(count: int, url: str) -> list[float]:
         leader = successor
     await leader.stop()
     return sorted(taken)
+
+
+def _outage(found: Result, name: str) -> str:
+    taken = found["outages"][name]
+    return f"{name}: {len(taken)} keys, min {taken[0]:.2f}, {spread(taken)}"
+
+
+def _ends(found: Result) -> str:
+    taken = [1000 * seconds for seconds in found["releases"]]
+    ends = f"{len(taken)} planned ends, from stop to the next won"
+    return f"{ends}: {spread(taken, unit='ms', digits=1)}"
+
+
+def section(results: Mapping[str, Result]) -> Section:
+    """Return what the report says."""
+    found = results["failover"]
+    outages, usual = found["outages"], at(found["outages"][LEASE], 0.5)
+    head = ("", "keys", "min", *(name for name, _ in SHARES), "p50, client-go = 1")
+    rows = [
+        (
+            name,
+            len(taken),
+            f"{taken[0]:.2f} s",
+            *(f"{at(taken, share):.2f} s" for _, share in SHARES),
+            f"{at(taken, 0.5) / usual:.2f}",
+        )
+        for name, taken in outages.items()
+    ]
+    text = (
+        f"{MEMBERS} members of client-go's `LeaderElector` and of the library in each profile, in"
+        f" processes of their own, on {found['keys']} keys each and all with a TTL of"
+        f" {found['ttl']} s. {found['rounds']} times the one of each kind that leads most is killed"
+        " at a random moment, the kinds side by side. For how long nobody led a key of its:\n\n"
+        f"{table(head, rows)}\n\n"
+        f"{_ends(found)}, with the library."
+    )
+    series = {name: [(0.0, 0.0), *cumulative(taken)] for name, taken in outages.items()}
+    title = f"Fail-overs by how long nobody led, TTL {found['ttl']} s"
+    drawing = curves(title, series, x="at most, s", y="% of all")
+    return Section("Fail-over of members", text, {"fail-over": drawing})

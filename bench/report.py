@@ -6,6 +6,8 @@ run that was interrupted goes on where it was.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime as dt
 import importlib.metadata
 import json
@@ -13,7 +15,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,24 @@ def say(text: str) -> None:
     """Print a line at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+@contextlib.asynccontextmanager
+async def patience(what: str, *, every: float = 15) -> AsyncIterator[None]:
+    """Say now and then what goes on."""
+
+    async def remind() -> None:
+        began = time.monotonic()
+        while True:
+            await asyncio.sleep(every)
+            say(f"           {what}, for {time.monotonic() - began:.0f} s now")
+
+    reminding = asyncio.create_task(remind())
+    try:
+        yield
+    finally:
+        reminding.cancel()
+        await asyncio.gather(reminding, return_exceptions=True)
 
 
 def environment() -> dict[str, str]:
@@ -126,6 +147,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def at(values: Sequence[float], share: float) -> float:
     """Return the value below which this share of sorted values is."""
     return values[min(len(values) - 1, int(share * len(values)))]
+
+
+SHARES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
+
+
+def spread(values: Sequence[float], *, unit: str = "s", digits: int = 2) -> str:
+    """Return the median, two high percentiles and the maximum of sorted values, as text."""
+    shown = ", ".join(f"{name} {at(values, share):.{digits}f}" for name, share in SHARES)
+    return f"{shown} {unit}"
 
 
 def _environments(folder: Path) -> list[str]:

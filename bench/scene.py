@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from controlplane.kube import Kube
+from controlplane.kube import Kube, has_condition
 from controlplane.natsserver import NatsServer
 from controlplane.processes import Process, free_port
 from controlplane.servers import ControlPlane
@@ -70,19 +70,26 @@ class Scene:
     Args:
         folder: for everything that they write.
         controllers: whether controller-manager and scheduler run.
+        nats: of another scene, which runs meanwhile, to be a second site on it; an own one by
+            default.
     """
 
-    def __init__(self, folder: Path, *, controllers: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, controllers: bool = False, nats: NatsServer | None = None
+    ) -> None:
         self.folder = folder
-        self.nats = NatsServer(folder / "nats")
+        self._owns_nats = nats is None
+        self.nats = nats or NatsServer(folder / "nats")
         self.plane = ControlPlane(folder, controllers=controllers)
         self.site: Site = self.plane.site
         self.kube = Kube(self.site)
+        self._addresses = itertools.count(1)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Scene]:
         """Start everything, with our kind; end everything."""
-        async with self.nats, self.plane, self.kube:
+        nats = self.nats if self._owns_nats else contextlib.nullcontext()
+        async with nats, self.plane, self.kube:
             for path in sorted((ROOT / "crds").glob("*.yaml")):
                 await self.kube.apply_definitions(path.read_text())
             yield self
@@ -113,12 +120,11 @@ class Scene:
             folder=self.folder,
         )
 
-    async def pods(self, elections: int, *, per_namespace: int = PER_NAMESPACE) -> float:
-        """Create the candidates of so many elections, Running and Ready; return the seconds.
-
-        They are bound to a node that is not there, and nobody but us writes their status.
-        """
-        began, addresses = time.monotonic(), itertools.count(1)
+    async def pods(
+        self, elections: int, *, candidates: int = PODS, per_namespace: int = PER_NAMESPACE
+    ) -> float:
+        """Create the candidates of so many elections, Running and Ready; return the seconds."""
+        began = time.monotonic()
         for number in range(-(-elections // per_namespace)):
             # In place of the controllers.
             metadata = {"metadata": {"name": f"bench-{number}"}}
@@ -126,14 +132,18 @@ class Scene:
             account = {"metadata": {"name": "default"}}
             await self.kube.create(f"/api/v1/namespaces/bench-{number}/serviceaccounts", account)
         await in_turns(
-            self._pod(f"bench-{number // per_namespace}", f"e{number}", f"e{number}-{pod}", address)
+            self.pod(f"bench-{number // per_namespace}", f"e{number}", f"e{number}-{pod}")
             for number in range(elections)
-            for pod, address in zip(range(PODS), addresses, strict=False)
+            for pod in range(candidates)
         )
         return time.monotonic() - began
 
-    async def _pod(self, namespace: str, election: str, name: str, address: int) -> None:
-        path = f"/api/v1/namespaces/{namespace}/pods"
+    async def pod(self, namespace: str, election: str, name: str) -> None:
+        """Create a candidate, Running and Ready.
+
+        It is bound to a node that is not there, and nobody but us writes its status.
+        """
+        path, address = f"/api/v1/namespaces/{namespace}/pods", next(self._addresses)
         body = {
             "metadata": {"name": name, "labels": {"app": election}},
             "spec": {
@@ -170,7 +180,7 @@ class Scene:
         await self.kube.create(f"{_ELECTIONS}/namespaces/{namespace}/leaderelections", body)
 
     async def until_all_led(self, count: int, process: Process) -> None:
-        """Return when so many elections show a leader.
+        """Return when so many elections show a leader, of whichever site.
 
         Raises:
             ControlPlaneError: the process ended before, or it takes longer than it ever should.
@@ -240,4 +250,4 @@ def _name(election: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _led(election: Mapping[str, Any]) -> bool:
-    return bool((election.get("status") or {}).get("leader"))
+    return has_condition(election, "Ready")

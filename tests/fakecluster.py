@@ -174,6 +174,7 @@ class FakeCluster:
         labels: Mapping[str, str | None],
         annotations: Mapping[str, str | None],
         timeout: float,
+        within: float | None = None,
     ) -> Pod:
         """Set labels and annotations; refused if it is another pod or resourceVersion."""
         await self._arrive(
@@ -219,7 +220,9 @@ class FakeCluster:
         await self._arrive(Operation("get_slice", name))
         return copy.deepcopy(self.slices.get((namespace, name)))
 
-    async def create_slice(self, body: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
+    async def create_slice(
+        self, body: Mapping[str, Any], *, timeout: float, within: float | None = None
+    ) -> dict[str, Any]:
         """Create an EndpointSlice; refused if there is one of this name."""
         metadata = copy.deepcopy(dict(body["metadata"]))
         key = metadata["namespace"], metadata["name"]
@@ -235,7 +238,12 @@ class FakeCluster:
         return await self._carry_out_slice(carry_out, timeout)
 
     async def patch_slice(
-        self, seen: Mapping[str, Any], change: Mapping[str, Any], *, timeout: float
+        self,
+        seen: Mapping[str, Any],
+        change: Mapping[str, Any],
+        *,
+        timeout: float,
+        within: float | None = None,
     ) -> dict[str, Any]:
         """Change an EndpointSlice; refused if it has changed."""
         about, new = seen["metadata"], copy.deepcopy(dict(change))

@@ -143,6 +143,7 @@ class Stage:
         self.bucket = FakeBucket(ttl=TTL)
         self.cluster = Cluster()
         self.bucket.calls = self.cluster.calls = []  # in one order
+        self.turns = asyncio.Semaphore(32)
         self.views = {}
         self.tasks = {}
 
@@ -160,6 +161,7 @@ class Stage:
             pods=NamespacePods(self.cluster, NAMESPACE),
             observer=Watches(),
             changed=lambda: None,
+            turns=self.turns,
         )
 
         def shown(election):

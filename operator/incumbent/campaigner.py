@@ -31,7 +31,7 @@ from incumbent.events import Loss
 from incumbent.historian import OFF, Historian
 from incumbent.model import BucketInfo, ElectionKey, Pod, State
 from incumbent.office import Office
-from incumbent.pods import NamespacePods
+from incumbent.pods import ElectionPods, NamespacePods
 from incumbent.ports import Cluster, Observer, WatchedBucket
 from incumbent.reporter import Reporter
 from incumbent.resource import Resource
@@ -117,6 +117,7 @@ class Campaigner:
         pods: of the election's namespace.
         observer: is told how long things took.
         changed: is called when `view` returns something else, but for the time that is left.
+        turns: for changes of leader, of which only so many go on at a time.
         historian: keeps the history of the election; None if nobody does.
     """
 
@@ -132,13 +133,14 @@ class Campaigner:
         pods: NamespacePods,
         observer: Observer,
         changed: Callable[[], None],
+        turns: asyncio.Semaphore,
         historian: Historian | None = None,
     ) -> None:
         # The name under which an election was first served stays: it is in the record.
         self._site = Site(resource.site or site.name, site.uid)
         self._replica = replica
         self._bucket = bucket
-        self._pods = pods
+        self._pods = ElectionPods(pods, resource)
         self._changed = changed
         self._historian = historian
         self._log = log.bind(namespace=resource.key.namespace, election=resource.key.name)
@@ -157,12 +159,13 @@ class Campaigner:
             site=self._site.name,
             driver=self._driver,
             cluster=cluster,
-            pods=pods,
+            pods=self._pods,
             observer=observer,
             may_label=lambda: self._regressed is None,
             corrected=self._corrected,
             refused=self._refuse,
             wake=self._wake_in,
+            turns=turns,
         )
         self.counts = Counts(self._driver.attempts)
         self._due = asyncio.Event()
@@ -201,7 +204,7 @@ class Campaigner:
     async def run(self) -> None:
         """Serve the election until cancelled."""
         ends = [
-            self._pods.listen(self._concerns, self._wake),
+            self._pods.listen(self._wake),
             self._bucket.listen(self._configure),
         ]
         if self._historian is not None:
@@ -311,7 +314,7 @@ class Campaigner:
     def reading(self) -> Reading:
         """Return what the gauges show at this moment."""
         campaign, record, lease = self._driver.campaign, self._driver.record, self._driver.lease
-        pods = (self._pods.pods or {}).values()
+        pods = self._pods.known
         selector = self.resource.selector
         conditions = self._reporter.status.get("conditions", ())
         return Reading(
@@ -345,14 +348,6 @@ class Campaigner:
         """End the pass that is under way, so that the next one need not wait for it."""
         if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time())
-
-    def _concerns(self, pod: Pod) -> bool:
-        resource = self.resource
-        return (
-            resource.label_key in pod.labels
-            or resource.token_key in pod.annotations
-            or resource.selector.matches(pod.labels)
-        )
 
     def _configure(self) -> None:
         """Bring the campaign in line with the bucket's settings."""
@@ -513,8 +508,8 @@ class Campaigner:
 
     async def _pass(self) -> bool:
         """Bring everything in line with what is known now; return whether that is done."""
-        if self._pods.pods is None and clock.now() >= self._began_at + PATIENCE:
-            await self._office.probe()
+        if self._pods.all is None and clock.now() >= self._began_at + PATIENCE:
+            await self._pods.probe()
         if self._retire_by < NEVER:
             await self._take_back()
             return True
@@ -590,7 +585,7 @@ class Campaigner:
             return
         problem = self._blocked or self._invalid or self._regressed or self._refused or trouble
         seen = campaign is not None and campaign.latest is not None
-        seen = seen and self._pods.pods is not None and not rests
+        seen = seen and self._pods.all is not None and not rests
         if not seen and problem is None and now < self._began_at + PATIENCE:
             self._wake_in(self._began_at + PATIENCE - now)
             return
@@ -605,7 +600,7 @@ class Campaigner:
         if self.resource.observed and campaign is not None:
             ours = leader is not None
             state = State.LEADER if ours else State.CANDIDATE
-        pods = (self._pods.pods or {}).values()
+        pods = self._pods.known
         undone = self._undone
         if not undone and (strays := self._office.strays):
             undone = f"pod {strays[0].name} carries the leader label without leading"

@@ -40,6 +40,7 @@ from incumbent.errors import (
     Forbidden,
     NotFound,
     Refused,
+    Unconnected,
     Unsent,
 )
 from incumbent.model import Pod
@@ -56,7 +57,9 @@ CONNECT_TIMEOUT = 2.0
 
 CONCURRENCY = 32
 """Requests in flight at a time. After a start or a loss every election has some to make, and a TLS
-handshake for each of them would cost more than the wait. Watches are not counted."""
+handshake for each of them would cost more than the wait. Watches are not counted. The wait counts
+against no limit but one that a caller gives: otherwise the many would fail, be tried again, and
+make the wait longer for all (500 elections that started at once did not come to rest)."""
 
 PAGE = 200
 """Pods in one answer to a list. Decoding holds the event loop: 200 pods of 4 KB for some 30 ms, and
@@ -284,10 +287,18 @@ class ApiServer:
         labels: Mapping[str, str | None],
         annotations: Mapping[str, str | None],
         timeout: float,
+        within: float | None = None,
     ) -> Pod:
         """Set labels and annotations (None removes), if UID and resourceVersion are still `pod`'s.
 
         A patch that changes nothing is accepted and writes nothing: the resourceVersion stays.
+
+        Args:
+            pod: as it was read.
+            labels: to set.
+            annotations: to set.
+            timeout: seconds for the answer, once it is sent.
+            within: seconds after which it is not sent any more; None: it waits for its turn.
         """
         metadata = {
             "uid": pod.uid,
@@ -302,6 +313,7 @@ class ApiServer:
                 body={"metadata": metadata},
                 content_type=MERGE_PATCH,
                 timeout=timeout,
+                within=within,
             )
         )
 
@@ -354,14 +366,23 @@ class ApiServer:
         """Read an EndpointSlice as JSON, consistently; None if there is none."""
         return await self._find(f"{slices_path(namespace)}/{name}")
 
-    async def create_slice(self, body: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
+    async def create_slice(
+        self, body: Mapping[str, Any], *, timeout: float, within: float | None = None
+    ) -> dict[str, Any]:
         """Create an EndpointSlice; a `Conflict` if there is one of this name."""
         path = slices_path(body["metadata"]["namespace"])
-        answer: dict[str, Any] = await self._ask("POST", path, body=body, timeout=timeout)
+        answer: dict[str, Any] = await self._ask(
+            "POST", path, body=body, timeout=timeout, within=within
+        )
         return answer
 
     async def patch_slice(
-        self, seen: Mapping[str, Any], change: Mapping[str, Any], *, timeout: float
+        self,
+        seen: Mapping[str, Any],
+        change: Mapping[str, Any],
+        *,
+        timeout: float,
+        within: float | None = None,
     ) -> dict[str, Any]:
         """Change an EndpointSlice, if UID and resourceVersion are still those of `seen`.
 
@@ -375,6 +396,7 @@ class ApiServer:
             body={**change, "metadata": {**change.get("metadata", {}), **condition}},
             content_type=MERGE_PATCH,
             timeout=timeout,
+            within=within,
         )
         return answer
 
@@ -527,19 +549,48 @@ class ApiServer:
         content_type: str = JSON,
         accept: str = JSON,
         timeout: float | None = None,
+        within: float | None = None,
     ) -> Any:
-        """Send a request and return the JSON of its answer, all within `timeout` seconds.
+        """Send a request, when it has its turn, and return the JSON of its answer.
 
-        None stands for `request_timeout`.
+        Args:
+            method: of the request.
+            path: of the request.
+            query: of the request.
+            body: of the request.
+            content_type: of the body.
+            accept: what the answer may be.
+            timeout: seconds for it, once it has its turn; None: `request_timeout`.
+            within: seconds for everything; None: no limit.
+
+        Raises:
+            Unsent: it did not have its turn in time.
         """
-        limit = self.request_timeout if timeout is None else timeout
-        with translated(f"{method} {path}"):
-            async with asyncio.timeout(limit), self._turns:
-                response = await self._send(
-                    method, path, query=query, body=body, content_type=content_type, accept=accept
-                )
-                async with response:
-                    return json.loads(await response.read())
+        began = clock.now()
+        try:
+            async with asyncio.timeout(within):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            msg = f"Other requests to the API server took too long: {method} {path} was not sent"
+            raise Unsent(msg) from error
+        try:
+            limit = self.request_timeout if timeout is None else timeout
+            if within is not None:
+                limit = min(limit, within - (clock.now() - began))
+            with translated(f"{method} {path}"):
+                async with asyncio.timeout(limit):
+                    response = await self._send(
+                        method,
+                        path,
+                        query=query,
+                        body=body,
+                        content_type=content_type,
+                        accept=accept,
+                    )
+                    async with response:
+                        return json.loads(await response.read())
+        finally:
+            self._turns.release()
 
     async def _send(
         self,
@@ -697,7 +748,7 @@ def translated(request: str) -> Iterator[None]:
         raise ClusterUnreachable(msg) from error
     except aiohttp.ClientConnectorError as error:
         msg = f"The API server cannot be reached: {request}: {error}"
-        raise Unsent(msg) from error
+        raise Unconnected(msg) from error
     except (aiohttp.ClientError, OSError, config.ConfigException, ValueError) as error:
         msg = f"The API server gave no answer that counts: {request}: {error}"
         raise ClusterUnreachable(msg) from error

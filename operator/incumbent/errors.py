@@ -15,7 +15,8 @@
         ├── Refused              the API server will never accept this request
         │   └── Forbidden        403: the service account lacks a right
         └── ClusterUnreachable   no answer, 429 or 5xx: *the request may have been carried out*
-            └── Unsent           no connection: it was certainly not
+            └── Unsent           it was certainly not
+                └── Unconnected  for there is no connection
 
 Libraries' errors are translated at the adapters (`bucket`, `cluster`) and nowhere else. Every
 message is one sentence for the person who operates the software.
@@ -79,4 +80,8 @@ class ClusterUnreachable(ClusterError):
 
 
 class Unsent(ClusterUnreachable):
-    """There is no connection, so the request was certainly not carried out."""
+    """The request was certainly not carried out: its time was over before its turn came."""
+
+
+class Unconnected(Unsent):
+    """There is no connection."""

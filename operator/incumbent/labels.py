@@ -79,9 +79,8 @@ class Labels:
         """
         current = pod if pod.resource_version else await self._read(pod, until)
         while current is not None:
-            timeout = min(PATCH_TIMEOUT, _left(until))
             try:
-                await self._patch(current, value, self._fence(current), timeout=timeout)
+                await self._patch(current, value, self._fence(current), within=_left(until))
             except (Conflict, NotFound) as error:
                 _not_past(until, pod, error)
             except ClusterUnreachable as error:
@@ -132,7 +131,7 @@ class Labels:
             if shows(current, self.resource, token):
                 return current
             try:
-                return await self._send(current, token, timeout=min(PATCH_TIMEOUT, left))
+                return await self._send(current, token, within=left)
             except (Conflict, NotFound):
                 current = await self._look(pod)
                 # A label write that was decided on an earlier state has come to its end by now.
@@ -147,7 +146,7 @@ class Labels:
         if pod.labels.get(self.resource.label_key) == LEADER:
             return  # that takes a strip
         try:
-            await self._patch(pod, value, None, timeout=PATCH_TIMEOUT)
+            await self._patch(pod, value, None)
         except (Conflict, NotFound):
             return
 
@@ -179,25 +178,26 @@ class Labels:
         listed = await self._cluster.list_pods(namespace, query, since=since)
         return list({pod.uid: pod for pod in (*self.doubtful, *listed)}.values())
 
-    async def _send(self, pod: Pod, token: int, *, timeout: float) -> Pod:
+    async def _send(self, pod: Pod, token: int, *, within: float) -> Pod:
         """Send a leader label, which counts as done from now on unless it certainly was not."""
         doubtful = pod.uid in self._doubtful
         self._doubtful[pod.uid] = pod
         try:
-            return await self._patch(pod, LEADER, str(token), timeout=timeout)
+            return await self._patch(pod, LEADER, str(token), within=within)
         except (Refused, Unsent):
             if not doubtful:
                 del self._doubtful[pod.uid]
             raise
 
     async def _patch(
-        self, pod: Pod, value: str | None, token: str | None, *, timeout: float
+        self, pod: Pod, value: str | None, token: str | None, *, within: float | None = None
     ) -> Pod:
         patched = await self._cluster.patch_pod(
             pod,
             labels={self.resource.label_key: value},
             annotations={self.resource.token_key: token},
-            timeout=timeout,
+            timeout=PATCH_TIMEOUT if within is None else min(PATCH_TIMEOUT, within),
+            within=within,
         )
         if patched.resource_version != pod.resource_version:
             # What is still on its way to this pod will be refused.

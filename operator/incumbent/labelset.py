@@ -1,4 +1,4 @@
-"""The labels of one election on all pods of its namespace."""
+"""The labels of one election on all pods that concern it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from incumbent import clock
 from incumbent.labels import Labels
 from incumbent.model import Pod
-from incumbent.pods import NamespacePods
+from incumbent.pods import ElectionPods
 from incumbent.ports import Cluster, Observer
 from incumbent.resource import Resource
 from incumbent.verdict import CANDIDATE, labelled, markings, why_not
@@ -24,12 +24,12 @@ class LabelSet(Labels):
     Args:
         cluster: where the pods are.
         resource: the election.
-        pods: of its namespace.
+        pods: that concern it.
         observer: is told how long a strip took.
     """
 
     def __init__(
-        self, cluster: Cluster, resource: Resource, pods: NamespacePods, observer: Observer
+        self, cluster: Cluster, resource: Resource, pods: ElectionPods, observer: Observer
     ) -> None:
         super().__init__(cluster, resource, pods.learn)
         self._pods = pods
@@ -37,8 +37,8 @@ class LabelSet(Labels):
 
     @property
     def known(self) -> Iterable[Pod]:
-        """The pods of the namespace, as last seen."""
-        return (self._pods.pods or {}).values()
+        """The pods that concern the election, as last seen."""
+        return self._pods.known
 
     @property
     def suspects(self) -> list[Pod]:

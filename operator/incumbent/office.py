@@ -17,11 +17,11 @@ import structlog
 from incumbent import clock
 from incumbent.campaign import NEVER
 from incumbent.driver import Driver
-from incumbent.errors import ClusterError, Unsent
+from incumbent.errors import ClusterError, Unconnected
 from incumbent.follower import Follower
 from incumbent.labelset import LabelSet, together
 from incumbent.model import Cause, Marker, Nominee, Pod, Record
-from incumbent.pods import NamespacePods
+from incumbent.pods import ElectionPods
 from incumbent.ports import Cluster, Observer
 from incumbent.resource import Resource
 from incumbent.routing import Routing
@@ -54,12 +54,13 @@ class Office:
         site: the name of the site, for identities.
         driver: of the election's campaign.
         cluster: where the pods are.
-        pods: the pods of the namespace, as last seen.
+        pods: those that concern the election, as last seen.
         observer: is told how long things took.
         may_label: says whether our record counts for anybody.
         corrected: is told of each pod that carried the leader label without leading.
         refused: is told why a request to step down cannot be carried out.
         wake: asks for another pass after so many seconds.
+        turns: for changes of leader, of which only so many go on at a time.
     """
 
     def __init__(
@@ -69,12 +70,13 @@ class Office:
         site: str,
         driver: Driver,
         cluster: Cluster,
-        pods: NamespacePods,
+        pods: ElectionPods,
         observer: Observer,
         may_label: Callable[[], bool],
         corrected: Callable[[Pod], None],
         refused: Callable[[str], None],
         wake: Callable[[float], None],
+        turns: asyncio.Semaphore,
     ) -> None:
         self._site = site
         self._driver = driver
@@ -86,6 +88,7 @@ class Office:
         self._refused = refused
         self._step_down = StepDown(cluster)
         self._wake = wake
+        self._turns = turns
         self._labels = LabelSet(cluster, resource, pods, observer)
         self.routing = Routing(cluster, resource, wake)
         self._follower = Follower(site, driver, self._labels, self.routing, wake)
@@ -117,7 +120,7 @@ class Office:
 
     @resource.setter
     def resource(self, resource: Resource) -> None:
-        self._labels.resource = self.routing.resource = resource
+        self._labels.resource = self._pods.resource = self.routing.resource = resource
 
     @property
     def leader(self) -> Pod | None:
@@ -207,7 +210,7 @@ class Office:
         if campaign.lease is not None:
             try:
                 settled = await self._govern(chosen, withdrawn=withdrawn, since=since)
-            except Unsent:
+            except Unconnected:
                 await self._give_way(campaign.timing.interval)
                 raise
             self._patience = UNDONE_AFTER if settled else self._patience
@@ -220,11 +223,6 @@ class Office:
         if not self.rests:
             await self._labels.mark_all(self.leader)
         return settled
-
-    async def probe(self) -> None:
-        """Find out why no pods were seen: a watch does not tell."""
-        resource = self.resource
-        await self._cluster.list_pods(resource.key.namespace, str(resource.selector))
 
     async def give_up(self) -> bool:
         """Strip everybody, confirmed, then release the record; return whether that was stored."""
@@ -325,6 +323,13 @@ class Office:
 
     async def _hand_over(self, record: Record, to: Pod, *, since: float) -> bool:
         """Move the record from a pod that cannot lead any more to another."""
+        async with self._turns:
+            lease, current = self._driver.lease, self._still(to)
+            if current is None or lease is None or lease.record.term != record.term:
+                return False  # it was a long wait
+            return await self._hand_over_now(record, current, since=since)
+
+    async def _hand_over_now(self, record: Record, to: Pod, *, since: float) -> bool:
         old = self._pod_of(record)
         await self.routing.prepare(self._driver.tenure)
         if self.routing.asked_for:
@@ -600,11 +605,23 @@ class Office:
         if self._answers and self._last_held is not None:
             carriers.append(self._pod_of(self._last_held))  # our view of the pods may lag
         # At once, for there may be no time; the slices' write is sent first.
-        await together(self.routing.empty(), self._labels.strip_all(carriers))
+        await together(self._reach_nobody(), self._labels.strip_all(carriers))
         self._in_office, self._answers = 0, False
+
+    async def _reach_nobody(self) -> None:
+        """Empty the slices, if we answer for them or they lead to somebody."""
+        if self._answers or await self.routing.may_reach_somebody():
+            await self.routing.empty()
 
     async def _take_office(self, pod: Pod, *, since: float) -> bool:
         """Create the record for a pod, after everything that could carry the label is fenced."""
+        async with self._turns:
+            current = self._still(pod)
+            if current is None or not self._driver.create_due:
+                return False  # it was a long wait
+            return await self._take_office_now(current, since=since)
+
+    async def _take_office_now(self, pod: Pod, *, since: float) -> bool:
         held = self._last_held
         prepared = held, self._driver.latest
         if held is not None and held.pod_uid != pod.uid:
@@ -649,9 +666,13 @@ class Office:
     def _nominee(self, pod: Pod) -> Nominee:
         return Nominee(identity(self._site, pod), pod.uid)
 
+    def _still(self, pod: Pod) -> Pod | None:
+        """Return a candidate as last seen; None if it is none any more."""
+        return next((one for one in self.able if one.uid == pod.uid), None)
+
     def _holder(self, record: Record) -> Pod | None:
         """Return the pod that a record names, as last seen."""
-        return holder_pod(record, self._site, self._pods.pods or {}, self.resource.key.namespace)
+        return holder_pod(record, self._site, self._pods.all or {}, self.resource.key.namespace)
 
     def _pod_of(self, record: Record) -> Pod:
         """Return the pod that a record names, as last seen, or enough of it to be read."""

@@ -35,6 +35,9 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+CHANGES_AT_ONCE = 32
+"""Changes of leader that go on at a time. What thousands of elections begin together after a start
+or a storm, none of them would end in time; one after the other they are soon done (measured)."""
 LONGEST_PAUSE = 5.0
 """Seconds between attempts at what has to work before the operator can, at most."""
 FINISH_WITHIN = 1.0
@@ -93,6 +96,7 @@ async def _operate(settings: Settings, *, version: str) -> None:
     )
     site = Site(settings.site or "", "")
     namespaces: dict[str, NamespacePods] = {}
+    turns = asyncio.Semaphore(CHANGES_AT_ONCE)
 
     def make(body: Mapping[str, Any], resource: Resource) -> Campaigner:
         namespace = resource.key.namespace
@@ -107,6 +111,7 @@ async def _operate(settings: Settings, *, version: str) -> None:
             pods=pods,
             observer=metrics,
             changed=roster.touch,
+            turns=turns,
             historian=historian,
         )
 

@@ -1,23 +1,25 @@
-"""The pods of a namespace, as last seen, shared by all its elections."""
+"""The pods of a namespace, as last seen: one watch for all its elections.
+
+Each election has its own few of them at hand: to look through a whole namespace at each change
+takes seconds of every pass where a thousand elections share one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 
 import structlog
 
 from incumbent.model import Pod
 from incumbent.ports import Cluster, PodDeleted, PodEvent, PodsReplaced
+from incumbent.resource import ANY, Anchor, Resource
 
 log = structlog.get_logger(__name__)
 
 PAUSE = 1.0
 """Seconds after which a watch that broke, which none should, is begun anew."""
-
-Interest = Callable[[Pod], bool]
-"""Whether a change of this pod matters; asked about the pod before and after the change."""
 
 
 class NamespacePods:
@@ -31,29 +33,55 @@ class NamespacePods:
         self.namespace = namespace
         self.pods: dict[str, Pod] | None = None
         self._cluster = cluster
-        self._listeners: dict[object, tuple[Interest, Callable[[], None]]] = {}
+        self._listeners: dict[ElectionPods, Callable[[], None]] = {}
+        self._anchored: dict[Anchor, set[ElectionPods]] = {}
+        """The same by what a pod must have to concern them."""
         self._task: asyncio.Task[None] | None = None
+        self._probing = asyncio.Lock()
 
-    def listen(self, interest: Interest, changed: Callable[[], None]) -> Callable[[], None]:
-        """Call `changed` after each change that matters; returns how to end that."""
-        token = object()
-        self._listeners[token] = (interest, changed)
+    def listen(self, election: ElectionPods, changed: Callable[[], None]) -> None:
+        """Call `changed` after each change of a pod that concerns an election."""
+        self._listeners[election] = changed
+        self.anchor(election)
         if self._task is None:
             self._task = asyncio.create_task(self._follow(), name=f"pods of {self.namespace}")
 
-        def end() -> None:
-            self._listeners.pop(token, None)
-            if not self._listeners and self._task is not None:
-                self._task.cancel()
-                self._task, self.pods = None, None
+    def leave(self, election: ElectionPods) -> None:
+        """End that."""
+        self.unanchor(election)
+        election.replace(())
+        if self._listeners.pop(election, None) and not self._listeners and self._task is not None:
+            self._task.cancel()
+            self._task, self.pods = None, None
 
-        return end
+    def anchor(self, election: ElectionPods) -> None:
+        """Have an election that listens find what concerns it."""
+        if election in self._listeners:
+            for anchor in election.resource.anchors:
+                self._anchored.setdefault(anchor, set()).add(election)
+            election.replace((self.pods or {}).values())
+
+    def unanchor(self, election: ElectionPods) -> None:
+        """End that, before what concerns it changes."""
+        for anchor in election.resource.anchors:
+            if elections := self._anchored.get(anchor):
+                elections.discard(election)
+                if not elections:
+                    del self._anchored[anchor]
 
     def learn(self, pod: Pod) -> None:
         """Take in a pod from the answer to a write, which can be faster than the watch."""
         known = (self.pods or {}).get(pod.name)
         if self.pods and known and known.uid == pod.uid and not _newer(known, pod):
             self.pods[pod.name] = pod
+            for election in self._elections(pod, known):
+                election.take(pod)
+
+    async def probe(self, label_selector: str) -> None:
+        """Find out why no pods were seen: a watch does not tell. One asks at a time."""
+        async with self._probing:
+            if self.pods is None:
+                await self._cluster.list_pods(self.namespace, label_selector)
 
     async def _follow(self) -> None:
         while True:
@@ -68,27 +96,122 @@ class NamespacePods:
 
     def _take(self, event: PodEvent) -> None:
         if isinstance(event, PodsReplaced):
-            self.pods = {pod.name: pod for pod in event.pods}
-            self._tell()
+            self._replace(event.pods)
             return
         if self.pods is None:
             return  # a watch begins with a list
         pod, before = event.pod, self.pods.get(event.pod.name)
-        if isinstance(event, PodDeleted):
-            if before and before.uid == pod.uid:
-                del self.pods[pod.name]
-        elif before and _newer(before, pod):
-            return
-        else:
+        gone = isinstance(event, PodDeleted)
+        if gone and before and before.uid == pod.uid:
+            del self.pods[pod.name]
+        elif not gone:
+            if before and _newer(before, pod):
+                return
             self.pods[pod.name] = pod
-        self._tell(pod, before)
+        for election in self._elections(pod, before):
+            matters = election.drop(pod) if gone else election.take(pod)
+            if matters and election in self._listeners:
+                self._listeners[election]()
 
-    def _tell(self, *views: Pod | None) -> None:
-        """Tell the listeners that care about one of the views of a pod; no view: all of them."""
-        pods = [pod for pod in views if pod]
-        for interest, changed in tuple(self._listeners.values()):
-            if not pods or any(map(interest, pods)):
+    def _replace(self, pods: Iterable[Pod]) -> None:
+        """Take in all pods, and tell everybody, for nobody can tell what is missing."""
+        self.pods = {pod.name: pod for pod in pods}
+        theirs: dict[ElectionPods, list[Pod]] = {election: [] for election in self._listeners}
+        for pod in self.pods.values():
+            for election in self._elections(pod):
+                theirs[election].append(pod)
+        for election, some in theirs.items():
+            election.replace(some)
+        for election, changed in tuple(self._listeners.items()):
+            if election in self._listeners:
                 changed()
+
+    def _elections(self, *views: Pod | None) -> set[ElectionPods]:
+        """Return the elections that one of these pods may concern."""
+        found = set(self._anchored.get(ANY, ()))
+        for pod in filter(None, views):
+            anchors: Iterable[Anchor] = (*pod.labels, *pod.annotations, *pod.labels.items())
+            for anchor in anchors:
+                if elections := self._anchored.get(anchor):
+                    found |= elections
+        return found
+
+
+class ElectionPods:
+    """The pods of a namespace, as one election sees them.
+
+    Args:
+        namespace: where they are.
+        resource: the election.
+    """
+
+    def __init__(self, namespace: NamespacePods, resource: Resource) -> None:
+        self._namespace = namespace
+        self._resource = resource
+        self._known: dict[str, Pod] = {}
+
+    @property
+    def resource(self) -> Resource:
+        """The election as last seen."""
+        return self._resource
+
+    @resource.setter
+    def resource(self, resource: Resource) -> None:
+        before = self._resource
+        same = (before.selector, before.anchors) == (resource.selector, resource.anchors)
+        if not same:
+            self._namespace.unanchor(self)
+        self._resource = resource
+        if not same:
+            self._namespace.anchor(self)
+
+    @property
+    def all(self) -> dict[str, Pod] | None:
+        """All pods of the namespace by name; None before they were listed."""
+        return self._namespace.pods
+
+    @property
+    def known(self) -> Collection[Pod]:
+        """The pods that concern the election."""
+        return self._known.values()
+
+    def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call `changed` after each change of these; returns how to end that."""
+        self._namespace.listen(self, changed)
+        return lambda: self._namespace.leave(self)
+
+    def learn(self, pod: Pod) -> None:
+        """Take in a pod from the answer to a write."""
+        self._namespace.learn(pod)
+
+    async def probe(self) -> None:
+        """Find out why no pods were seen.
+
+        Raises:
+            ClusterError: for this.
+        """
+        await self._namespace.probe(str(self._resource.selector))
+
+    # From the namespace
+
+    def replace(self, pods: Iterable[Pod]) -> None:
+        """Take in what there is."""
+        self._known = {pod.name: pod for pod in pods if self._resource.concerns(pod)}
+
+    def take(self, pod: Pod) -> bool:
+        """Take in a pod as it is now; return whether it matters, or did."""
+        mattered = self._known.pop(pod.name, None) is not None
+        if not self._resource.concerns(pod):
+            return mattered
+        self._known[pod.name] = pod
+        return True
+
+    def drop(self, pod: Pod) -> bool:
+        """Take in that a pod is gone; return whether it, or one of its name, matters."""
+        known = self._known.get(pod.name)
+        if known is not None and known.uid == pod.uid:
+            del self._known[pod.name]
+        return known is not None or self._resource.concerns(pod)
 
 
 def _newer(known: Pod, other: Pod) -> bool:

@@ -229,12 +229,16 @@ class Cluster(Protocol):
         labels: Mapping[str, str | None],
         annotations: Mapping[str, str | None],
         timeout: float,
+        within: float | None = None,
     ) -> Pod:
         """Set labels and annotations (None removes), if UID and resourceVersion are still `pod`'s.
+
+        It may have to wait before it is sent, and is not sent after `within` seconds.
 
         Raises:
             Conflict: the pod changed, or it is another pod of the same name.
             NotFound: it is gone.
+            Unsent: it was not sent in time.
             ClusterUnreachable: no answer within `timeout` seconds; it may yet be carried out.
         """
         ...
@@ -256,25 +260,34 @@ class Cluster(Protocol):
         """Read an EndpointSlice as JSON, consistently; None if there is none."""
         ...
 
-    async def create_slice(self, body: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
-        """Create an EndpointSlice.
+    async def create_slice(
+        self, body: Mapping[str, Any], *, timeout: float, within: float | None = None
+    ) -> dict[str, Any]:
+        """Create an EndpointSlice; the limits are those of `patch_pod`.
 
         Raises:
             Conflict: there is one of this name.
+            Unsent: it was not sent in time.
             ClusterUnreachable: no answer within `timeout` seconds; it may yet be carried out.
         """
         ...
 
     async def patch_slice(
-        self, seen: Mapping[str, Any], change: Mapping[str, Any], *, timeout: float
+        self,
+        seen: Mapping[str, Any],
+        change: Mapping[str, Any],
+        *,
+        timeout: float,
+        within: float | None = None,
     ) -> dict[str, Any]:
         """Change an EndpointSlice, if UID and resourceVersion are still those of `seen`.
 
-        Lists are replaced as a whole.
+        Lists are replaced as a whole. The limits are those of `patch_pod`.
 
         Raises:
             Conflict: it changed.
             NotFound: it is gone.
+            Unsent: it was not sent in time.
             ClusterUnreachable: no answer within `timeout` seconds; it may yet be carried out.
         """
         ...

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from incumbent.model import ElectionKey, Profile, Promotion
+from incumbent.model import ElectionKey, Pod, Profile, Promotion
 from incumbent.timing import ExponentialBackoff
 
 GROUP = "incumbent.dev"
@@ -25,6 +25,13 @@ STEP_DOWN = f"{GROUP}/step-down"
 """Annotation on an election: its leader is to step down, for the pod that it names or for any."""
 STEP_DOWN_TERM = f"{GROUP}/step-down-term"
 """Annotation beside it, ours: the term of the leader that it is about."""
+
+
+Anchor = str | tuple[str, str]
+"""What a pod must have to concern an election, though it is not enough: the key of a label or an
+annotation, or a label with its value. So whom a pod concerns is looked up, and not asked around."""
+ANY: Anchor = ""
+"""What every pod has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,17 @@ class Selector:
             if not requirement.matches(labels):
                 return False
         return bool(self.requirements)
+
+    @property
+    def anchors(self) -> frozenset[Anchor]:
+        """Of which every pod that is selected has at least one."""
+        for requirement in self.requirements:
+            if requirement.operator == "In":
+                return frozenset((requirement.key, value) for value in requirement.values)
+        for requirement in self.requirements:
+            if requirement.operator == "Exists":
+                return frozenset({requirement.key})
+        return frozenset({ANY})
 
     def __str__(self) -> str:
         """Return it as a query of the API server."""
@@ -118,6 +136,19 @@ class Resource:
         Named after the election, so that no two elections of a namespace ever share it.
         """
         return f"{GROUP}/{self.key.name}.token"
+
+    @property
+    def anchors(self) -> frozenset[Anchor]:
+        """Of which every pod that concerns it has at least one."""
+        return self.selector.anchors | {self.label_key, self.token_key}
+
+    def concerns(self, pod: Pod) -> bool:
+        """Whether a pod is selected, or carries something of the election."""
+        return (
+            self.label_key in pod.labels
+            or self.token_key in pod.annotations
+            or self.selector.matches(pod.labels)
+        )
 
 
 def resource_from(body: Mapping[str, Any], *, default_bucket: str) -> Resource:

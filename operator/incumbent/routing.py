@@ -220,10 +220,9 @@ class Routing:
             left = until() - clock.now()
             if left <= 0:
                 return False
-            timeout = min(PATCH_TIMEOUT, left)
             try:
                 await together(
-                    *(self._write(family, wanted.get(family), timeout) for family in changes)
+                    *(self._write(family, wanted.get(family), left) for family in changes)
                 )
             except (Conflict, NotFound):
                 continue
@@ -339,8 +338,7 @@ class Routing:
                     await self._read(family, timeout=max(LEAST, until - clock.now()))
                 if self._known[family] is None and family not in self._doubtful:
                     return
-                timeout = max(LEAST, min(PATCH_TIMEOUT, until - clock.now()))
-                await self._write(family, None, timeout)
+                await self._write(family, None, max(LEAST, until - clock.now()))
             except (Conflict, NotFound, ClusterUnreachable) as error:
                 if clock.now() >= until:
                     name = name_of(self._resource, family)
@@ -351,14 +349,15 @@ class Routing:
             else:
                 return
 
-    async def _write(self, family: str, wanted: dict[str, Any] | None, timeout: float) -> None:
-        """Write a slice on what is known of it; None empties it.
+    async def _write(self, family: str, wanted: dict[str, Any] | None, within: float) -> None:
+        """Write a slice on what is known of it; None empties it. Not after `within` seconds.
 
         Raises:
             Conflict: it changed, and so is to be read.
             NotFound: it is gone.
         """
         current, resource = self._known.pop(family), self._resource
+        limits = {"timeout": min(PATCH_TIMEOUT, within), "within": within}
         body = emptied(resource, self._service, family) if wanted is None else wanted
         annotations: dict[str, Any] = body["metadata"]["annotations"]
         doubtful = family in self._doubtful
@@ -369,13 +368,13 @@ class Routing:
                 current = None
             annotations[WRITE] = uuid.uuid4().hex
             if current is None:
-                written = await self._cluster.create_slice(body, timeout=timeout)
+                written = await self._cluster.create_slice(body, **limits)
             elif wanted is None:
                 annotations[resource.token_key] = None
                 change = {"metadata": {"annotations": annotations}, "endpoints": []}
-                written = await self._cluster.patch_slice(current, change, timeout=timeout)
+                written = await self._cluster.patch_slice(current, change, **limits)
             else:
-                written = await self._cluster.patch_slice(current, body, timeout=timeout)
+                written = await self._cluster.patch_slice(current, body, **limits)
         except (Conflict, NotFound, Refused, Unsent):
             if not doubtful:
                 self._doubtful.discard(family)

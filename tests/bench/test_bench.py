@@ -43,9 +43,14 @@ def files(folder: Path) -> list[Path]:
     ("group", "said", "plot"),
     (
         ("single", "hand-over  2 leaders deleted one at a time", "hand-over"),
-        ("failover", "fail-over  Prompt: min", "fail-over"),
+        ("failover", "fail-over  Prompt: 2 keys, min", "fail-over"),
         ("cost", "ratio      Incumbent takes", "cost-3"),
+        ("bucket-writes", "one at a time p50", "bucket-writes"),
+        ("bucket-expiry", "R1, no markers, read: p50", "bucket-expiry"),
+        ("bucket-leaders", "TTL 2 s: of 3 elections", "bucket-leaders"),
         ("scale", "lateness   p50", "scale-lateness"),
+        ("storm", "leases lost", "storm-memory"),
+        ("soak", "consumers; ", "soak-handles"),
     ),
 )
 async def test_a_measurement_is_made_and_reported(
@@ -64,8 +69,15 @@ async def test_a_report_is_made_from_the_files_alone(tmp_path: Path) -> None:
     """Whoever has the files can make the report without measuring."""
     content = {
         "environment": dict.fromkeys(("machine", "versions", "commit", "time", "load"), "x"),
-        "result": {"ttl": 5, "kills": {"Prompt": [0.5, 0.75]}, "releases": [0.001]},
+        "result": {
+            "ttl": 5,
+            "keys": 2,
+            "rounds": 1,
+            "outages": {"client-go": [5.0, 8.0], "Prompt": [2.5, 4.0]},
+            "releases": [0.001],
+        },
     }
     (tmp_path / "failover.json").write_text(json.dumps(content))
     await bench("--report", "--results", str(tmp_path))
-    assert "min 0.50, median 0.75" in (tmp_path / "README.md").read_text()
+    row = "| Prompt | 2 | 2.50 s | 4.00 s | 4.00 s | 4.00 s | 4.00 s | 0.50 |"
+    assert row in (tmp_path / "README.md").read_text()

@@ -20,9 +20,9 @@ from incumbent.errors import (
     ClusterUnreachable,
     Conflict,
     Forbidden,
-    Unsent,
+    Unconnected,
 )
-from incumbent.ports import Answer, Outcome
+from incumbent.ports import Answer, Outcome, PodChanged, PodDeleted
 from incumbent.resource import resource_from
 from incumbent.status import Problem
 from stage import KEY, LABEL, MARGIN, TOKEN, TTL, View
@@ -35,6 +35,18 @@ pytestmark = [
 RELEASE = "release"
 WRITES = {"create", "renew", "transfer", "release", "patch_pod"}
 IN_USE = Problem("KeyInUse", "somebody else has it", of_bucket=False)
+
+
+def believe(replica, name, **changes):
+    """Make a replica's watch show a pod as it is not."""
+    namespace = replica._pods._namespace
+    namespace._take(PodChanged(replace(namespace.pods[name], **changes)))
+
+
+def overlook(replica, name):
+    """Make a replica's watch show that a pod is gone, which is there."""
+    namespace = replica._pods._namespace
+    namespace._take(PodDeleted(namespace.pods[name]))
 
 
 # Changes of leader
@@ -69,6 +81,72 @@ async def test_hand_over_strips_writes_and_labels_in_this_order(stage, how):
     assert stage.record == "site/shop/b"
     await stage.until(lambda: "HandedOver" in stage.reasons)
     assert stage.most_at_once() == 1
+
+
+# Turns
+
+
+async def test_a_first_leader_waits_for_its_turn(stage):
+    """Of many elections that begin together only so many do so at a time."""
+    stage.turns = asyncio.Semaphore(0)
+    await stage.start()
+    await asyncio.sleep(1)
+    assert not stage.writes
+    stage.turns.release()
+    await stage.until(lambda: stage.leaders == ["a"])
+    assert not stage.turns.locked()
+
+
+async def test_a_hand_over_waits_for_its_turn_and_keeps_the_record_meanwhile(stage):
+    """However long it is, and nothing is stripped before."""
+    await stage.lead()
+    async with all_turns(stage):
+        stage.cluster.change("a", ready=False)
+        await asyncio.sleep(3 * TTL)
+        assert stage.leaders == ["a"]
+        assert stage.record == "site/shop/a"
+    await stage.until(lambda: stage.leaders == ["b"])
+    assert stage.most_at_once() == 1
+
+
+async def test_who_waited_for_a_turn_looks_again(stage):
+    """The successor that was chosen before the wait may be none any more."""
+    await stage.lead()
+    stage.cluster.add(make_pod("c", created="2027-01-01T00:00:00Z"))
+    async with all_turns(stage):
+        stage.cluster.change("a", ready=False)
+        await asyncio.sleep(0.5)
+        stage.cluster.change("b", ready=False)
+        await asyncio.sleep(0.5)
+    await stage.until(lambda: stage.leaders == ["c"])
+    assert "b=leader" not in stage.writes
+    assert stage.writes.count("transfer") == 1
+
+
+async def test_a_strip_waits_for_no_turn(stage):
+    """It has a deadline."""
+    await stage.lead()
+    async with all_turns(stage):
+        stage.cluster.change("a", ready=False)
+        await asyncio.sleep(0.1)
+        with stage.bucket.unreachable():
+            deadline = stage.first._driver.lease.deadline
+            await stage.until(lambda: not stage.leaders, timeout=TTL)
+            assert clock.now() < deadline + MARGIN
+
+
+@contextlib.asynccontextmanager
+async def all_turns(stage):
+    """Leave no turn to the election."""
+    taken = 0
+    while not stage.turns.locked():
+        await stage.turns.acquire()
+        taken += 1
+    try:
+        yield
+    finally:
+        for _ in range(taken):
+            stage.turns.release()
 
 
 @pytest.mark.parametrize("stored", (True, False))
@@ -138,8 +216,7 @@ async def test_candidate_that_the_watch_missed_prevents_the_release(stage):
     with stage.cluster.delaying_watches():
         stage.cluster.change("b", ready=True)
         stage.cluster._held.clear()
-        stage.first._pods.pods["a"] = replace(stage.first._pods.pods["a"], ready=False)
-        stage.first._wake()
+        believe(stage.first, "a", ready=False)
         await asyncio.sleep(0.5)
     assert RELEASE not in stage.writes
 
@@ -147,8 +224,7 @@ async def test_candidate_that_the_watch_missed_prevents_the_release(stage):
 async def test_leader_that_the_watch_missed_is_not_replaced(stage):
     """A pod that the record names counts as gone only when the API server says so."""
     await stage.lead()
-    stage.first._pods.pods.pop("a")
-    stage.first._wake()
+    overlook(stage.first, "a")
     await asyncio.sleep(1)
     assert "transfer" not in stage.writes
 
@@ -207,9 +283,7 @@ async def test_leader_label_on_another_pod_is_corrected(stage):
 async def test_label_that_only_a_lagging_watch_shows_is_no_stray(stage):
     """What was stripped already is neither written nor counted again."""
     await stage.lead()
-    pods = stage.first._pods.pods
-    pods["b"] = replace(pods["b"], labels={"app": "billing", LABEL: "leader"})
-    stage.first._wake()
+    believe(stage.first, "b", labels={"app": "billing", LABEL: "leader"})
     await asyncio.sleep(1)
     assert stage.first.counts.corrections == 0
     assert not stage.cluster.patches
@@ -290,7 +364,7 @@ async def test_site_that_cannot_reach_its_api_server_takes_no_office(stage):
 
 async def test_term_that_cannot_be_labelled_is_given_up(stage):
     """The API server goes away after it was won: another site may have one that answers."""
-    gone = Unsent("connection refused")
+    gone = Unconnected("connection refused")
     with stage.cluster.refusing("list_pods", error=gone):
         await stage.start()
         await stage.until(lambda: stage.record is not None)
@@ -317,7 +391,7 @@ async def test_term_is_kept_while_the_api_server_is_slow(stage):
 async def test_hand_over_that_cannot_be_labelled_is_given_up(stage):
     """The old pod is stripped, so nobody leads, and another site may."""
     await stage.lead()
-    gone = stage.cluster.refusing("patch_pod", error=Unsent("connection refused"))
+    gone = stage.cluster.refusing("patch_pod", error=Unconnected("connection refused"))
     with contextlib.ExitStack() as away:
         stage.cluster.before_next("patch_pod", lambda: None)  # the strip
         stage.cluster.before_next("patch_pod", lambda: away.enter_context(gone))
@@ -490,8 +564,7 @@ async def test_strip_comes_in_time_while_a_pass_hangs(stage, stuck):
     stage.cluster.hanging = {stuck}
     stage.cluster.change("b", ready=False)
     if stuck != "patch_pod":
-        stage.first._pods.pods.pop("a")
-        stage.first._wake()
+        overlook(stage.first, "a")
     await asyncio.sleep(0.1)
     with stage.bucket.unreachable():
         lease = stage.first._driver.lease
@@ -1008,12 +1081,9 @@ async def test_watch_that_lags_relieves_nobody(stage):
     standby = await stage.start("two")
     await asyncio.sleep(1)
     with stage.cluster.delaying_watches():
-        for pods in (stage.first._pods, standby._pods):
-            pods.pods["a"] = replace(pods.pods["a"], ready=True)
-        standby._pods.pods["b"] = replace(
-            standby._pods.pods["b"], labels={"app": "billing", LABEL: "leader"}
-        )
-        standby._wake()
+        for replica in (stage.first, standby):
+            believe(replica, "a", ready=True)
+        believe(standby, "b", labels={"app": "billing", LABEL: "leader"})
         await asyncio.sleep(2 * TTL)
     assert standby._driver.lease is None
 

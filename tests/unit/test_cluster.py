@@ -24,6 +24,7 @@ from incumbent.errors import (
     Forbidden,
     NotFound,
     Refused,
+    Unconnected,
     Unsent,
 )
 from incumbent.model import Pod
@@ -497,7 +498,7 @@ def status_response(code, **headers):
 
 def patch(api_server, timeout=SECONDS):
     return api_server.patch_pod(
-        pod(), labels={"l": "leader"}, annotations={"a": None}, timeout=timeout
+        pod(), labels={"l": "leader"}, annotations={"a": None}, timeout=timeout, within=timeout
     )
 
 
@@ -598,10 +599,49 @@ async def test_an_answer_that_is_no_json_counts_as_none(body, serve):
         await (await serve(answer)).get_pod("shop", "a")
 
 
+@pytest.fixture
+async def busy(serve, monkeypatch):
+    """Return an API server to which one request goes at a time, the first of which hangs."""
+    monkeypatch.setattr(cluster, "CONCURRENCY", 1)
+    asked, came, go_on = [], asyncio.Event(), asyncio.Event()
+
+    async def answer(request):
+        asked.append(request.method)
+        came.set()
+        await go_on.wait()
+        return web.json_response(pod_json())
+
+    api_server = await serve(answer)
+    first = asyncio.create_task(api_server.get_pod("shop", "a"))
+    await came.wait()
+    yield api_server, asked, go_on
+    go_on.set()
+    await first
+
+
+async def test_a_request_whose_time_is_over_before_its_turn_is_not_sent(busy):
+    """A label must not come late, and one that was not sent is not in doubt."""
+    api_server, asked, _ = busy
+    with pytest.raises(Unsent, match="was not sent") as caught:
+        await patch(api_server, timeout=0.05)
+    assert not isinstance(caught.value, Unconnected)
+    assert asked == ["GET"]
+
+
+async def test_the_wait_for_a_turn_counts_against_no_limit_of_its_own(busy):
+    """Many that begin at once would all fail otherwise, and be tried again."""
+    api_server, _, go_on = busy
+    api_server.request_timeout = 0.5
+    waiting = asyncio.create_task(api_server.get_pod("shop", "a"))
+    await asyncio.sleep(0.7)
+    go_on.set()
+    assert (await waiting).name == "a"
+
+
 async def test_nobody_listening_is_unreachable(kubeconfig):
     """A refused connection is an unreachable cluster, and nothing was sent."""
     async with connected(kubeconfig(server="http://127.0.0.1:1")) as api_server:
-        with pytest.raises(Unsent, match=r"127\.0\.0\.1:1"):
+        with pytest.raises(Unconnected, match=r"127\.0\.0\.1:1"):
             await patch(api_server)
 
 

@@ -8,8 +8,13 @@ import pytest
 
 from fakecluster import NAMESPACE, FakeCluster, make_pod
 from incumbent import pods as pods_module
-from incumbent.pods import NamespacePods
+from incumbent.errors import Forbidden
+from incumbent.pods import ElectionPods, NamespacePods
 from incumbent.ports import PodChanged, PodDeleted, PodsReplaced
+from incumbent.resource import resource_from
+
+EVERYBODY = {"matchExpressions": [{"key": "none", "operator": "DoesNotExist"}]}
+NOBODY = {"matchLabels": {"none": "none"}}
 
 
 @pytest.fixture
@@ -26,11 +31,18 @@ def pods(cluster):
     return NamespacePods(cluster, NAMESPACE)
 
 
+def election(pods, selector=EVERYBODY, *, name="billing"):
+    """Return the pods as an election sees them."""
+    metadata = {"namespace": NAMESPACE, "name": name, "uid": name}
+    body = {"metadata": metadata, "spec": {"selector": selector}}
+    return ElectionPods(pods, resource_from(body, default_bucket="B"))
+
+
 @contextmanager
-def listening(pods, interest=lambda _: True):
+def listening(pods, selector=EVERYBODY):
     """Listen, and return a list that grows with each call."""
     calls = []
-    end = pods.listen(interest, lambda: calls.append(1))
+    end = election(pods, selector).listen(lambda: calls.append(1))
     try:
         yield calls
     finally:
@@ -98,7 +110,7 @@ async def test_a_list_replaces_everything(cluster, pods):
 async def test_a_listener_hears_only_what_concerns_it(cluster, pods):
     """A change counts if the pod matters as it was or as it is."""
     selected = {"app": "other"}
-    with listening(pods, lambda pod: pod.labels == selected) as calls:
+    with listening(pods, {"matchLabels": selected}) as calls:
         await turn()
         calls.clear()
         cluster.change("a", ready=False)
@@ -118,7 +130,7 @@ async def test_a_listener_hears_only_what_concerns_it(cluster, pods):
 
 async def test_a_list_concerns_everybody(pods):
     """Nobody can tell what is missing from it."""
-    with listening(pods, lambda _: False) as calls:
+    with listening(pods, NOBODY) as calls:
         await turn()
         assert len(calls) == 1
 
@@ -148,7 +160,7 @@ async def test_a_watch_begins_anew_for_a_later_listener(cluster, pods):
 
 async def test_ending_twice_harms_nobody(cluster, pods):
     """The second time it is somebody else's watch."""
-    end = pods.listen(lambda _: True, lambda: None)
+    end = election(pods).listen(lambda: None)
     end()
     with listening(pods) as calls:
         end()
@@ -164,7 +176,7 @@ async def test_a_listener_may_leave_when_it_is_told(pods):
         ends.pop()()
 
     with listening(pods) as before:
-        ends.append(pods.listen(lambda _: True, leave))
+        ends.append(election(pods).listen(leave))
         with listening(pods) as after:
             await turn()
             assert (len(before), len(after)) == (1, 1)
@@ -307,3 +319,106 @@ async def test_a_watch_that_breaks_is_begun_anew(monkeypatch, failure):
     with listening(pods):
         await turn()
         assert pods.pods == {"b": B}
+
+
+def label(key, operator, *values):
+    """Return a selector of one expression."""
+    return {"matchExpressions": [{"key": key, "operator": operator, "values": list(values)}]}
+
+
+@pytest.mark.parametrize(
+    ("selector", "pod", "concerns"),
+    (
+        ({"matchLabels": {"app": "x"}}, {"labels": {"app": "x"}}, True),
+        ({"matchLabels": {"app": "x"}}, {"labels": {"app": "y"}}, False),
+        ({"matchLabels": {"app": "x", "zone": "1"}}, {"labels": {"app": "x"}}, False),
+        (label("app", "In", "x", "y"), {"labels": {"app": "y"}}, True),
+        (label("app", "Exists"), {"labels": {"app": "z"}}, True),
+        (label("app", "NotIn", "x"), {"labels": {"zone": "1"}}, True),
+        (label("app", "NotIn", "x"), {"labels": {"app": "x"}}, False),
+        (label("app", "DoesNotExist"), {"labels": {}}, True),
+        ({}, {"labels": {"app": "x"}}, False),
+        ({}, {"labels": {"incumbent.dev/billing": "leader"}}, True),
+        ({}, {"labels": {}, "annotations": {"incumbent.dev/billing.token": "7"}}, True),
+        ({}, {"labels": {"incumbent.dev/other": "leader"}}, False),
+    ),
+)
+async def test_an_election_sees_what_it_selects_and_what_carries_something_of_it(
+    cluster, pods, selector, pod, concerns
+):
+    """Whether a pod is listed, comes later, or becomes such a one; and nothing else is seen."""
+    cluster.add(make_pod("listed", **pod))
+    mine = election(pods, selector)
+    end = mine.listen(lambda: None)
+    try:
+        await turn()
+        cluster.add(make_pod("later", **pod))
+        await turn()
+        cluster.change("a", **pod)
+        await turn()
+        seen = {pod.name for pod in mine.known} - {"b"}
+        assert seen == ({"listed", "later", "a"} if concerns else set())
+        cluster.delete("later")
+        await turn()
+        assert {pod.name for pod in mine.known} - {"b"} == seen - {"later"}
+    finally:
+        end()
+    assert not mine.known
+
+
+async def test_another_selector_sees_other_pods(cluster, pods):
+    """At once, and what concerned it before no longer does."""
+    calls = []
+    mine = election(pods, {"matchLabels": {"app": "x"}})
+    cluster.add(make_pod("x", labels={"app": "x"}))
+    cluster.add(make_pod("y", labels={"app": "y"}))
+    end = mine.listen(lambda: calls.append(1))
+    await turn()
+    assert [pod.name for pod in mine.known] == ["x"]
+    mine.resource = election(pods, {"matchLabels": {"app": "y"}}).resource
+    assert [pod.name for pod in mine.known] == ["y"]
+    calls.clear()
+    cluster.change("x", ready=False)
+    await turn()
+    assert calls == []
+    cluster.change("y", ready=False)
+    await turn()
+    assert len(calls) == 1
+    end()
+
+
+async def test_the_answer_to_a_write_is_seen_by_its_elections_at_once(cluster, pods):
+    """Also when it makes a pod concern one."""
+    mine = election(pods, NOBODY)
+    end = mine.listen(lambda: None)
+    await turn()
+    with cluster.delaying_watches():
+        mine.learn(cluster.change("a", labels={"incumbent.dev/billing": "leader"}))
+        assert [pod.name for pod in mine.known] == ["a"]
+        mine.learn(cluster.change("a", labels={}))
+        assert not mine.known
+    end()
+
+
+async def test_of_many_that_see_no_pods_one_asks_why(cluster, pods):
+    """The others wait for it, and do not ask once the pods are there."""
+    cluster.add(make_pod("x"))
+    asked = []
+
+    class Slow:
+        async def list_pods(self, _namespace, _selector):
+            asked.append(1)
+            pods.pods = {}
+            await asyncio.sleep(0)
+
+    pods._cluster = Slow()
+    await asyncio.gather(*(election(pods, name=f"e{number}").probe() for number in range(5)))
+    assert len(asked) == 1
+
+
+async def test_who_asks_why_no_pods_are_seen_is_told(cluster, pods):
+    """Everybody, for as long as none are seen."""
+    with cluster.refusing("list_pods", error=Forbidden("no right")):
+        for _ in range(2):
+            with pytest.raises(Forbidden):
+                await election(pods).probe()
