@@ -73,9 +73,9 @@ bench-scale: build ## Measure 1,000, 5,000 and 10,000 elections in one process; 
 simulate: $(INSTALLED) ## Simulate elections under faults; RUNS=N SEED=N, a random seed by default
 	@$(RUN) -m simulation $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
 
-chaos: build ## Real sites under random faults; DURATION=S SEED=N, SHORT=1: 90 s, PLANTED=1: is a fault found?
+chaos: build ## Real sites under random faults; DURATION=S SEED=N, SHORT=1: 90 s, ROUTING=1: slices, PLANTED=1: is a fault found?
 	@$(RUN) -m chaos $(if $(SHORT),--short) $(if $(DURATION),--duration $(DURATION)) \
-		$(if $(SEED),--seed $(SEED)) $(if $(PLANTED),--planted $(filter-out 1,$(PLANTED)))
+		$(if $(SEED),--seed $(SEED)) $(if $(ROUTING),--routing) $(if $(PLANTED),--planted $(filter-out 1,$(PLANTED)))
 
 model: $(INSTALLED) ## Search all orders of events in a model; NAME='the name of a scenario or rule'
 	@$(RUN) -m model $(if $(NAME),"$(NAME)")

@@ -58,6 +58,13 @@ MEANINGS = {
     ("LabelsInSync", "LabelsWritten"): "every pod's label is as it should be",
     ("LabelsInSync", "LabelsNotWritten"): "a label could not be written, or a pod has it wrongly",
     ("LabelsInSync", "Starting"): "the pods have not been seen yet",
+    ("RoutingInSync", "SliceWritten"): "the Service's slices hold the leader, or nobody",
+    ("RoutingInSync", "SliceNotWritten"): "a slice could not be written; the message says why",
+    ("RoutingInSync", "ServiceNotFound"): "there is no such Service",
+    ("RoutingInSync", "ServiceHasSelector"): "Kubernetes finds pods for the Service, too",
+    ("RoutingInSync", "ServiceInvalid"): "the Service cannot lead to a pod; the message says why",
+    ("RoutingInSync", "ServiceInUse"): "an older election of the namespace names this Service",
+    ("RoutingInSync", "Starting"): "the key and the pods have not been seen yet",
     ("Stalled", "NotStalled"): "nothing needs a person",
 }
 """What each reason of each condition means. That a problem is also one of `BucketReady` or
@@ -251,9 +258,15 @@ def _calls(name: str) -> Iterator[tuple[list[Any], set[str | None]]]:
 
 def problems(kind: str) -> list[str]:
     """Return the reasons of problems that one condition may have."""
-    found = {
-        (reason, "of_bucket" not in names) for (reason, *_), names in _calls("Problem") if reason
-    }
+    found = set()
+    if kind != "RoutingInSync":
+        found |= {
+            (reason, "of_bucket" not in names)
+            for (reason, *_), names in _calls("Problem")
+            if reason
+        }
+    if kind in {"RoutingInSync", "Stalled"}:
+        found |= {(reason, False) for (reason, *_), _ in _calls("Obstacle") if reason}
     return sorted(
         {
             reason
@@ -285,7 +298,7 @@ def conditions() -> list[tuple[str, str, str]]:
                     named = getattr(reason, "value", None)
                     reasons = [named] if isinstance(named, str) else problems(str(kind))
                     found += [(str(kind), ast.literal_eval(status), one) for one in reasons]
-    if len({kind for kind, *_ in found}) < 5:  # noqa: PLR2004  # there are five conditions
+    if len({kind for kind, *_ in found}) < 6:  # noqa: PLR2004  # there are six conditions
         msg = "the conditions are not found in status.py any more; adapt docs/generate.py"
         raise ValueError(msg)
     kinds, statuses = [kind for kind, *_ in found], ("True", "False", "Unknown")
@@ -300,7 +313,8 @@ def meaning(kind: str, reason: str) -> str:
     Raises:
         KeyError: nobody has said so.
     """
-    return MEANINGS.get((kind, reason)) or MEANINGS["Ready", reason]
+    found = MEANINGS.get((kind, reason)) or MEANINGS.get(("Ready", reason))
+    return found or MEANINGS["RoutingInSync", reason]
 
 
 def events() -> list[tuple[str, str, str]]:
@@ -317,6 +331,12 @@ def events() -> list[tuple[str, str, str]]:
             assert isinstance(node.value, ast.Call)  # noqa: S101  # frozenset({…})
             troubles = sorted(ast.literal_eval(node.value.args[0]))
             rows += [("Warning", reason, meaning("Ready", reason)) for reason in troubles]
+    # That a right is missing is told once, whatever for.
+    obstacles = sorted({reason for (reason, *_), _ in _calls("Obstacle") if reason})
+    known = {reason for _, reason, _ in rows}
+    rows += [
+        ("Warning", one, meaning("RoutingInSync", one)) for one in obstacles if one not in known
+    ]
     return rows
 
 

@@ -121,6 +121,10 @@ class FakeCluster:
         self.events: list[Event] = []
         self.pods: dict[tuple[str, str], Pod] = {}
         self.elections: dict[tuple[str, str], dict[str, Any]] = {}
+        self.services: dict[tuple[str, str], dict[str, Any]] = {}
+        self.slices: dict[tuple[str, str], dict[str, Any]] = {}
+        self.routes: list[tuple[str, ...]] = []
+        """Whom a slice led to, after each write of one, in order."""
         self.latency = 0.0
         self._version = 0
         self._watchers: dict[object, tuple[str, asyncio.Queue[PodEvent]]] = {}
@@ -206,6 +210,65 @@ class FakeCluster:
             await self._no_answer(timeout)
         return patched
 
+    async def get_service(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Return a Service, None if there is none."""
+        await self._arrive(Operation("get_service", name))
+        return copy.deepcopy(self.services.get((namespace, name)))
+
+    async def get_slice(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Return an EndpointSlice, None if there is none."""
+        await self._arrive(Operation("get_slice", name))
+        return copy.deepcopy(self.slices.get((namespace, name)))
+
+    async def create_slice(
+        self, body: Mapping[str, Any], *, timeout: float, within: float | None = None
+    ) -> dict[str, Any]:
+        """Create an EndpointSlice; refused if there is one of this name."""
+        metadata = copy.deepcopy(dict(body["metadata"]))
+        key = metadata["namespace"], metadata["name"]
+        await self._arrive(Operation("create_slice", key[1], timeout=timeout))
+
+        def carry_out() -> dict[str, Any]:
+            if key in self.slices:
+                msg = f"There is a slice {key[1]} already"
+                raise Conflict(msg)
+            metadata["uid"] = f"uid-{self._next_version()}"
+            return self._store_slice({**copy.deepcopy(dict(body)), "metadata": metadata})
+
+        return await self._carry_out_slice(carry_out, timeout)
+
+    async def patch_slice(
+        self,
+        seen: Mapping[str, Any],
+        change: Mapping[str, Any],
+        *,
+        timeout: float,
+        within: float | None = None,
+    ) -> dict[str, Any]:
+        """Change an EndpointSlice; refused if it has changed."""
+        about, new = seen["metadata"], copy.deepcopy(dict(change))
+        await self._arrive(
+            Operation("patch_slice", about["name"], about["resourceVersion"], timeout=timeout)
+        )
+
+        def carry_out() -> dict[str, Any]:
+            current = self._slice(seen)
+            metadata = {**current["metadata"], **new["metadata"]}
+            for kind in ("labels", "annotations"):
+                old = current["metadata"].get(kind) or {}
+                metadata[kind] = _merged(old, new["metadata"].get(kind) or {})
+            changed = {**current, **new, "metadata": metadata}
+            return self._store_slice(changed) if changed != current else current
+
+        return await self._carry_out_slice(carry_out, timeout)
+
+    async def delete_slice(self, seen: Mapping[str, Any]) -> None:
+        """Delete an EndpointSlice; refused if it has changed."""
+        await self._arrive(Operation("delete_slice", seen["metadata"]["name"]))
+        self._slice(seen)
+        del self.slices[seen["metadata"]["namespace"], seen["metadata"]["name"]]
+        self.routes.append(())
+
     async def watch_pods(self, namespace: str) -> AsyncGenerator[PodEvent]:
         """Show all pods of a namespace, and then every change."""
         self.calls.append(Operation("watch_pods", namespace))
@@ -279,6 +342,16 @@ class FakeCluster:
         stored["metadata"]["resourceVersion"] = self._next_version()
         self.elections[stored["metadata"]["namespace"], stored["metadata"]["name"]] = stored
         return copy.deepcopy(stored)
+
+    def put_service(self, name: str = "web", **spec: Any) -> None:
+        """Create or replace a Service, without a selector unless `spec` says otherwise."""
+        defaults = {"ipFamilies": ["IPv4"], "ports": [{"port": 80, "targetPort": 8080}]}
+        body = {"metadata": {"namespace": NAMESPACE, "name": name}, "spec": {**defaults, **spec}}
+        self.services[NAMESPACE, name] = body
+
+    def put_slice(self, body: Mapping[str, Any]) -> None:
+        """Change an EndpointSlice by hand."""
+        self._store_slice(copy.deepcopy(dict(body)))
 
     def before_next(self, name: str, action: Callable[[], object]) -> None:
         """Do this when the next call of a method arrives, just before it is carried out.
@@ -384,6 +457,36 @@ class FakeCluster:
         await asyncio.sleep(timeout)
         msg = "The API server did not answer in time"
         raise ClusterUnreachable(msg)
+
+    async def _carry_out_slice(
+        self, carry_out: Callable[[], dict[str, Any]], timeout: float
+    ) -> dict[str, Any]:
+        if self._late is not None and self._late.quota > 0:
+            self._late.quota -= 1
+            self._late.pending.append(carry_out)
+            await self._no_answer(timeout)
+        written = copy.deepcopy(carry_out())
+        if self._drop_answers:
+            await self._no_answer(timeout)
+        return written
+
+    def _slice(self, seen: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a slice that has not changed since."""
+        metadata = seen["metadata"]
+        current = self.slices.get((metadata["namespace"], metadata["name"]))
+        if current is None:
+            msg = f"There is no slice {metadata['name']}"
+            raise NotFound(msg)
+        if current["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
+            msg = f"Slice {metadata['name']} changed in the meantime"
+            raise Conflict(msg)
+        return current
+
+    def _store_slice(self, body: dict[str, Any]) -> dict[str, Any]:
+        body["metadata"]["resourceVersion"] = self._next_version()
+        self.slices[body["metadata"]["namespace"], body["metadata"]["name"]] = body
+        self.routes.append(tuple(one["targetRef"]["name"] for one in body["endpoints"]))
+        return body
 
     def _next_version(self) -> str:
         self._version += 1

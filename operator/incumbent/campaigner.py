@@ -35,6 +35,7 @@ from incumbent.pods import ElectionPods, NamespacePods
 from incumbent.ports import Cluster, Observer, WatchedBucket
 from incumbent.reporter import Reporter
 from incumbent.resource import Resource
+from incumbent.slices import Obstacle
 from incumbent.status import Event, Problem, Situation, problem_from
 from incumbent.timing import MAXIMUM_TTL, Timing, timing_for
 from incumbent.tokens import TokenGuard
@@ -241,6 +242,11 @@ class Campaigner:
                 self._log.warning("election.blocked", problem=problem.message)
             self._configure()
             self._wake()
+
+    def refuse_service(self, obstacle: Obstacle | None) -> None:
+        """Keep the election from writing slices: another one has its Service."""
+        self._office.routing.claim(obstacle)
+        self._wake()
 
     async def retire(self) -> None:
         """Take everything back: labels, annotations, the record. Bounded if NATS is away."""
@@ -612,6 +618,9 @@ class Campaigner:
             bucket=self._settings,
             problem=problem,
             unlabelled=undone,
+            routed=self._office.routing.routed,
+            obstacle=self._office.routing.obstacle,
+            unrouted=self._office.routing.undone,
         )
 
 

@@ -363,6 +363,58 @@ class ApiServer:
                 )
                 await asyncio.sleep(pause)
 
+    async def get_service(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Read a Service as JSON, consistently; None if there is none."""
+        return await self._find(f"/api/v1/namespaces/{namespace}/services/{name}")
+
+    async def get_slice(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Read an EndpointSlice as JSON, consistently; None if there is none."""
+        return await self._find(f"{slices_path(namespace)}/{name}")
+
+    async def create_slice(
+        self, body: Mapping[str, Any], *, timeout: float, within: float | None = None
+    ) -> dict[str, Any]:
+        """Create an EndpointSlice; a `Conflict` if there is one of this name."""
+        path = slices_path(body["metadata"]["namespace"])
+        answer: dict[str, Any] = await self._ask(
+            "POST", path, body=body, timeout=timeout, within=within
+        )
+        return answer
+
+    async def patch_slice(
+        self,
+        seen: Mapping[str, Any],
+        change: Mapping[str, Any],
+        *,
+        timeout: float,
+        within: float | None = None,
+    ) -> dict[str, Any]:
+        """Change an EndpointSlice, if UID and resourceVersion are still those of `seen`.
+
+        A merge patch, for a PUT would be sent a second time by aiohttp if the connection broke.
+        """
+        metadata = seen["metadata"]
+        condition = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        answer: dict[str, Any] = await self._ask(
+            "PATCH",
+            f"{slices_path(metadata['namespace'])}/{metadata['name']}",
+            body={**change, "metadata": {**change.get("metadata", {}), **condition}},
+            content_type=MERGE_PATCH,
+            timeout=timeout,
+            within=within,
+        )
+        return answer
+
+    async def delete_slice(self, seen: Mapping[str, Any]) -> None:
+        """Delete an EndpointSlice, if UID and resourceVersion are still those of `seen`."""
+        metadata = seen["metadata"]
+        condition = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        await self._ask(
+            "DELETE",
+            f"{slices_path(metadata['namespace'])}/{metadata['name']}",
+            body={"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": condition},
+        )
+
     async def get_election(self, namespace: str, name: str) -> dict[str, Any] | None:
         """Read a `LeaderElection` as JSON, consistently; None if there is none.
 
@@ -759,6 +811,11 @@ def pods_path(namespace: str) -> str:
     return f"/api/v1/namespaces/{namespace}/pods"
 
 
+def slices_path(namespace: str) -> str:
+    """Return the path of the EndpointSlices of a namespace."""
+    return f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+
+
 def elections_path(namespace: str) -> str:
     """Return the path of the elections of a namespace."""
     return f"/apis/incumbent.dev/v1alpha1/namespaces/{namespace}/leaderelections"
@@ -783,8 +840,21 @@ def pod_from(pod: Mapping[str, Any]) -> Pod:
         node=spec.get("nodeName", ""),
         hostname=spec.get("hostname") or (spec.get("hostNetwork") and spec.get("nodeName")) or "",
         ip=status.get("podIP", ""),
+        ips=tuple(address["ip"] for address in status.get("podIPs", ())),
+        ports=tuple(named_ports(spec)),
         created=metadata.get("creationTimestamp", ""),
     )
+
+
+def named_ports(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """Yield the named ports of the containers that run beside each other in a pod."""
+    sidecars = (
+        one for one in spec.get("initContainers", ()) if one.get("restartPolicy") == "Always"
+    )
+    for container in (*spec.get("containers", ()), *sidecars):
+        for port in container.get("ports", ()):
+            if "name" in port:
+                yield port["name"], port.get("protocol", "TCP"), port["containerPort"]
 
 
 def event_about(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from incumbent import clock
 from incumbent.campaign import Campaign
 from incumbent.driver import Driver
-from incumbent.labelset import LabelSet
+from incumbent.labelset import LabelSet, together
 from incumbent.model import Pod
+from incumbent.routing import Routing
 from incumbent.verdict import meant_pod, shows, why_not
 
 
@@ -23,15 +24,22 @@ class Follower:
         site: the name of the site, for identities.
         driver: watches the key; it must not campaign.
         labels: of the election.
+        routing: of its Service.
         wake: asks for another pass after so many seconds.
     """
 
     def __init__(
-        self, site: str, driver: Driver, labels: LabelSet, wake: Callable[[float], None]
+        self,
+        site: str,
+        driver: Driver,
+        labels: LabelSet,
+        routing: Routing,
+        wake: Callable[[float], None],
     ) -> None:
         self._site = site
         self._driver = driver
         self._labels = labels
+        self._routing = routing
         self._wake = wake
         self._answers = False
         """Whether we labelled a pod, and so strip it if nobody can tell who leads."""
@@ -60,10 +68,13 @@ class Follower:
         held = None if withdrawn else self._held
         uid = held[0].uid if held is not None else ""
         strays = [pod for pod in self._labels.suspects if pod.uid != uid]
+        if not blind and not await self._route(campaign, held, withdrawn=withdrawn):
+            return False
         if not strays and (held is None or self._shows(*held)):
             return True
         if blind:
-            await self._labels.strip_all(strays if withdrawn or self._answers else ())
+            if withdrawn or self._answers:
+                await together(self._routing.empty(), self._labels.strip_all(strays))
             self._answers = False
             return True
         if not await self._driver.look() or not (withdrawn or held == self._held):
@@ -71,15 +82,35 @@ class Follower:
         await self._labels.strip_all(strays)
         return held is None or await self._label(campaign, *held)
 
-    async def _label(self, campaign: Campaign, pod: Pod, token: int) -> bool:
+    async def _route(
+        self, campaign: Campaign, held: tuple[Pod, int] | None, *, withdrawn: bool
+    ) -> bool:
+        """Bring the Service's slices in line; return whether that is done."""
+        if held is None:
+            if await self._routing.may_reach_somebody():
+                if not await self._driver.look() or not (withdrawn or self._held is None):
+                    return False
+                await self._routing.empty()
+            return True
+        pod, token = held
+        await self._routing.prepare(1)
+        await self._routing.look()
+        warrant, until = self._warrant(pod, token), lambda: campaign.lapse_at
+        done = await self._routing.point(pod, token=token, warrant=warrant, until=until)
+        self._answers = self._answers or (done and self._routing.asked_for)
+        return done
+
+    def _warrant(self, pod: Pod, token: int) -> Callable[[], Awaitable[int | None]]:
         async def warrant() -> int | None:
             looked, held = await self._driver.look(), self._held
             same = held is not None and (held[0].uid, held[1]) == (pod.uid, token)
             return token if looked and same else None
 
-        done = await self._labels.add(
-            pod, warrant=warrant, until=lambda: campaign.lapse_at, first=True
-        )
+        return warrant
+
+    async def _label(self, campaign: Campaign, pod: Pod, token: int) -> bool:
+        warrant, until = self._warrant(pod, token), lambda: campaign.lapse_at
+        done = await self._labels.add(pod, warrant=warrant, until=until, first=True)
         self._answers = self._answers or done is not None
         return done is not None
 

@@ -164,6 +164,10 @@ class Pod:
     hostname: str = ""
     """What its processes see as their host name, if that is not the pod's name."""
     ip: str = ""
+    ips: tuple[str, ...] = ()
+    """All its addresses, of both families; the first is `ip`."""
+    ports: tuple[tuple[str, str, int], ...] = ()
+    """The ports of its containers that have a name: name, protocol, number."""
     created: str = ""
     """`metadata.creationTimestamp`, RFC 3339."""
 

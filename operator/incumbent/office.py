@@ -1,13 +1,14 @@
 """Who is in office: record and labels of one election are brought in line with what is known.
 
 Each pass looks at everything anew. The order of every change of leader: strip the old pod,
-confirmed; write to the bucket, stored; label the new pod.
+confirmed; write to the bucket, stored; label the new pod. Where a Service's EndpointSlices are
+ours, one write of them, after the bucket's, moves the traffic, and the labels follow.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -23,6 +24,7 @@ from incumbent.model import Cause, Marker, Nominee, Pod, Record
 from incumbent.pods import ElectionPods
 from incumbent.ports import Cluster, Observer
 from incumbent.resource import Resource
+from incumbent.routing import Routing
 from incumbent.stepdown import StepDown
 from incumbent.verdict import (
     candidates,
@@ -88,7 +90,8 @@ class Office:
         self._wake = wake
         self._turns = turns
         self._labels = LabelSet(cluster, resource, pods, observer)
-        self._follower = Follower(site, driver, self._labels, wake)
+        self.routing = Routing(cluster, resource, wake)
+        self._follower = Follower(site, driver, self._labels, self.routing, wake)
         self._last_held: Record | None = None
         self._in_office = 0
         """The term whose pod was labelled by us, or seen to be."""
@@ -117,7 +120,7 @@ class Office:
 
     @resource.setter
     def resource(self, resource: Resource) -> None:
-        self._labels.resource = self._pods.resource = resource
+        self._labels.resource = self._pods.resource = self.routing.resource = resource
 
     @property
     def leader(self) -> Pod | None:
@@ -191,6 +194,8 @@ class Office:
             ClusterError: the API server did not do its part; what was done so far stays.
         """
         campaign = self._driver.campaign
+        if self.routing.routed and not (self.resource.service or self.rests):
+            await self.routing.take_back()  # not asked for any more
         if campaign is None or campaign.latest is None:
             await self._settle_blindly(withdrawn=withdrawn)
             return True
@@ -222,6 +227,7 @@ class Office:
     async def give_up(self) -> bool:
         """Strip everybody, confirmed, then release the record; return whether that was stored."""
         lease, tenure, until = self._driver.lease, self._driver.tenure, self._deadline()
+        await self.routing.empty(until=until)
         listed = await self._labels.carriers()
         carriers = {pod.uid: pod for pod in (*listed, *self._labels.suspects)}
         if lease is not None and lease.record.pod_uid not in carriers:
@@ -233,6 +239,8 @@ class Office:
     async def vacate(self) -> None:
         """Strip the pod that we labelled, if we did: this election may not go on."""
         ours = [self._pod_of(self._last_held)] if self._answers and self._last_held else []
+        if self._answers or self.routing.doubtful:
+            await self.routing.empty()
         await self._labels.strip_all([*ours, *self._labels.doubtful])
         self._in_office, self._answers = 0, False
 
@@ -246,6 +254,7 @@ class Office:
         else:
             await self._labels.strip_all(self._labels.suspects)
         await self._labels.mark_all(self.leader)
+        await self.routing.take_back()
         if await self._cluster.list_pods(self.resource.key.namespace, self.resource.label_key):
             return "labels"
         if any(self.resource.token_key in pod.annotations for pod in self._labels.known):
@@ -268,6 +277,11 @@ class Office:
             if chosen is not None:
                 return await self._hand_over(lease.record, chosen, since=since)
             return await self._confirmed_without_candidates() and await self.give_up()
+        if self._driver.leads:
+            await self.routing.prepare(self._driver.tenure)
+            await self.routing.look()
+            if not await self._route(pod):
+                return False
         if not await self._correct(pod):
             return False
         if not self._driver.leads:
@@ -317,6 +331,9 @@ class Office:
 
     async def _hand_over_now(self, record: Record, to: Pod, *, since: float) -> bool:
         old = self._pod_of(record)
+        await self.routing.prepare(self._driver.tenure)
+        if self.routing.asked_for:
+            return await self._reroute(old, to, since=since)
         # A terminating pod may be stripped by anybody, for no replica wants it to lead again.
         if not (old.terminating or await self._driver.renew()):
             return False  # not our business any more, perhaps
@@ -333,6 +350,41 @@ class Office:
             self._observer.handover(clock.now() - since)
         return done
 
+    async def _reroute(self, old: Pod, to: Pod, *, since: float) -> bool:
+        """Do so in one write of the Service's slices, after the bucket's; the labels follow.
+
+        What is promised of labels holds in this order, too: no other pod has one when the new
+        leader gets it, and a site that loses the record before strips both.
+        """
+        if not await self._driver.transfer(self._nominee(to), tenure=self._driver.tenure):
+            return False
+        self._note_beginning()
+        if not await self._route(to, stored=True):
+            return False
+        _, clear = await together(
+            self._labels.strip_one(old, until=self._deadline()),
+            self._labels.unclaimed(old, to, since=to.resource_version),
+        )
+        done = await self._label(to, stored=True, clear=bool(clear))
+        if done:
+            self._observer.handover(clock.now() - since)
+        return done
+
+    async def _route(self, pod: Pod, *, stored: bool = False) -> bool:
+        """Let the Service lead to the holder of our record; return whether that is done.
+
+        `stored`: whether a write was stored after the slices were read.
+        """
+        lease = self._driver.lease
+        if lease is None or not self._driver.leads:
+            return False
+        return await self.routing.point(
+            pod,
+            token=lease.record.term,
+            warrant=self._warrant(pod, lease.record.term, stored=stored),
+            until=self._deadline,
+        )
+
     async def _give_way(self, interval: float) -> None:
         """Release a term whose pod could not be labelled for an interval: another site may do it.
 
@@ -342,7 +394,8 @@ class Office:
         lease, tenure = self._driver.lease, self._driver.tenure
         if lease is None or self._begun != (tenure, lease.record.term):
             return
-        if lease.record.term == self._in_office or self._labels.suspects:
+        suspected = self._labels.suspects or self.routing.may_reach
+        if lease.record.term == self._in_office or suspected:
             self._begun = (0, 0)  # for good: what was in doubt once may be forgotten, but be there
             return
         self._unshown_since = min(self._unshown_since, clock.now())
@@ -378,6 +431,25 @@ class Office:
             stored: whether a write was stored after `pod` was read.
             clear: whether it is known that no other pod carries the label.
         """
+        lease, started = self._driver.lease, clock.now()
+        if lease is None or not self._driver.leads:
+            return False
+        term, self._sweep = lease.record.term, True  # until we know that all went well
+        first = not clear and term != self._in_office
+        warrant = self._warrant(pod, term, stored=stored)
+        done = await self._labels.add(pod, warrant=warrant, until=self._deadline, first=first)
+        if done is None:
+            return False
+        self._in_office, self._sweep = term, False
+        self._observer.label_write(clock.now() - started)
+        log.info("leader.labelled", namespace=done.namespace, pod=done.name, token=term)
+        return True
+
+    def _warrant(self, pod: Pod, term: int, *, stored: bool) -> Callable[[], Awaitable[int | None]]:
+        """Return what stores a write and then says whether a pod leads in a term, with its token.
+
+        Where one is `stored` already, that one counts the first time.
+        """
         fresh = stored
 
         async def warrant() -> int | None:
@@ -392,18 +464,7 @@ class Office:
                 return None
             return term if campaign.lease.record.term == term and self._may_label() else None
 
-        lease, started = self._driver.lease, clock.now()
-        if lease is None or not self._driver.leads:
-            return False
-        term, self._sweep = lease.record.term, True  # until we know that all went well
-        first = not clear and term != self._in_office
-        done = await self._labels.add(pod, warrant=warrant, until=self._deadline, first=first)
-        if done is None:
-            return False
-        self._in_office, self._sweep = term, False
-        self._observer.label_write(clock.now() - started)
-        log.info("leader.labelled", namespace=done.namespace, pod=done.name, token=term)
-        return True
+        return warrant
 
     async def _confirmed_without_candidates(self) -> bool:
         selector = self.resource.selector
@@ -417,6 +478,7 @@ class Office:
         record, now = self._driver.record, clock.now()
         if record is None:
             return False
+        self.routing.forget()  # the steward writes the slices
         await self._end_doubt()
         carriers = labelled(self._labels.known, self.resource)
         if not (withdrawn or self._undone(record, self._holder(record), carriers)):
@@ -476,7 +538,9 @@ class Office:
             return True
         if self._answers:
             await self._strip_known()
-        elif blind or self.lapsed or not self._labels.suspects:
+        elif blind or self.lapsed or not await self._suspect():
+            if self.routing.doubtful:
+                await self.routing.empty()
             await self._labels.strip_all(self._labels.doubtful)
         elif not await self._driver.look():
             # Our link is down, and that is not noticed yet: the label may be right.
@@ -485,13 +549,22 @@ class Office:
             await self._strip_known()
         return True
 
+    async def _suspect(self) -> bool:
+        """Whether a pod may carry the label, or be reached by the Service."""
+        return bool(self._labels.suspects) or await self.routing.may_reach_somebody()
+
     async def _settle_blindly(self, *, withdrawn: bool) -> None:
         """The same, before the key was seen: who leads is not known, so perhaps the label is right.
 
         Not if we led ourselves, or if nobody is to lead.
         """
-        if withdrawn or (not self.resource.holds and (self._answers or self._labels.doubtful)):
+        if withdrawn or (not self.resource.holds and self._doubtful):
             await self._strip_known()
+
+    @property
+    def _doubtful(self) -> bool:
+        """Whether a pod may carry the label, or be reached, because of us."""
+        return bool(self._answers or self._labels.doubtful or self.routing.doubtful)
 
     @property
     def _kept(self) -> Pod | None:
@@ -531,8 +604,14 @@ class Office:
         carriers = self._labels.suspects
         if self._answers and self._last_held is not None:
             carriers.append(self._pod_of(self._last_held))  # our view of the pods may lag
-        await self._labels.strip_all(carriers)
+        # At once, for there may be no time; the slices' write is sent first.
+        await together(self._reach_nobody(), self._labels.strip_all(carriers))
         self._in_office, self._answers = 0, False
+
+    async def _reach_nobody(self) -> None:
+        """Empty the slices, if we answer for them or they lead to somebody."""
+        if self._answers or await self.routing.may_reach_somebody():
+            await self.routing.empty()
 
     async def _take_office(self, pod: Pod, *, since: float) -> bool:
         """Create the record for a pod, after everything that could carry the label is fenced."""
@@ -549,6 +628,7 @@ class Office:
             await self._labels.strip_all([self._pod_of(held)])
         elif not await self._labels.wanted():
             return True  # and who cannot reach the API server could label nobody
+        await self.routing.prepare(self._driver.tenure + 1)  # the one that begins with this record
         # The pod was read before this write, as the warrant of a label has to be.
         created = await self._driver.create(
             self._nominee(pod), still=lambda: (self._last_held, self._driver.latest) == prepared
@@ -558,6 +638,8 @@ class Office:
         self._note_beginning()
         if not self._driver.leads:
             return True
+        if not await self._route(pod, stored=True):
+            return False
         done = await self._label(pod, stored=True)
         if done:
             self._observer.failover(clock.now() - since)

@@ -252,6 +252,50 @@ class Cluster(Protocol):
         """
         ...
 
+    async def get_service(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Read a Service as JSON, consistently; None if there is none."""
+        ...
+
+    async def get_slice(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Read an EndpointSlice as JSON, consistently; None if there is none."""
+        ...
+
+    async def create_slice(
+        self, body: Mapping[str, Any], *, timeout: float, within: float | None = None
+    ) -> dict[str, Any]:
+        """Create an EndpointSlice; the limits are those of `patch_pod`.
+
+        Raises:
+            Conflict: there is one of this name.
+            Unsent: it was not sent in time.
+            ClusterUnreachable: no answer within `timeout` seconds; it may yet be carried out.
+        """
+        ...
+
+    async def patch_slice(
+        self,
+        seen: Mapping[str, Any],
+        change: Mapping[str, Any],
+        *,
+        timeout: float,
+        within: float | None = None,
+    ) -> dict[str, Any]:
+        """Change an EndpointSlice, if UID and resourceVersion are still those of `seen`.
+
+        Lists are replaced as a whole. The limits are those of `patch_pod`.
+
+        Raises:
+            Conflict: it changed.
+            NotFound: it is gone.
+            Unsent: it was not sent in time.
+            ClusterUnreachable: no answer within `timeout` seconds; it may yet be carried out.
+        """
+        ...
+
+    async def delete_slice(self, seen: Mapping[str, Any]) -> None:
+        """Delete an EndpointSlice, if UID and resourceVersion are still those of `seen`."""
+        ...
+
     async def get_election(self, namespace: str, name: str) -> dict[str, Any] | None:
         """Read a `LeaderElection` as JSON, consistently; None if there is none."""
         ...

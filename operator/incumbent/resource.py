@@ -124,6 +124,10 @@ class Resource:
     """Whether the next term may have a lower token than the last one known."""
     site: str
     """The site under which it was first served; empty before."""
+    service: str = ""
+    """The Service whose EndpointSlices are to hold the leader; empty: labels are enough."""
+    routed: str = ""
+    """The Service of which that was asked last, so that its slices can be taken back."""
 
     @property
     def token_key(self) -> str:
@@ -183,6 +187,8 @@ def resource_from(body: Mapping[str, Any], *, default_bucket: str) -> Resource:
         step_down=(metadata.get("annotations") or {}).get(STEP_DOWN),
         accepts_lower_tokens=spec.get("onTokenRegress", "Stop") == "Accept",
         site=status.get("site", ""),
+        service=(spec.get("routing") or {}).get("service", ""),
+        routed=(status.get("routing") or {}).get("service", ""),
     )
 
 

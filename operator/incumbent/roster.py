@@ -1,7 +1,8 @@
 """Which elections there are, and who serves them.
 
 Two elections must not share a key of the bucket, nor a label key in one namespace: the younger of
-the two is blocked until the older is gone, whichever of them was seen first. Which pods they select
+the two is blocked until the older is gone, whichever of them was seen first. Neither may they share
+a Service in `routing`, but without it the younger goes on. Which pods they select
 does not matter for a label key, for leader labels are looked for by the key alone.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 from incumbent.campaigner import Campaigner
 from incumbent.model import ElectionKey
 from incumbent.resource import GROUP, Resource, resource_from
+from incumbent.slices import Obstacle
 from incumbent.status import Problem
 
 Claim = tuple[str, str, str]
@@ -99,6 +101,7 @@ class Roster:
         resource = self.look(body)
         campaigner = self._make(body, resource)
         campaigner.block(self._problem(resource))
+        campaigner.refuse_service(self._obstacle(resource))
         self.campaigners[resource.key] = campaigner
         self.touch()
         work = asyncio.create_task(campaigner.run(), name=f"election {resource.key}")
@@ -139,6 +142,7 @@ class Roster:
             campaigner = self._campaigner_of(self._resources[rival])
             if campaigner is not None:
                 campaigner.block(self._problem(self._resources[rival]))
+                campaigner.refuse_service(self._obstacle(self._resources[rival]))
 
     def _campaigner_of(self, resource: Resource) -> Campaigner | None:
         """Return who serves this very resource, not an earlier one of its name."""
@@ -153,7 +157,7 @@ class Roster:
                 f" operator with --label-prefix {prefix}"
             )
             return Problem("PermissionDenied", message, of_bucket=False)
-        record, label = _claims(resource)
+        record, label, *_ = _claims(resource)
         older = self._older(resource, record)
         if older is not None:
             message = (
@@ -170,6 +174,17 @@ class Roster:
             return Problem("LabelKeyInUse", message, of_bucket=False)
         return None
 
+    def _obstacle(self, resource: Resource) -> Obstacle | None:
+        """Say which other election has the Service; the labels do not depend on it."""
+        older = self._older(resource, _claims(resource)[2]) if resource.service else None
+        if older is None:
+            return None
+        message = (
+            f"election {older} already routes Service {resource.service}: give one of the two"
+            " another Service"
+        )
+        return Obstacle("ServiceInUse", message)
+
     def _older(self, resource: Resource, claim: Claim) -> ElectionKey | None:
         """Return the oldest election with this claim, if that is not the given one."""
         rivals = (self._resources[key] for key in self._claims[claim])
@@ -177,11 +192,13 @@ class Roster:
         return oldest.key if oldest.key != resource.key else None
 
 
-def _claims(resource: Resource) -> tuple[Claim, Claim]:
-    return (
+def _claims(resource: Resource) -> tuple[Claim, ...]:
+    namespace = resource.key.namespace
+    claims = (
         ("record", resource.bucket, resource.record_key),
-        ("label", resource.key.namespace, resource.label_key),
+        ("label", namespace, resource.label_key),
     )
+    return (*claims, ("service", namespace, resource.service)) if resource.service else claims
 
 
 async def _first_of(tasks: list[asyncio.Future[Any]]) -> None:

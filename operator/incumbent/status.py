@@ -20,6 +20,7 @@ from incumbent.errors import (
 )
 from incumbent.model import BucketInfo, Pod, Record, State
 from incumbent.resource import Resource
+from incumbent.slices import Obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,12 @@ class Situation:
     problem: Problem | None
     unlabelled: str
     """Why the labels are not as they should be; empty if they are."""
+    routed: str = ""
+    """The Service that may have slices of this election; empty for none."""
+    obstacle: Obstacle | None = None
+    """Why that Service cannot be used."""
+    unrouted: str = ""
+    """Why its slices are not as they should be; empty if they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +123,8 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
         "bucket": _bucket(situation, before),
         **{name: value for name, value in before.items() if name in lasting},
     }
+    if situation.routed:
+        status["routing"] = {"service": situation.routed}
     if record is not None:
         status["transitions"] += _begins_reign(record, resource, before)
         status["holder"] = record.holder
@@ -168,8 +177,16 @@ def events_from(
             events.append(Event("Normal", "LeaderElected", "Elect", note))
     if reason in _TROUBLES and reason != _ready(before)[0]:
         events.append(Event("Warning", reason, "Campaign", message))
+    obstacle = _condition(after, "RoutingInSync")
+    if obstacle[0] in _OBSTACLES and obstacle[0] != _condition(before, "RoutingInSync")[0]:
+        events.append(Event("Warning", obstacle[0], "Route", obstacle[1]))
     return events
 
+
+_OBSTACLES = frozenset(
+    {"ServiceNotFound", "ServiceHasSelector", "ServiceInvalid", "ServiceInUse", "PermissionDenied"}
+)
+"""Reasons for which a Service is not led to the leader."""
 
 _TROUBLES = frozenset(
     {
@@ -237,8 +254,13 @@ def _term(status: Mapping[str, Any]) -> tuple[str, int | None]:
 
 
 def _ready(status: Mapping[str, Any]) -> tuple[str, str]:
+    return _condition(status, "Ready")
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> tuple[str, str]:
+    """Return reason and message of a condition."""
     for condition in status.get("conditions", ()):
-        if condition["type"] == "Ready":
+        if condition["type"] == kind:
             return condition["reason"], condition["message"]
     return "", ""
 
@@ -251,8 +273,11 @@ def _conditions(situation: Situation, before: Mapping[str, Any], now: str) -> li
         ("BucketReady", _bucket_ready(situation)),
         ("CandidatesReady", _candidates_ready(situation)),
         ("LabelsInSync", _labels_in_sync(situation)),
+        ("RoutingInSync", _routing_in_sync(situation)),
         ("Stalled", _stalled(situation)),
     ):
+        if kind == "RoutingInSync" and not situation.resource.service:
+            continue
         old = kept.get(kind, {})
         since = old.get("lastTransitionTime", now) if old.get("status") == status else now
         conditions.append(
@@ -344,8 +369,22 @@ def _labels_in_sync(situation: Situation) -> _Verdict:
     return "True", "LabelsWritten", "every pod's label is as it should be"
 
 
+def _routing_in_sync(situation: Situation) -> _Verdict:
+    obstacle = situation.obstacle
+    if obstacle is not None:
+        return "False", obstacle.reason, obstacle.message
+    if situation.unrouted:
+        return "False", "SliceNotWritten", situation.unrouted
+    if not situation.seen:
+        return "Unknown", "Starting", "the key and the pods have not been seen yet"
+    service = situation.resource.service
+    return "True", "SliceWritten", f"Service {service} reaches the leader, and no other pod"
+
+
 def _stalled(situation: Situation) -> _Verdict:
     problem = situation.problem
     if problem is not None and problem.stalls:
         return "True", problem.reason, problem.message
+    if situation.obstacle is not None:
+        return "True", situation.obstacle.reason, situation.obstacle.message
     return "False", "NotStalled", "nothing needs a person"

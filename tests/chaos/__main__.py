@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         work = _rehearse(folder, options.planted) if options.planted else _rehearse_all(folder)
         return _carry_out(folder, work, keep=options.timelines)
     previous, words = previous_version(folder / "previous")
+    if options.routing:
+        previous, words = None, "it knows no routing"
     plan = make_plan(
         options.seed,
         duration=options.duration,
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{scale.elections} elections, TTL {scale.ttl:g} s, NATS servers: {scale.servers}"
     )
     say(f"Previous version of the operator: {words if previous else f'left out, for {words}.'}")
-    world = World(folder, scale, previous)
+    world = World(folder, scale, previous, routing=options.routing)
     work = _run(world, folder, plan, timelines=options.timelines)
     return _carry_out(folder, work, keep=options.timelines)
 
@@ -185,6 +187,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="decides which faults come when (random)")
     parser.add_argument(
         "--short", action="store_true", help="one NATS server, 8 elections, TTL 6 s, 90 s"
+    )
+    parser.add_argument(
+        "--routing", action="store_true", help="each election leads a Service by EndpointSlices"
     )
     names = [name for scenario in SCENARIOS for name in scenario.faults]
     parser.add_argument(

@@ -17,6 +17,9 @@
    eviction, or that nobody of its site could renew until its deadline. Neither may a leader lose
    its label for a moment: whoever asks for the label then sees no leader.
 
+With `routing`, of the EndpointSlices: a slice leads to at most one pod, with the token of a term of
+that pod; promise 2 holds of slices as it does of labels; and whoever leads is reached some time.
+
 And, so that doing nothing does not pass, *somebody leads*: while NATS is up, and one site has a
 candidate and nothing wrong with its replicas, there is a leader again after 1.1 TTL + 5 s.
 """
@@ -126,6 +129,11 @@ def check(history: History) -> Verdict:
         verdict.reigns += reigns
         court.one_site(reigns)
         court.tokens(election, reigns)
+        routed = court.slices(election)
+        court.one_site(routed)
+        if history.routing and reigns and not routed:
+            words = "no slice ever led to anybody"
+            court.violation("somebody leads", history.ended, election, words)
         court.need(reigns)
         court.somebody(election, reigns)
     verdict.violations.sort(key=lambda finding: finding.at)
@@ -189,13 +197,43 @@ class _Court:
                 if event.labelled and reign is None and event.uid not in strays:
                     for other in current.values():
                         words = f"{site}/{event.pod} got the label while {other} had it"
-                        self._violation("one pod a site", event.at, election, words)
+                        self.violation("one pod a site", event.at, election, words)
                     reign = Reign(election, site, event.pod, event.uid, event.token, event.at)
                     current[event.uid] = reign
                     reigns.append(reign)
             for stray in strays.values():
                 self._corrected(stray, self.history.ended)
         return sorted(reigns, key=lambda reign: reign.since)
+
+    def slices(self, election: str) -> list[Reign]:
+        """Check that a slice leads to one pod, of a term; return for how long to which."""
+        records = [m for m in self.messages[election] if m.entry is Entry.RECORD]
+        holders = {message.term: message.uid for message in records}
+        current: dict[str, Reign] = {}
+        reigns: list[Reign] = []
+        for event in self.history.slices:
+            if event.election != election:
+                continue
+            if len(event.pods) > 1:
+                names = " and ".join(name for name, _ in event.pods)
+                words = f"the slice of {event.site} leads to {names}"
+                self.violation("one pod a slice", event.at, election, words)
+            now = [(uid, event.token) for _, uid in event.pods]
+            before = current.get(event.site)
+            if before is not None and now != [(before.uid, before.token)]:
+                current.pop(event.site).until = event.at
+                before = None
+            if not event.pods or before is not None:
+                continue
+            name, uid = event.pods[0]
+            reign = Reign(election, event.site, name, uid, event.token, event.at)
+            # A record that was overwritten while nobody watched is not known.
+            if reign.token == 0 or holders.get(reign.token, uid) != uid:
+                words = f"the slice leads to {reign}, which is no term of that pod"
+                self.violation("one pod a slice", event.at, election, words)
+            current[event.site] = reign
+            reigns.append(reign)
+        return reigns
 
     def one_site(self, reigns: list[Reign]) -> None:
         """Check promise 2."""
@@ -210,7 +248,7 @@ class _Court:
                 words = f"{new} was labelled {overlap:.2f} s before {old} was stripped"
                 if self._attended(old, new.since):
                     self.verdict.overlap = max(self.verdict.overlap, overlap)
-                    self._violation("one site", new.since, new.election, words)
+                    self.violation("one site", new.since, new.election, words)
                 else:
                     self.verdict.overlap_apart = max(self.verdict.overlap_apart, overlap)
                     words += ", while no replica there could have stripped it"
@@ -228,7 +266,7 @@ class _Court:
                 twice = reign.token == greatest.token and reign.uid != greatest.uid
                 if twice or (reign.token < greatest.token and sure):
                     words = f"{reign} was labelled after {greatest}"
-                    self._violation("tokens grow", reign.since, election, words)
+                    self.violation("tokens grow", reign.since, election, words)
             if greatest is None or reign.token > greatest.token:
                 greatest = reign
         holders: dict[int, str] = {}
@@ -247,10 +285,10 @@ class _Court:
             uid = holders.get(reign.token)
             if reign.token == 0 or (uid is None and reign.token in self._seen):
                 words = f"{reign} has a token that no record had"
-                self._violation("tokens grow", reign.since, election, words)
+                self.violation("tokens grow", reign.since, election, words)
             elif uid not in {None, reign.uid}:
                 words = f"{reign} has the token of another pod's term"
-                self._violation("tokens grow", reign.since, election, words)
+                self.violation("tokens grow", reign.since, election, words)
 
     def need(self, reigns: list[Reign]) -> None:
         """Check promise 4."""
@@ -267,7 +305,7 @@ class _Court:
                 if then and _same(then) == _same(reign):
                     cause = "no cause, and given back"
                     words += f", and got it back after {then.since - reign.until:.2f} s"
-                self._violation("no change without need", reign.until, reign.election, words)
+                self.violation("no change without need", reign.until, reign.election, words)
             self._causes[id(reign)] = cause
             self.verdict.causes[cause] += 1
 
@@ -287,10 +325,10 @@ class _Court:
             calm = _overlap(since, until, well)
             if calm > bound + self.history.ttl * self._taken_over(election, since, until):
                 words = f"nobody led for {until - since:.1f} s; for {calm:.1f} s a site was well"
-                self._violation("somebody leads", until, election, words)
+                self.violation("somebody leads", until, election, words)
             elif until >= self.history.ended and gap > 0:
                 words = f"nobody leads at the end, since {until - since:.1f} s"
-                self._violation("somebody leads", until, election, words)
+                self.violation("somebody leads", until, election, words)
 
     def _taken_over(self, election: str, since: float, until: float) -> int:
         """Return how often another replica renewed a record meanwhile whose holder does not act.
@@ -317,7 +355,7 @@ class _Court:
             if until - since > self._to_correct(stray.site, since):
                 words = f"{stray.site}/{stray.pod} kept a label set by hand for {at - stray.at:.2f}"
                 words += f" s, and for {until - since:.2f} s nothing was wrong"
-                self._violation("one pod a site", until, stray.election, words)
+                self.violation("one pod a site", until, stray.election, words)
                 return
 
     def _restored(self, reign: Reign, again: Reign | None) -> None:
@@ -341,7 +379,7 @@ class _Court:
         self.verdict.corrections.append(seconds)
         if seconds > allowed:
             words = f"{reign} had no label for {seconds:.2f} s after it was taken by hand"
-            self._violation("no change without need", at, reign.election, words)
+            self.violation("no change without need", at, reign.election, words)
 
     # What they need to know
 
@@ -353,7 +391,8 @@ class _Court:
         """Whether something was wrong with a site's replicas, or NATS, at any time in between."""
         return any(begin <= until and since <= end for begin, end in self._storms(site))
 
-    def _violation(self, promise: str, at: float, election: str, words: str) -> None:
+    def violation(self, promise: str, at: float, election: str, words: str) -> None:
+        """Write down a broken promise."""
         self.verdict.violations.append(Finding(promise, at, election, words))
 
     def _record(self, message: Message, latest: int, holders: dict[int, str]) -> None:
@@ -367,7 +406,7 @@ class _Court:
         elif holders.get(term, message.uid) != message.uid:
             words = f"term {term} went to {who} without a new number"
         if words:
-            self._violation("tokens grow", message.at, message.election, words)
+            self.violation("tokens grow", message.at, message.election, words)
         holders.setdefault(term, message.uid)
 
     def _cause(self, reign: Reign) -> str:

@@ -38,6 +38,18 @@ class PodEvent:
     """Which change of its label by hand was the latest; the same write sets both."""
 
 
+@dataclass(frozen=True, slots=True)
+class SliceEvent:
+    """Whom an EndpointSlice of ours leads to, as one event of the watch showed it."""
+
+    at: float
+    site: str
+    election: str
+    pods: tuple[tuple[str, str], ...] = ()
+    """Names and UIDs; none when it is empty or gone."""
+    token: int = 0
+
+
 class Entry(enum.Enum):
     """What a message of the bucket is."""
 
@@ -123,6 +135,10 @@ class History:
     ended: float = math.inf
     pods: list[PodEvent] = field(default_factory=list)
     """The events of one site are in the order of its API server."""
+    routing: bool = False
+    """Whether the elections name Services."""
+    slices: list[SliceEvent] = field(default_factory=list)
+    """The same; empty without `routing`."""
     messages: list[Message] = field(default_factory=list)
     """In the order of the stream; those that were overwritten while nobody watched are missing."""
     spells: list[Spell] = field(default_factory=list)
@@ -157,7 +173,7 @@ class History:
 
     def save(self, path: Path) -> None:
         """Write it down, one JSON value a line."""
-        lists = (self.pods, self.messages, self.spells, self.deeds, self.delays)
+        lists = (self.pods, self.slices, self.messages, self.spells, self.deeds, self.delays)
         rows = [(type(row).__name__, asdict(row)) for rows in lists for row in rows]
         rows.sort(key=lambda row: float(row[1].get("at", row[1].get("since", 0.0))))
         about = {"ttl": self.ttl, "began": self.began, "ended": self.ended}

@@ -15,7 +15,7 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from chaos.history import GONE, Delay, Entry, History, Message, PodEvent
+from chaos.history import GONE, Delay, Entry, History, Message, PodEvent, SliceEvent
 from controlplane.kube import ApiError, Kube, has_condition
 
 LEADER = "leader"
@@ -39,10 +39,14 @@ class Recorder:
         history: where.
         namespace: of all elections; their pods carry the label `app` with the election's name.
         bucket: of all elections, whose keys are their names.
+        routing: whether they name Services, whose slices are to be watched.
     """
 
-    def __init__(self, history: History, *, namespace: str, bucket: str) -> None:
+    def __init__(
+        self, history: History, *, namespace: str, bucket: str, routing: bool = False
+    ) -> None:
         self.history = history
+        self._routing = routing
         self._namespace = namespace
         self._bucket = bucket
         self._beacon = f"{BEACON}-{namespace}"
@@ -98,6 +102,8 @@ class Recorder:
                 tasks.append(group.create_task(self._follow_pods(kube, started)))
                 await started.wait()
                 tasks.append(group.create_task(self._measure_delay(kube)))
+                if self._routing:
+                    tasks.append(group.create_task(self._follow_slices(kube)))
             yield
             for task in tasks:
                 task.cancel()
@@ -147,6 +153,53 @@ class Recorder:
         for pod in sorted(pods.values(), key=self._is_labelled):
             self._take_pod(site, "ADDED", pod)
         return str(listed["metadata"]["resourceVersion"])
+
+    async def _follow_slices(self, kube: Kube) -> None:
+        """Write down every change of the elections' slices of a site."""
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{self._namespace}/endpointslices"
+        site, version = kube.site.name, ""
+        while True:
+            try:
+                if not version:
+                    listed = await kube.get(path)
+                    found = {each["metadata"]["name"] for each in listed["items"]}
+                    for election in self.history.elections:
+                        if _slice_name(election) not in found:
+                            self.history.slices.append(SliceEvent(time.monotonic(), site, election))
+                    for each in listed["items"]:
+                        self._take_slice(site, "ADDED", each)
+                    version = str(listed["metadata"]["resourceVersion"])
+                async for kind, each in kube.watch(
+                    path, resourceVersion=version, allowWatchBookmarks="true"
+                ):
+                    if kind == "ERROR":
+                        raise ApiError(int(each.get("code", 0)), str(each.get("message")))
+                    version = each["metadata"]["resourceVersion"]
+                    if kind != "BOOKMARK":
+                        self._take_slice(site, kind, each)
+            except ERRORS as error:
+                if isinstance(error, ApiError) and error.status == EXPIRED:
+                    version = ""
+                await asyncio.sleep(BEACON_EVERY)
+
+    def _take_slice(self, site: str, kind: str, found: Mapping[str, Any]) -> None:
+        metadata = found["metadata"]
+        names = {_slice_name(election): election for election in self.history.elections}
+        election = names.get(metadata["name"])
+        if election is None:
+            return
+        endpoints = () if kind == "DELETED" else found.get("endpoints") or ()
+        targets = (endpoint["targetRef"] for endpoint in endpoints)
+        token = (metadata.get("annotations") or {}).get(f"{GROUP}/{election}.token", "0")
+        self.history.slices.append(
+            SliceEvent(
+                time.monotonic(),
+                site,
+                election,
+                tuple((target["name"], target["uid"]) for target in targets),
+                int(token),
+            )
+        )
 
     async def _measure_delay(self, kube: Kube) -> None:
         """Write to a pod all the time, to see how late the watch shows it."""
@@ -283,6 +336,10 @@ async def evict(urls: Sequence[str], bucket: str, key: str) -> None:
         await client.jetstream(timeout=2).publish(
             f"$KV.{bucket}.{key}", headers={"KV-Operation": "DEL"}
         )
+
+
+def _slice_name(election: str) -> str:
+    return f"incumbent-{election}-ipv4"
 
 
 def _entry(headers: Mapping[str, str]) -> Entry:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from chaos.history import History, PodEvent, Trouble
 from chaos.operators import START_TIMEOUT, Bucket, Replica, make_replica
@@ -60,11 +60,15 @@ class World:
         folder: for all that it writes.
         scale: how large it is.
         previous: the source root of the operator's previous version, if there is any.
+        routing: whether each election names a Service.
     """
 
-    def __init__(self, folder: Path, scale: Scale, previous: Path | None) -> None:
+    def __init__(
+        self, folder: Path, scale: Scale, previous: Path | None, *, routing: bool = False
+    ) -> None:
         self.history = scale.history()
-        self.recorder = Recorder(self.history, namespace=NAMESPACE, bucket=BUCKET)
+        self.history.routing = self._routing = routing
+        self.recorder = Recorder(self.history, namespace=NAMESPACE, bucket=BUCKET, routing=routing)
         self.under_way: list[str] = []
         """What is wrong at this moment, in words."""
         self.done: list[Fault] = []
@@ -167,12 +171,16 @@ class World:
     async def _start_election(self, kube: Kube, name: str) -> None:
         async with self._few:
             await kube.deployment(NAMESPACE, name, replicas=PODS)
-            body = {
+            body: dict[str, Any] = {
                 "apiVersion": "incumbent.dev/v1alpha1",
                 "kind": "LeaderElection",
                 "metadata": {"name": name},
                 "spec": {"selector": {"matchLabels": {"app": name}}, "key": name},
             }
+            if self._routing:
+                service = {"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}}
+                await kube.create(f"/api/v1/namespaces/{NAMESPACE}/services", service)
+                body["spec"]["routing"] = {"service": name}
             await kube.create(ELECTIONS, body)
 
     # The end

@@ -83,6 +83,21 @@ async def delete_pod(kube, namespace, name):
     await kube.delete(f"/api/v1/namespaces/{namespace}/pods/{name}", grace=0)
 
 
+def make_slice(namespace):
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": namespace,
+            "name": "incumbent-billing-ipv4",
+            "annotations": {"incumbent.dev/billing.token": "7", "incumbent.dev/write": "one"},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.0.0.1"]}],
+        "ports": [],
+    }
+
+
 async def label(api_server, pod, **labels):
     return await api_server.patch_pod(pod, labels=labels, annotations={}, timeout=SECONDS)
 
@@ -231,6 +246,58 @@ async def test_a_list_of_many_pages_is_complete(api_server, kube, namespace, mon
     assert [pod.name for pod in odd] == ["p1", "p3", "p5", "p7"]
 
 
+# EndpointSlices
+
+
+@pytest.fixture
+async def slice_(api_server, namespace):
+    """An EndpointSlice as the adapter created it."""
+    return await api_server.create_slice(make_slice(namespace), timeout=SECONDS)
+
+
+async def test_a_slice_is_changed_in_the_state_that_was_seen(api_server, namespace, slice_):
+    """Lists are replaced, None removes, and the answer is what a read shows."""
+    annotations = {"incumbent.dev/billing.token": None, "incumbent.dev/write": "two"}
+    change = {"metadata": {"annotations": annotations}, "endpoints": []}
+    changed = await api_server.patch_slice(slice_, change, timeout=SECONDS)
+    assert changed["metadata"]["annotations"] == {"incumbent.dev/write": "two"}
+    assert not changed.get("endpoints")
+    assert await api_server.get_slice(namespace, "incumbent-billing-ipv4") == changed
+    with pytest.raises(Conflict):
+        await api_server.patch_slice(slice_, change, timeout=SECONDS)
+    with pytest.raises(Conflict):
+        await api_server.delete_slice(slice_)
+    await api_server.delete_slice(changed)
+    assert await api_server.get_slice(namespace, "incumbent-billing-ipv4") is None
+    with pytest.raises(NotFound):
+        await api_server.patch_slice(changed, change, timeout=SECONDS)
+    with pytest.raises(NotFound):
+        await api_server.delete_slice(changed)
+
+
+async def test_a_write_of_the_same_fences_nothing(api_server, slice_):
+    """So each write of ours has a value of its own."""
+    same = {"metadata": {}, "endpoints": slice_["endpoints"]}
+    again = await api_server.patch_slice(slice_, same, timeout=SECONDS)
+    assert again["metadata"]["resourceVersion"] == slice_["metadata"]["resourceVersion"]
+
+
+async def test_a_second_slice_of_one_name_is_a_conflict(api_server, namespace, slice_):
+    """A creation that comes late is refused."""
+    with pytest.raises(Conflict):
+        await api_server.create_slice(make_slice(namespace), timeout=SECONDS)
+
+
+async def test_a_slice_made_anew_is_another_one(api_server, namespace, slice_):
+    """What was decided on the earlier one is refused."""
+    await api_server.delete_slice(slice_)
+    await api_server.create_slice(make_slice(namespace), timeout=SECONDS)
+    with pytest.raises((Conflict, Refused)):
+        await api_server.patch_slice(slice_, {"endpoints": []}, timeout=SECONDS)
+    with pytest.raises(Conflict):
+        await api_server.delete_slice(slice_)
+
+
 # Rights
 
 
@@ -245,6 +312,12 @@ async def test_a_list_of_many_pages_is_complete(api_server, kube, namespace, mon
             lambda api, pod, _: api.get_election(pod.namespace, "billing"),
             'get resource "leaderelections"',
         ),
+        (lambda api, pod, _: api.get_service(pod.namespace, "x"), 'get resource "services"'),
+        (lambda api, pod, _: api.get_slice(pod.namespace, "x"), 'get resource "endpointslices"'),
+        (
+            lambda api, pod, _: api.create_slice(make_slice(pod.namespace), timeout=SECONDS),
+            'create resource "endpointslices"',
+        ),
         (
             lambda api, pod, _: api.replace_status(
                 pod.namespace, "billing", resource_version="1", status={}
@@ -258,7 +331,18 @@ async def test_a_list_of_many_pages_is_complete(api_server, kube, namespace, mon
             'create resource "events"',
         ),
     ),
-    ids=("get", "list", "patch", "namespace", "election", "status", "event"),
+    ids=(
+        "get",
+        "list",
+        "patch",
+        "namespace",
+        "election",
+        "service",
+        "slice",
+        "new slice",
+        "status",
+        "event",
+    ),
 )
 async def test_a_missing_right_is_named(request_, words, powerless, pod, election):
     """The sentence says who lacks which verb on which resource."""

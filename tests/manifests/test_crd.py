@@ -36,6 +36,7 @@ STATUS = {
     "key": "shop.billing",
     "site": "7f3a91c2",
     "labelKey": "incumbent.dev/billing",
+    "routing": {"service": "billing-leader"},
     "conditions": [
         {
             "type": "Ready",

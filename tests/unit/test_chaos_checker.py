@@ -11,7 +11,16 @@ import pytest
 
 from chaos import report
 from chaos.checker import check
-from chaos.history import Delay, Entry, History, Message, PodEvent, Spell, Trouble
+from chaos.history import (
+    Delay,
+    Entry,
+    History,
+    Message,
+    PodEvent,
+    SliceEvent,
+    Spell,
+    Trouble,
+)
 from chaos.plan import Kind, make_plan
 
 TESTS = Path(__file__).parents[1]
@@ -156,6 +165,49 @@ def test_two_labels_in_one_site_are_found(story):
     story.reign(20, 100, "e2", 10)
     story.history.pods.append(last)
     assert story.violations() == ["one pod a site"]
+
+
+def led(at, *pods, token=1):
+    """Return an event of a slice."""
+    site = _site(pods[0]) if pods else "east"
+    return SliceEvent(at, site, "web", tuple((pod, pod) for pod in pods), token if pods else 0)
+
+
+def test_slice_that_follows_the_record_is_fine(story):
+    """It moves in one event, and is empty before the other site's leads to anybody."""
+    story.reign(1, 20, "e1", 1, unfit="terminating")
+    story.reign(20.3, 40, "e2", 10, unfit="gone")
+    story.marker(40.5, 50, Entry.RELEASED)
+    story.reign(41, 100, "w1", 60)
+    story.history.slices += [led(1, "e1"), led(20.2, "e2", token=10), led(40.2)]
+    story.history.slices += [led(41, "w1", token=60)]
+    assert story.violations() == []
+
+
+def test_service_that_never_leads_to_anybody_is_found(story):
+    """Otherwise doing nothing would pass."""
+    story.reign(1, 100, "e1", 1)
+    assert story.violations() == []
+    story.history.routing = True
+    assert story.violations() == ["somebody leads"]
+
+
+@pytest.mark.parametrize(
+    ("slices", "promise"),
+    (
+        ([led(1, "e1"), led(5, "e1", "e2")], "one pod a slice"),
+        ([led(1, "e2")], "one pod a slice"),
+        ([led(1, "e1", token=0)], "one pod a slice"),
+        ([led(1, "e1"), led(50, "w1", token=60), led(60)], "one site"),
+    ),
+    ids=("two pods", "another pod's token", "no token", "two sites"),
+)
+def test_slice_that_leads_to_another_pod_is_found(story, slices, promise):
+    """Two at once, a pod that has no such term, or both sites at a time."""
+    story.reign(1, 45, "e1", 1, unfit="gone")
+    story.reign(46, 100, "w1", 60)
+    story.history.slices += slices
+    assert story.violations() == [promise]
 
 
 def test_deleted_pod_counts_no_more(story):

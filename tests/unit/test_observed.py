@@ -235,3 +235,25 @@ async def test_deletion_takes_the_labels_and_leaves_the_record(stage, member):
     assert stage.leaders == []
     assert stage.record == "a"
     assert all(LABEL not in pod.labels for pod in stage.cluster.pods.values())
+
+
+# A Service
+
+
+async def test_service_leads_to_whom_the_record_means(stage, member):
+    """The slice is moved in one write, and is empty when nobody holds the record."""
+    stage.cluster.put_service()
+    stage.change(routing={"service": "web"})
+    await stage.start()
+    first = member("a", **own(1))
+    await stage.until(lambda: stage.leaders == ["a"])
+    assert stage.cluster.routes == [("a",)]
+    first.stop()
+    second = member("host-b", **own(9))
+    await stage.until(lambda: stage.leaders == ["b"])
+    assert stage.cluster.routes == [("a",), ("b",)]
+    second.stop()
+    await stage.until(lambda: stage.leaders == [], timeout=2 * TTL)
+    await stage.until(lambda: stage.cluster.routes[-1] == (), timeout=1)
+    await asyncio.sleep(2 * TTL)
+    assert stage.cluster.routes == [("a",), ("b",), ()]

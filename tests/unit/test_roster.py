@@ -43,6 +43,10 @@ class FakeCampaigner:
         """Take in whether this may work."""
         self.problem = problem
 
+    def refuse_service(self, obstacle):
+        """Take in whether another election has the Service."""
+        self.obstacle = obstacle
+
     def view(self):
         """Return what can be told."""
         return {"name": self.resource.key.name, "status": self.body["status"]}
@@ -193,6 +197,19 @@ async def test_a_label_key_is_used_within_a_namespace(roster, serve):
     assert roster.campaigners[ElectionKey("other", "a")].problem is None
     roster.look(election("b", 2, **KEY))
     assert roster.campaigners[ElectionKey("other", "a")].problem.reason == "KeyInUse"
+
+
+async def test_a_service_is_led_by_the_oldest_election_that_names_it(roster, serve):
+    """The younger one goes on without it, until it is free."""
+    routing = {"service": "web"}
+    one, two = election("one", 1, routing=routing), election("two", 2, routing=routing)
+    await serve(two, one)
+    first, second = (roster.campaigners[ElectionKey("shop", name)] for name in ("one", "two"))
+    assert first.obstacle is None
+    assert (second.obstacle.reason, second.problem) == ("ServiceInUse", None)
+    assert "shop/one" in second.obstacle.message
+    roster.look(election("one", 1, routing={"service": "other"}))
+    assert second.obstacle is None
 
 
 async def test_the_default_bucket_is_a_bucket(roster, serve):

@@ -148,6 +148,11 @@ _REMEDIES = {
     "KeyInUse": "give one of the two elections another key, or delete it",
     "LabelKeyInUse": "give one of the two elections another label key, or delete it",
     "TokenRegressed": "see docs/operations.md, then set onTokenRegress to Accept",
+    "ServiceNotFound": "create the Service that `routing` names, without a selector",
+    "ServiceHasSelector": "remove the selector of the Service that `routing` names",
+    "ServiceInvalid": "give the Service that `routing` names another type",
+    "ServiceInUse": "give one of the two elections another Service",
+    "SliceNotWritten": "look at what keeps the operator from writing slices, and at its log",
     "LabelsNotWritten": "look at what keeps the operator from writing pods, and at its log",
     "BucketAtRisk": "give the bucket the settings that docs/nats.md asks for",
     "Vacant": "see whether the operator runs, and what it logs",
@@ -167,8 +172,11 @@ def _about_status(name: str, election: Mapping[str, Any]) -> Iterator[Finding]:
     bucket, labels = condition(election, "BucketReady"), condition(election, "LabelsInSync")
     if bucket["reason"] == "BucketAtRisk":
         yield _told(name, Level.WARNING, bucket)
+    routing = condition(election, "RoutingInSync")
     if labels["status"] == "False":
         yield _told(name, Level.PROBLEM, labels)
+    if routing["status"] == "False" and stalled["status"] != "True":
+        yield _told(name, Level.PROBLEM, routing)
 
 
 def _told(name: str, level: Level, told: Mapping[str, str]) -> Finding:
