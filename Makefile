@@ -20,7 +20,7 @@ LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check fix bench bench-scale simulate model chaos scenarios verify up down build chart image image-check docs lock clean
+.PHONY: help demo test test-unit check fix bench bench-scale bench-storm soak simulate model chaos scenarios verify up down build chart image image-check docs lock clean
 
 help: ## Show this text
 	@echo 'Usage: make TARGET'
@@ -64,11 +64,17 @@ fix: $(INSTALLED) ## Repair what can be repaired by itself
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: build ## Measure start, rest, hand-overs, fail-overs, cost; AGAIN=1: also what is known
+bench: build ## Measure fail-over, cost, speed, bucket: half an hour; AGAIN=1: also what is known
 	@$(RUN) -m bench $(if $(AGAIN),--again)
 
 bench-scale: build ## Measure 1,000, 5,000 and 10,000 elections in one process; ONLY=scale-1000
 	@$(RUN) -m bench $(or $(ONLY),scale) $(if $(AGAIN),--again)
+
+bench-storm: build ## Measure what 1,000 elections do when much happens at once: 10 minutes
+	@$(RUN) -m bench storm $(if $(AGAIN),--again)
+
+soak: build ## Look for growth under light churn: HOURS=1
+	@$(RUN) -m bench soak --again --hours $(or $(HOURS),1)
 
 simulate: $(INSTALLED) ## Simulate elections under faults; RUNS=N SEED=N, a random seed by default
 	@$(RUN) -m simulation $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))

@@ -22,7 +22,7 @@ from controlplane.processes import Process
 SIZES = (500, 1000)
 TTL = 15
 """Seconds: the lease duration of client-go's defaults."""
-SETTLE, LOOK = 20, 60
+SETTLE, LOOK = 15, 45
 """Seconds before and for each look."""
 CLIENTS = ("Leases", "Incumbent")
 

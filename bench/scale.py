@@ -1,4 +1,4 @@
-"""Thousands of elections in one operator process: start, at rest, restart.
+"""Thousands of elections in one operator process: start, at rest, restart; the most also in two.
 
 How late renewals are is taken from the records themselves, which say when they were sent: the time
 between two renewals of a key, less the interval. That is on the operator's own clock, and nothing
@@ -38,7 +38,10 @@ def measurements(*, short: bool) -> list[Measurement]:
         quick = partial(_measure, elections=4, ttl=3, settle=1, look=3, profile=0)
         return [Measurement("scale-4", quick)]
     usual = partial(_measure, ttl=TTL, settle=SETTLE, look=LOOK, profile=PROFILE)
-    found = [Measurement(f"scale-{size}", partial(usual, elections=size)) for size in SIZES]
+    found = [
+        Measurement(f"scale-{size}", partial(usual, elections=size, second=size == max(SIZES)))
+        for size in SIZES
+    ]
     together = partial(usual, elections=1000, per_namespace=1000)
     return [*found, Measurement("scale-1000-one-namespace", together)]
 
@@ -52,6 +55,7 @@ async def _measure(
     look: float,
     profile: float,
     per_namespace: int = PER_NAMESPACE,
+    second: bool = False,
 ) -> Result:
     async with Scene(folder).running() as scene:
         say(f"elections  {elections} with {PODS} pods each, bucket TTL {ttl} s; creating them")
@@ -69,6 +73,8 @@ async def _measure(
             if profile and shutil.which("py-spy"):
                 found["profile"] = await _profile(operator, folder, profile)
             found["restart"] = await _restart(scene, operator, renewals, elections)
+            if second:
+                found["two"] = await _second(scene, operator, ttl=ttl, settle=settle, look=look)
         finally:
             operator.kill()
             await client.close()
@@ -175,6 +181,24 @@ async def _restart(scene: Scene, operator: Process, renewals: Renewals, election
     return result
 
 
+async def _second(
+    scene: Scene, operator: Process, *, ttl: int, settle: float, look: float
+) -> Result:
+    """Start a second replica beside the first one, and look at both at rest."""
+    other = scene.operator(ttl=ttl, name="second")
+    other.start()
+    try:
+        await asyncio.sleep(2 * settle)
+        position = scene.site.audit.position()
+        usage = await used(look, {**scene.servers, "steward": operator, "standby": other})
+        writes = scene.writes(position)
+    finally:
+        other.kill()
+    shares = ", ".join(f"{name} {one['cpu']:.1f} %" for name, one in usage.items())
+    say(f"two        of a core: {shares}; standby {usage['standby']['resident']:.0f} MB")
+    return {"usage": usage, "api_writes": writes}
+
+
 async def _profile(process: Process, folder: Path, seconds: float) -> list[tuple[str, float]]:
     """Return the functions in which most of the time goes itself, with their shares in percent."""
     path = folder / "profile.txt"
@@ -234,12 +258,30 @@ def _text(results: Mapping[str, Result]) -> str:
                 f"{found['restart']['seconds']:.1f} s",
             )
         )
-    return (
+    text = (
         f"One operator process, {PODS} candidates for each election, bucket TTL {TTL} s. A first"
         " start labels every pod and writes every status, and is bound by the API server; a"
         " restart finds all settled, and counts until every record is renewed by the new process."
         f" CPU is a share of one core.\n\n{table(head, rows)}"
     )
+    for found in results.values():
+        if two := found.get("two"):
+            usage = two["usage"]
+            text += (
+                f"\n\nTwo replicas with {found['elections']} elections at rest: the steward takes"
+                f" {usage['steward']['cpu']:.1f} % of a core and"
+                f" {usage['steward']['resident']:.0f} MB, the standby"
+                f" {usage['standby']['cpu']:.1f} % and {usage['standby']['resident']:.0f} MB; they"
+                f" sent {two['api_writes']} write requests to the API server."
+            )
+    profiled = [found for found in results.values() if found.get("profile")]
+    if profiled:
+        lines = [(f"`{name}`", f"{share} %") for name, share in profiled[-1]["profile"][:12]]
+        text += (
+            f"\n\nWhere the time goes at rest with {profiled[-1]['elections']} elections, by the"
+            f" functions' own time:\n\n{table(('function', 'share'), lines)}"
+        )
+    return text
 
 
 def _plots(results: Mapping[str, Result]) -> dict[str, str]:

@@ -103,8 +103,10 @@ class Scene:
             "nats-server": self.nats.process,
         }
 
-    def operator(self, *, ttl: int, arguments: Sequence[str] = ()) -> Process:
-        """Return an operator of this scene, not started."""
+    def operator(
+        self, *, ttl: int, name: str = "operator", port: int = 0, arguments: Sequence[str] = ()
+    ) -> Process:
+        """Return an operator of this scene, not started; `port` is where it shows its metrics."""
         return Process(
             [
                 *(sys.executable, "-m", "incumbent", "operator"),
@@ -112,11 +114,11 @@ class Scene:
                 f"--nats-url={self.nats.url}",
                 "--create-bucket",
                 f"--bucket-ttl={ttl}s",
-                f"--http-address=127.0.0.1:{free_port()}",
+                f"--http-address=127.0.0.1:{port or free_port()}",
                 f"--replica=bench-{secrets.token_hex(2)}",
                 *arguments,
             ],
-            name="operator",
+            name=name,
             folder=self.folder,
         )
 

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import nats
 from nats.aio.client import Client
 
@@ -25,7 +26,7 @@ from bench.crowd import BUCKET, Crowd
 from bench.plots import curves
 from bench.report import Measurement, Result, Section, patience, say, table
 from bench.scene import PODS, Scene, Usage
-from controlplane.processes import Process
+from controlplane.processes import Process, free_port
 
 ELECTIONS, TTL = 1000, 30
 SETTLE = 30.0
@@ -40,6 +41,7 @@ _ESTABLISHED = "01"
 
 KINDS = {
     "resident": "resident memory, MB",
+    "tasks": "tasks",
     "handles": "open file descriptors",
     "threads": "threads",
     "connections": "TCP connections",
@@ -100,7 +102,8 @@ async def _measure(
         async with patience("creating them"):
             await scene.pods(elections)
             await scene.elections(elections)
-        operator, client = scene.operator(ttl=ttl), await nats.connect(scene.nats.url)
+        port = free_port()
+        operator, client = scene.operator(ttl=ttl, port=port), await nats.connect(scene.nats.url)
         try:
             operator.start()
             async with patience("waiting until all are led"):
@@ -117,7 +120,7 @@ async def _measure(
                     ),
                 ]
                 try:
-                    async for sample in _samples(scene, operator, client, every, seconds):
+                    async for sample in _samples(scene, operator, port, client, every, seconds):
                         sample |= {"wrong": len(crowd.wrong), "lost": crowd.lost.total()}
                         sample |= {"twice": len(crowd.twice)}
                         found["samples"].append(sample)
@@ -160,7 +163,7 @@ async def _election(crowd: Crowd, count: dict[str, int]) -> None:
 
 
 async def _samples(
-    scene: Scene, operator: Process, client: Client, every: float, seconds: float
+    scene: Scene, operator: Process, port: int, client: Client, every: float, seconds: float
 ) -> AsyncIterator[dict[str, float]]:
     """Yield what there is, again and again, for so many seconds."""
     began, before = time.monotonic(), Usage.of(operator)
@@ -172,6 +175,7 @@ async def _samples(
             "at": round(now.at - began, 1),
             "resident": round(now.resident / 2**20, 2),
             "cpu": round(100 * (now.cpu - before.cpu) / (now.at - before.at), 2),
+            "tasks": await _tasks(port),
             **_of_process(operator.pid),
             "consumers": json.loads(answer.data)["state"]["consumer_count"],
             "clients": server["connections"],
@@ -179,6 +183,16 @@ async def _samples(
             "server": round(server["mem"] / 2**20, 2),
         }
         before = now
+
+
+async def _tasks(port: int) -> int:
+    """Return how many tasks the operator has, by its metrics."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}/metrics") as answer,
+    ):
+        lines = (await answer.text()).splitlines()
+    return next(int(float(line.split()[1])) for line in lines if line.startswith("incumbent_tasks"))
 
 
 def _of_process(pid: int) -> dict[str, float]:
@@ -250,6 +264,7 @@ def section(results: Mapping[str, Result]) -> Section:
 
     plots = {
         "soak-memory": drawn("Resident memory, MB: operator and NATS server", "resident", "server"),
+        "soak-tasks": drawn("Tasks of the operator", "tasks"),
         "soak-handles": drawn("What the operator holds", "handles", "threads", "connections"),
         "soak-server": drawn("What the NATS server holds", "consumers", "clients", "subscriptions"),
         "soak-cpu": drawn("CPU of the operator, % of a core", "cpu"),

@@ -221,7 +221,7 @@ def served() -> str:
     election = SimpleNamespace(
         key=ElectionKey("shop", "billing"), counts=counts, reading=lambda: reading
     )
-    metrics = Metrics(lambda: [election], connected=lambda: True, version="1")
+    metrics = Metrics(lambda: [election], connected=lambda: True, tasks=lambda: 0, version="1")
     return metrics.render()[0].decode()
 
 

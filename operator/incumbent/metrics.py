@@ -138,6 +138,7 @@ class Metrics:
     Args:
         elections: returns those that are served now.
         connected: whether NATS answers.
+        tasks: how many there are.
         version: of the operator.
     """
 
@@ -146,6 +147,7 @@ class Metrics:
         elections: Callable[[], Iterable[Election]],
         *,
         connected: Callable[[], bool],
+        tasks: Callable[[], int],
         version: str,
     ) -> None:
         self._registry = CollectorRegistry()
@@ -187,12 +189,12 @@ class Metrics:
             "cause",
             CAUSES,
         )
-        gauge = Gauge(
-            "incumbent_nats_connected",
-            "Whether NATS answers (1) or not (0).",
-            registry=self._registry,
+        self._gauge("incumbent_nats_connected", "Whether NATS answers (1) or not (0).", connected)
+        self._gauge(
+            "incumbent_tasks",
+            "Tasks of the event loop; for each election there is a fixed number.",
+            tasks,
         )
-        gauge.set_function(connected)
         build = Info("incumbent_build", "The version of the operator.", registry=self._registry)
         build.info({"version": version})
 
@@ -204,6 +206,9 @@ class Metrics:
         buckets: Iterable[float] = _SECONDS,
     ) -> Histogram:
         return Histogram(name, text, labels, registry=self._registry, buckets=tuple(buckets))
+
+    def _gauge(self, name: str, text: str, look: Callable[[], float]) -> None:
+        Gauge(name, text, registry=self._registry).set_function(look)
 
     def _counter(self, name: str, text: str, label: str, values: Iterable[str]) -> Counter:
         counter = Counter(name, text, [label], registry=self._registry)

@@ -117,7 +117,10 @@ async def _operate(settings: Settings, *, version: str) -> None:
 
     roster = Roster(make, default_bucket=settings.bucket, label_prefixes=settings.label_prefixes)
     metrics = Metrics(
-        roster.campaigners.values, connected=lambda: connection.connected, version=version
+        roster.campaigners.values,
+        connected=lambda: connection.connected,
+        tasks=lambda: len(asyncio.all_tasks()),
+        version=version,
     )
     historian = None
     if settings.history_stream is not None:

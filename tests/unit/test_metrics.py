@@ -30,6 +30,7 @@ NAMES = {
     "incumbent_handover_seconds": set(),
     "incumbent_failover_seconds": set(),
     "incumbent_nats_connected": set(),
+    "incumbent_tasks": set(),
     "incumbent_history_entries_total": {"outcome"},
     "incumbent_terms_began_total": {"how"},
     "incumbent_terms_ended_total": {"cause"},
@@ -89,7 +90,7 @@ def elections():
 
 @pytest.fixture
 def metrics(elections):
-    return Metrics(lambda: elections, connected=lambda: True, version="1.2.3")
+    return Metrics(lambda: elections, connected=lambda: True, tasks=lambda: 7, version="1.2.3")
 
 
 def scrape(metrics):
@@ -176,9 +177,17 @@ def test_a_standby_leads_nothing(elections, metrics):
 def test_connected_is_asked_at_each_scrape():
     """The gauge shows what is, not what was."""
     connected = [False, True]
-    metrics = Metrics(list, connected=lambda: connected.pop(0), version="1")
+    metrics = Metrics(list, connected=lambda: connected.pop(0), tasks=lambda: 7, version="1")
     assert values(metrics, "incumbent_nats_connected") == {(): 0.0}
     assert values(metrics, "incumbent_nats_connected") == {(): 1.0}
+
+
+def test_tasks_are_counted_at_each_scrape():
+    """A leak of them would show."""
+    tasks = [3, 4]
+    metrics = Metrics(list, connected=lambda: True, tasks=lambda: tasks.pop(0), version="1")
+    assert values(metrics, "incumbent_tasks") == {(): 3.0}
+    assert values(metrics, "incumbent_tasks") == {(): 4.0}
 
 
 def test_the_series_of_an_election_vanish_with_it(elections, metrics):
@@ -200,7 +209,7 @@ def test_a_condition_has_one_status(elections, metrics):
 
 def test_without_elections_the_rest_is_served():
     """Histograms have their series from the start, so that a rate begins at 0."""
-    metrics = Metrics(list, connected=lambda: False, version="1")
+    metrics = Metrics(list, connected=lambda: False, tasks=lambda: 7, version="1")
     counts = values(metrics, "incumbent_bucket_write_seconds_count")
     assert counts == {("stored",): 0.0, ("refused",): 0.0, ("unknown",): 0.0}
     assert values(metrics, "incumbent_handover_seconds_count") == {(): 0.0}
@@ -245,7 +254,9 @@ def test_a_failover_may_take_minutes(metrics):
 
 def test_metrics_of_two_operators_do_not_mix():
     """Nothing is registered globally."""
-    first, second = (Metrics(list, connected=lambda: True, version="1") for _ in range(2))
+    first, second = (
+        Metrics(list, connected=lambda: True, tasks=lambda: 7, version="1") for _ in range(2)
+    )
     first.handover(1.0)
     assert values(second, "incumbent_handover_seconds_count") == {(): 0.0}
 
