@@ -242,7 +242,8 @@ OWN = (
         (election(onTokenRegress="No"), "spec.onTokenRegress", '"Stop", "Accept"'),
         (election(selector=None), "spec.selector", "Required value"),
         (election(mode="Watched"), "spec.mode", '"Managed", "Observed"'),
-        (election(routing={"mode": "Label"}), "spec.routing", "unknown field"),
+        (election(route="Label"), "spec.route", "unknown field"),
+        (election(routing={"service": "x", "mode": "Label"}), "spec.routing.mode", "Unsupported"),
     ),
 )  # fmt: skip
 def test_what_cannot_work_is_refused_with_a_sentence(kubectl, wrong, field, message):
