@@ -101,7 +101,7 @@ async def _look(scene: Scene, seconds: float, *, client: Process | None = None) 
     return {"usage": usage, "writes": round(writes, 2)}
 
 
-def _above(found: Mapping[str, Any], client: str) -> dict[str, float]:
+def above(found: Mapping[str, Any], client: str) -> dict[str, float]:
     """Return the shares of a core that a client's elections take, by process."""
     idle, busy = found["Idle"]["usage"], found[client]["usage"]
     return {
@@ -113,19 +113,20 @@ def _above(found: Mapping[str, Any], client: str) -> dict[str, float]:
 def _lines(found: Mapping[str, Any]) -> list[str]:
     lines = []
     for client in CLIENTS:
-        above = _above(found, client)
-        shares = ", ".join(f"{name} {share:.1f} %" for name, share in above.items())
+        taken = above(found, client)
+        shares = ", ".join(f"{name} {share:.1f} %" for name, share in taken.items())
         lines.append(
-            f"{client:10} {sum(above.values()):.1f} % of a core above idle ({shares}),"
+            f"{client:10} {sum(taken.values()):.1f} % of a core above idle ({shares}),"
             f" {found[client]['writes'] - found['Idle']['writes']:.1f} API writes/s,"
             f" client {found[client]['usage']['client']['resident']:.0f} MB"
         )
-    lines.append(f"ratio      Incumbent takes {_ratio(found)} of the CPU that Leases take")
+    lines.append(f"ratio      Incumbent takes {ratio(found)} of the CPU that Leases take")
     return lines
 
 
-def _ratio(found: Mapping[str, Any]) -> str:
-    leases, incumbent = (sum(_above(found, client).values()) for client in CLIENTS)
+def ratio(found: Mapping[str, Any]) -> str:
+    """Return what Incumbent's elections take of the CPU that Leases take, as a fraction."""
+    leases, incumbent = (sum(above(found, client).values()) for client in CLIENTS)
     return f"1/{leases / incumbent:.1f}" if leases and incumbent else "an unknown share"
 
 
@@ -146,24 +147,24 @@ def section(results: Mapping[str, Result]) -> Section:
     for found in results.values():
         count = found["elections"]
         for client in CLIENTS:
-            above = _above(found, client)
+            taken = above(found, client)
             rows.append(
                 (
                     client,
                     count,
-                    *(f"{above[name]:.1f} %" for name in head[2:6]),
-                    f"{sum(above.values()):.1f} %",
+                    *(f"{taken[name]:.1f} %" for name in head[2:6]),
+                    f"{sum(taken.values()):.1f} %",
                     f"{found[client]['writes'] - found['Idle']['writes']:.1f}",
                     f"{found[client]['usage']['client']['resident']:.0f}",
                 )
             )
         plots[f"cost-{count}"] = bars(
             f"CPU of {count} elections at rest, above the idle control plane",
-            {client: _above(found, client) for client in CLIENTS},
+            {client: above(found, client) for client in CLIENTS},
             unit="% of a core",
         )
     ratios = "; ".join(
-        f"at {found['elections']} elections Incumbent takes {_ratio(found)} of the CPU, and its"
+        f"at {found['elections']} elections Incumbent takes {ratio(found)} of the CPU, and its"
         f" operator sent {found['Incumbent']['audited']} write requests to the API server"
         for found in results.values()
     )
