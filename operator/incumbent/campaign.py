@@ -341,7 +341,7 @@ class Campaign:
         return timeout if self.lease is None else min(timeout, self.lease.deadline - now)
 
     def _renewal_due(self, lease: Lease) -> float:
-        due = lease.sent_at + self.timing.interval
+        due = self.timing.renewal_after(lease.sent_at)
         return min(due, lease.promotable_at) if lease.acts_from == NEVER else due
 
     def _hears_nothing(self, record: Record) -> bool:

@@ -44,6 +44,9 @@ replicated (nats-server: the expiry timer fires every 0.25 s at most, and every 
 replicated removal is pending). Eight tries cover 1.2 to 2.3 s.
 """
 
+TOGETHER = 0.02
+"""Of an interval: the distance of the moments at which renewals are sent."""
+
 Backoff = Callable[[int], float]
 """The seconds until the next try, by the number of tries that did not succeed."""
 
@@ -110,6 +113,18 @@ class Timing:
     @property
     def _scope(self) -> float:
         return self.lease - self.interval
+
+    def renewal_after(self, sent_at: float) -> float:
+        """Return when a record that was sent then is to be renewed: after an interval, or sooner.
+
+        Up to `TOGETHER` of it sooner, at one of the moments that all elections of this interval
+        share: one packet then carries many renewals, which costs both ends less than one each.
+        """
+        due = sent_at + self.interval
+        if self.profile is not Profile.PROMPT:
+            return due
+        step = self.interval * TOGETHER
+        return max(math.floor(due / step) * step, due - step)
 
     def pause(self, tries: int, jitter: float) -> float:
         """Return the time from one attempt to the next.

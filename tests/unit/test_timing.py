@@ -4,7 +4,7 @@ import pytest
 
 from incumbent.errors import ConfigurationError
 from incumbent.model import Profile, Promotion
-from incumbent.timing import FAST_TRIES, ExponentialBackoff, retry_pause, timing_for
+from incumbent.timing import FAST_TRIES, TOGETHER, ExponentialBackoff, retry_pause, timing_for
 
 PROMPT, CHORIA = Profile.PROMPT, Profile.CHORIA
 
@@ -191,3 +191,31 @@ def test_an_exponential_backoff_grows_up_to_its_maximum():
 
     assert [backoff(tries) for tries in (1, 2, 3, 4)] == [10, 15, 20, 20]
     assert ExponentialBackoff(1, 10, 3600)(10**6) == 3600
+
+
+@pytest.mark.parametrize("ttl", (2, 5, 15, 30, 3600))
+@pytest.mark.parametrize("sent_at", (0.0, 0.3, 12345.678, 1e6 + 1 / 3))
+def test_renewals_of_many_elections_are_due_together(ttl, sent_at):
+    """At one of few moments, and never later than an interval after the last, nor much sooner."""
+    timing = timing_for(ttl)
+    due = [timing.renewal_after(sent_at + timing.interval * n / 1000) for n in range(1000)]
+    assert len({round(moment, 6) for moment in due}) <= 1 / TOGETHER + 1
+    for number, moment in enumerate(due):
+        late = sent_at + timing.interval * (1 + number / 1000) - moment
+        assert -1e-6 <= late <= TOGETHER * timing.interval + 1e-6
+
+
+def test_a_renewal_at_its_moment_is_followed_by_one_an_interval_later():
+    """Not sooner and sooner, also if each is sent a little late."""
+    timing = timing_for(15)
+    moment = timing.renewal_after(1000.0)
+    for _ in range(100):
+        following = timing.renewal_after(moment + 0.002)
+        assert following - moment == pytest.approx(timing.interval)
+        moment = following
+
+
+def test_choria_renews_when_choria_does():
+    """Its manners are kept exactly."""
+    timing = timing_for(15, profile=Profile.CHORIA)
+    assert timing.renewal_after(1.234) == 1.234 + timing.interval
