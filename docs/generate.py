@@ -3,7 +3,8 @@
 - `reference/`: the resource from `crds/`, flags and variables from the commands, metrics from what
   an operator serves, conditions and events from the code that says them;
 - `guarantees.md`: the promises, from README.md;
-- `how-to/choose-the-ttl.md`: its table, from `incumbent.timing`;
+- `how-to/choose-the-ttl.md`: its tables, from `incumbent.timing` and from what was measured;
+- `nats.md`, README.md: their figures, from what was measured (`measured.py`);
 - `diagrams/`: from the tables in `diagrams.py`.
 """  # noqa: INP001  # a script
 
@@ -401,25 +402,30 @@ def ttl_table() -> str:
     )
 
 
-def inserted(path: Path, text: str) -> str:
-    """Return a page with a text between the marks in it."""
+def inserted(path: Path, *texts: str) -> str:
+    """Return a page with each text between the marks in it."""
     begin, end = "<!-- made by `make docs`: begin -->\n", "<!-- end -->\n"
-    before, _, rest = path.read_text().partition(begin)
-    _, mark, after = rest.partition(end)
-    if not mark:
-        msg = f"{path} has no place for what is generated"
-        raise ValueError(msg)
-    return f"{before}{begin}\n{text}\n{end}{after}"
+    done, rest = "", path.read_text()
+    for text in texts:
+        before, _, rest = rest.partition(begin)
+        _, mark, rest = rest.partition(end)
+        if not mark:
+            msg = f"{path} has no place for what is generated"
+            raise ValueError(msg)
+        done += f"{before}{begin}\n{text}\n{end}"
+    return done + rest
 
 
 def generated() -> Mapping[Path, str]:
     """Return what the generated files have to contain."""
     sys.path.insert(0, str(DOCS))
     import diagrams  # noqa: PLC0415  # beside this script
+    import measured  # noqa: PLC0415
 
     sys.path.remove(str(DOCS))
     reference = DOCS / "reference"
     guarantees, ttl = DOCS / "guarantees.md", DOCS / "how-to" / "choose-the-ttl.md"
+    readme, nats = ROOT / "README.md", DOCS / "nats.md"
     return {
         reference / "leaderelection.md": resource(),
         reference / "commands.md": flags(),
@@ -427,7 +433,9 @@ def generated() -> Mapping[Path, str]:
         reference / "metrics.md": metrics_page(),
         reference / "conditions.md": conditions_page(),
         guarantees: inserted(guarantees, promises()),
-        ttl: inserted(ttl, ttl_table()),
+        ttl: inserted(ttl, ttl_table(), measured.stream_leaders()),
+        nats: inserted(nats, measured.writes()),
+        readme: inserted(readme, measured.readme()),
         **{DOCS / "diagrams" / name: text for name, text in diagrams.drawn().items()},
     }
 

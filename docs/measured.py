@@ -1,0 +1,132 @@
+"""What README.md and the pages say about measurements, from the files in `bench/results`."""  # noqa: INP001  # beside `generate.py`
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from bench.report import RESULTS, at, table  # noqa: E402
+
+from bench import bucket, cost, failover, report, scale, speed, storm  # noqa: E402  # after that
+
+del sys.path[:2]
+
+Found = Mapping[str, Any]
+
+
+def readme() -> str:
+    """Return the figures that README.md shows."""
+    parts = [
+        "Beside client-go's `LeaderElector`, each in one run on one machine:",
+        _beside(_found(cost), _one("failover")),
+        "How fast another pod leads (p50, p90, p99 and maximum, and of how many):",
+        _tables(speed.section(_found(speed)).text),
+        "One operator process with many elections:",
+        _tables(scale.section(_found(scale)).text),
+        "A thousand elections when much happens at once:",
+        _storms(_one("storm")),
+    ]
+    if soak := _one("soak"):
+        parts.append(_soak(soak))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def stream_leaders() -> str:
+    """Return what the loss of a stream's leader does to elections, by TTL."""
+    found = {"bucket-leaders": _one("bucket-leaders")}
+    return _tables(bucket.section(found).text) + "\n"
+
+
+def writes() -> str:
+    """Return how fast a bucket takes conditional writes."""
+    return _tables(bucket.section({"bucket-writes": _one("bucket-writes")}).text) + "\n"
+
+
+def _found(module: Any) -> dict[str, Any]:
+    return report.results([one.name for one in module.measurements(short=False)], RESULTS)
+
+
+def _one(name: str) -> Any:
+    return report.results([name], RESULTS).get(name)
+
+
+def _tables(text: str) -> str:
+    """Return the first table of a text."""
+    lines = text.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("|"))
+    rest = lines[first:]
+    last = next((number for number, line in enumerate(rest) if not line.startswith("|")), None)
+    return "\n".join(rest[:last])
+
+
+def _beside(costs: Mapping[str, Found], kills: Found) -> str:
+    rows = []
+    for found in costs.values():
+        name = f"{found['elections']:,} elections at rest"
+        above = {client: sum(cost.above(found, client).values()) for client in cost.CLIENTS}
+        rows.append(
+            (
+                f"{name}: CPU of all processes above idle, of a core",
+                f"{above['Leases']:.0f} %",
+                f"{above['Incumbent']:.1f} % ({cost.ratio(found)})",
+                "",
+            )
+        )
+        writes = {client: found[client]["writes"] for client in cost.CLIENTS}
+        rows.append(
+            (
+                f"{name}: writes at the API server, beyond those of others",
+                f"{writes['Leases'] - found['Idle']['writes']:.0f}/s",
+                f"{found['Incumbent']['audited']} in {cost.LOOK} s",
+                "",
+            )
+        )
+    outages = kills["outages"]
+    for name, share in (("half of all", 0.5), ("nine of ten", 0.9), ("the longest", 1.0)):
+        rows.append(
+            (
+                f"a member is killed, TTL {kills['ttl']} s, until the next one leads: {name}",
+                f"{at(outages[failover.LEASE], share):.1f} s",
+                f"{at(outages['Prompt'], share):.1f} s",
+                f"{at(outages['Choria'], share):.1f} s",
+            )
+        )
+    return table(("", "Leases", "Incumbent", "the same, with Choria's manners"), rows)
+
+
+def _storms(found: Found) -> str:
+    rows = [
+        (
+            storm.STORMS[name],
+            one["lost"],
+            f"{one['led']:.1f} s" if one["led"] is not None else "-",
+            f"{at(one['gaps'], 0.5):.1f} / {one['gaps'][-1]:.1f} s" if one["gaps"] else "-",
+            f"{one['memory']['after'] / one['memory']['before']:.2f}",
+        )
+        for name, one in found["storms"].items()
+    ]
+    head = ("", "leases lost", "all led after it", "without a label, p50 / max", "memory after it")
+    return table(head, rows)
+
+
+def _soak(found: Found) -> str:
+    samples, churn = found["samples"], found["churn"]
+    first, last = samples[0], samples[-1]
+    memory = [one["resident"] for one in samples]
+    held = ", ".join(
+        f"{kind} {first[kind]:g} and {last[kind]:g}"
+        for kind in ("tasks", "handles", "connections", "consumers")
+    )
+    return (
+        f"In {last['at'] / 3600:.1f} h of light churn ({churn['pods']} pods deleted,"
+        f" {churn['leaders']} of them leaders, and {churn['elections']} of"
+        f" {found['elections']:,} elections deleted and created) {last['lost']} leases were lost"
+        f" and {last['twice']} elections had two labels; memory was between {min(memory):.0f} and"
+        f" {max(memory):.0f} MB, and {memory[-1]:.0f} MB at the end. At the first sample and at the"
+        f" last: {held}."
+    )
