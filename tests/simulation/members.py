@@ -266,6 +266,9 @@ class Member(Process):
             if campaign.latest is not None and party.labelled is not None:
                 party.strip()
                 self._judge.moved(self)
+                for member in party.members:
+                    if member is not self:
+                        member.receive(member.wake)  # each watches the pods
             if record is not None:
                 return False
         if campaign.lease is None or campaign.unanswered:
