@@ -36,8 +36,8 @@ PATCH_TIMEOUT = 2.0
 """Seconds to wait for the answer to a patch, at most."""
 LEAST = 0.1
 """Seconds that a step of a strip has, also when there is no time left: it is always tried once."""
-ADD_TRIES = 5
-"""How often an add starts over, before its caller has to look at everything anew."""
+TRIES = 5
+"""How often a write starts over, before its caller has to look at everything anew."""
 NO_TOKEN = "0"  # noqa: S105
 """Value of the token annotation that means none: revisions begin at 1."""
 
@@ -81,12 +81,12 @@ class Labels:
         current = pod if pod.resource_version else await self._read(pod, until)
         while current is not None:
             try:
-                await self._patch(current, value, self._fence(current), within=_left(until))
+                await self._patch(current, value, self._fence(current), within=time_left(until))
             except (Conflict, NotFound) as error:
                 _not_past(until, pod, error)
             except ClusterUnreachable as error:
                 _not_past(until, pod, error)
-                await _pause()
+                await pause_briefly()
             else:
                 return
             current = await self._read(pod, until)
@@ -122,7 +122,7 @@ class Labels:
             Refused: the API server does not allow it.
         """
         current: Pod | None = pod
-        for _ in range(ADD_TRIES):
+        for _ in range(TRIES):
             if current is None or why_not(current, self.resource.selector):
                 return None
             if first and not await self.unclaimed(pod):
@@ -226,18 +226,20 @@ class Labels:
         """As `_look`, but try until then."""
         while True:
             try:
-                async with asyncio.timeout(_left(until)):
+                async with asyncio.timeout(time_left(until)):
                     return await self._look(pod)
             except (ClusterUnreachable, TimeoutError) as error:
                 _not_past(until, pod, error)
-                await _pause()
+                await pause_briefly()
 
 
-def _left(until: float) -> float:
+def time_left(until: float) -> float:
+    """Return the seconds that a step of a strip has, which is always tried once."""
     return max(LEAST, until - clock.now())
 
 
-async def _pause() -> None:
+async def pause_briefly() -> None:
+    """Wait a moment before another try; not all replicas the same."""
     await asyncio.sleep(random.uniform(0.02, 0.1))  # noqa: S311
 
 

@@ -327,30 +327,27 @@ class Office:
             lease, current = self._driver.lease, self._still(to)
             if current is None or lease is None or lease.record.term != record.term:
                 return False  # it was a long wait
-            return await self._hand_over_now(record, current, since=since)
-
-    async def _hand_over_now(self, record: Record, to: Pod, *, since: float) -> bool:
-        old = self._pod_of(record)
-        await self.routing.prepare(self._driver.tenure)
-        if self.routing.asked_for:
-            return await self._reroute(old, to, since=since)
-        # A terminating pod may be stripped by anybody, for no replica wants it to lead again.
-        if not (old.terminating or await self._driver.renew()):
-            return False  # not our business any more, perhaps
-        tenure = self._driver.tenure
-        _, clear = await together(
-            self._labels.strip_one(old, until=self._deadline()),
-            self._labels.unclaimed(old, to, since=to.resource_version),
-        )
-        if not await self._driver.transfer(self._nominee(to), tenure=tenure):
-            return False
-        self._note_beginning()
-        done = await self._label(to, stored=True, clear=bool(clear))
+            done = await self._hand_over_now(record, current)
         if done:
             self._observer.handover(clock.now() - since)
         return done
 
-    async def _reroute(self, old: Pod, to: Pod, *, since: float) -> bool:
+    async def _hand_over_now(self, record: Record, to: Pod) -> bool:
+        old = self._pod_of(record)
+        await self.routing.prepare(self._driver.tenure)
+        if self.routing.asked_for:
+            return await self._reroute(old, to)
+        # A terminating pod may be stripped by anybody, for no replica wants it to lead again.
+        if not (old.terminating or await self._driver.renew()):
+            return False  # not our business any more, perhaps
+        tenure = self._driver.tenure
+        clear = await self._strip_for(old, to)
+        if not await self._driver.transfer(self._nominee(to), tenure=tenure):
+            return False
+        self._note_beginning()
+        return await self._label(to, stored=True, clear=clear)
+
+    async def _reroute(self, old: Pod, to: Pod) -> bool:
         """Do so in one write of the Service's slices, after the bucket's; the labels follow.
 
         What is promised of labels holds in this order, too: no other pod has one when the new
@@ -361,14 +358,16 @@ class Office:
         self._note_beginning()
         if not await self._route(to, stored=True):
             return False
+        clear = await self._strip_for(old, to)
+        return await self._label(to, stored=True, clear=clear)
+
+    async def _strip_for(self, old: Pod, to: Pod) -> bool:
+        """Strip the old leader; return whether no pods but these two may carry the label."""
         _, clear = await together(
             self._labels.strip_one(old, until=self._deadline()),
             self._labels.unclaimed(old, to, since=to.resource_version),
         )
-        done = await self._label(to, stored=True, clear=bool(clear))
-        if done:
-            self._observer.handover(clock.now() - since)
-        return done
+        return bool(clear)
 
     async def _route(self, pod: Pod, *, stored: bool = False) -> bool:
         """Let the Service lead to the holder of our record; return whether that is done.

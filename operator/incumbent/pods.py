@@ -112,19 +112,22 @@ class NamespacePods:
         pod, before = event.pod, self.pods.get(event.pod.name)
         gone = isinstance(event, PodDeleted)
         if gone:
-            self._gone[pod.uid] = None
-            if len(self._gone) > REMEMBERED:
-                del self._gone[next(iter(self._gone))]
-        if gone and before and before.uid == pod.uid:
-            del self.pods[pod.name]
-        elif not gone:
-            if before and _newer(before, pod):
-                return
+            self._remember_end(pod.uid)
+            if before and before.uid == pod.uid:
+                del self.pods[pod.name]
+        elif before and _newer(before, pod):
+            return
+        else:
             self.pods[pod.name] = pod
         for election in self._elections(pod, before):
             matters = election.drop(pod) if gone else election.take(pod)
             if matters and election in self._listeners:
                 self._listeners[election]()
+
+    def _remember_end(self, uid: str) -> None:
+        self._gone[uid] = None
+        if len(self._gone) > REMEMBERED:
+            del self._gone[next(iter(self._gone))]
 
     def _replace(self, pods: Iterable[Pod]) -> None:
         """Take in all pods, and tell everybody, for nobody can tell what is missing."""
@@ -171,12 +174,12 @@ class ElectionPods:
     @resource.setter
     def resource(self, resource: Resource) -> None:
         before = self._resource
-        same = (before.selector, before.anchors) == (resource.selector, resource.anchors)
-        if not same:
-            self._namespace.unanchor(self)
+        if (before.selector, before.anchors) == (resource.selector, resource.anchors):
+            self._resource = resource
+            return
+        self._namespace.unanchor(self)
         self._resource = resource
-        if not same:
-            self._namespace.anchor(self)
+        self._namespace.anchor(self)
 
     @property
     def all(self) -> dict[str, Pod] | None:

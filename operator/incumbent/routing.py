@@ -30,7 +30,7 @@ from incumbent.errors import (
     Refused,
     Unsent,
 )
-from incumbent.labels import PATCH_TIMEOUT
+from incumbent.labels import LEAST, PATCH_TIMEOUT, TRIES, pause_briefly, time_left
 from incumbent.labelset import STRIP_WITHIN, together
 from incumbent.model import Pod
 from incumbent.ports import Cluster
@@ -59,10 +59,6 @@ LOOK_EVERY = 30.0
 a slice that somebody else changed, may go unnoticed."""
 LOOK_SOON = 5.0
 """The same while the Service cannot be used."""
-TRIES = 5
-"""How often a write starts over, before its caller has to look at everything anew."""
-LEAST = 0.1
-"""Seconds that a step of an emptying has, also when there is no time left."""
 
 
 class Routing:
@@ -335,17 +331,17 @@ class Routing:
         while True:
             try:
                 if family not in self._known:
-                    await self._read(family, timeout=max(LEAST, until - clock.now()))
+                    await self._read(family, timeout=time_left(until))
                 if self._known[family] is None and family not in self._doubtful:
                     return
-                await self._write(family, None, max(LEAST, until - clock.now()))
+                await self._write(family, None, time_left(until))
             except (Conflict, NotFound, ClusterUnreachable) as error:
                 if clock.now() >= until:
                     name = name_of(self._resource, family)
                     why = str(error) or "no answer"
                     msg = f"EndpointSlice {name} may still lead to the old leader: {why}"
                     raise ClusterUnreachable(msg) from error
-                await asyncio.sleep(random.uniform(0.02, 0.1))  # noqa: S311
+                await pause_briefly()
             else:
                 return
 

@@ -10,7 +10,7 @@ import pytest
 from fakecluster import NAMESPACE, FakeCluster, Operation, make_election, make_pod
 from incumbent import clock
 from incumbent.errors import ClusterUnreachable, Conflict, Forbidden, NotFound, Unsent
-from incumbent.labels import ADD_TRIES, PATCH_TIMEOUT, Labels
+from incumbent.labels import PATCH_TIMEOUT, TRIES, Labels
 from incumbent.resource import resource_from
 
 pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("clock_of_the_loop")]
@@ -408,7 +408,7 @@ async def test_a_pod_that_keeps_changing_is_given_up(cluster, add):
     pod = cluster.add(make_pod("a"))
     with cluster.refusing("patch_pod", error=Conflict("it changed")):
         assert await add(pod, 5) is None
-    assert len(cluster.patches) == ADD_TRIES
+    assert len(cluster.patches) == TRIES
 
 
 async def test_the_first_label_of_a_term_needs_that_no_other_pod_carries_one(cluster, add):
