@@ -68,8 +68,11 @@ class Party:
     """Its processes, the dead ones too while their lease counts."""
 
     def strip(self) -> None:
-        """Take the leader label away, confirmed."""
+        """Take the leader label away, confirmed; the replicas' watches of the pods show it."""
         self.fence += 1
+        if self.labelled is not None:
+            for member in self.members:
+                member.world.at(member.world.now, member.receive, member.wake)
         self.labelled = None
 
     def leader(self) -> Member | None:
@@ -266,9 +269,6 @@ class Member(Process):
             if campaign.latest is not None and party.labelled is not None:
                 party.strip()
                 self._judge.moved(self)
-                for member in party.members:
-                    if member is not self:
-                        member.receive(member.wake)  # each watches the pods
             if record is not None:
                 return False
         if campaign.lease is None or campaign.unanswered:
