@@ -48,16 +48,6 @@ def no_traceback(request):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def shared_namespace(site):
-    """The namespace of the shared operator."""
-    async with Kube(site) as kube:
-        name = f"bad-input-{secrets.token_hex(4)}"
-        await kube.namespace(name)
-        yield name
-        await kube.delete(f"/api/v1/namespaces/{name}")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def operator(site, nats_server, shared_namespace, tmp_path_factory):
     """An operator that the tests share whose bucket is wrong."""
     async with OperatorProcess(

@@ -8,23 +8,12 @@ import secrets
 import pytest
 import pytest_asyncio
 
-from controlplane.kube import Kube
 from controlplane.sites import WRITES
 from elections import BUCKET, LEADER, Election, LabelWatch, condition_of, store_on, with_bucket
 from incumbent import Election as Member
 from operatorprocess import OperatorProcess, series
 
 TTL = 5.0
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def shared_namespace(site):
-    """The namespace of the shared operator."""
-    async with Kube(site) as kube:
-        name = f"operator-{secrets.token_hex(4)}"
-        await kube.namespace(name)
-        yield name
-        await kube.delete(f"/api/v1/namespaces/{name}")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

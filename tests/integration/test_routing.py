@@ -10,22 +10,11 @@ import time
 import pytest
 import pytest_asyncio
 
-from controlplane.kube import Kube
 from controlplane.sites import WRITES
 from elections import LEADER, Election, condition_of, with_bucket
 from operatorprocess import OperatorProcess
 
 TTL = 5.0
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def shared_namespace(site):
-    """The namespace of the shared operator."""
-    async with Kube(site) as kube:
-        name = f"routing-{secrets.token_hex(4)}"
-        await kube.namespace(name)
-        yield name
-        await kube.delete(f"/api/v1/namespaces/{name}")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
