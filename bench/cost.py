@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.plots import bars
 from bench.report import Measurement, Result, Section, say, table
-from bench.scene import Scene, used
+from bench.scene import Scene, shares, used
 from controlplane import build
 from controlplane.processes import Process
 
@@ -96,8 +96,7 @@ async def _look(scene: Scene, seconds: float, *, client: Process | None = None) 
     before, began = await scene.written(), time.monotonic()
     usage = await used(seconds, processes)
     writes = (await scene.written() - before) / (time.monotonic() - began)
-    shares = ", ".join(f"{name} {one['cpu']:.1f} %" for name, one in usage.items())
-    say(f"           of a core: {shares}; {writes:.1f} API writes/s")
+    say(f"           of a core: {shares(usage)}; {writes:.1f} API writes/s")
     return {"usage": usage, "writes": round(writes, 2)}
 
 
@@ -114,9 +113,9 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     lines = []
     for client in CLIENTS:
         taken = above(found, client)
-        shares = ", ".join(f"{name} {share:.1f} %" for name, share in taken.items())
+        parts = ", ".join(f"{name} {share:.1f} %" for name, share in taken.items())
         lines.append(
-            f"{client:10} {sum(taken.values()):.1f} % of a core above idle ({shares}),"
+            f"{client:10} {sum(taken.values()):.1f} % of a core above idle ({parts}),"
             f" {found[client]['writes'] - found['Idle']['writes']:.1f} API writes/s,"
             f" client {found[client]['usage']['client']['resident']:.0f} MB"
         )

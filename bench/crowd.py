@@ -18,16 +18,16 @@ from typing import Any
 import aiohttp
 
 from bench.report import patience
-from bench.scene import Scene, Usage
+from bench.scene import Scene, Usage, election_path, pod_path
 from controlplane.kube import ApiError
 from controlplane.processes import Process
+from elections import LEADER
 from incumbent.access import NatsAccess
 from incumbent.bucket import Nats
 from incumbent.model import Cause, Marker, Record
 from incumbent.ports import Sighting
 
 BUCKET = "LEADER_ELECTION"
-_LEADER = "leader"
 _PODS = "/api/v1/pods"
 _TEMPLATE = "pod-template-hash"
 _POLL = 0.1
@@ -164,8 +164,7 @@ class Crowd:
     async def delete(self, pod: Seen) -> None:
         """Delete a pod at once."""
         self._doomed.add(pod.uid)
-        path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}"
-        await self._scene.kube.delete(path, grace=0)
+        await self._scene.kube.delete(pod_path(pod.namespace, pod.name), grace=0)
 
     async def create(self, key: str, *, template: str = "") -> None:
         """Create one more pod of an election, as its controller would; of a template, if given."""
@@ -174,12 +173,12 @@ class Crowd:
         await self._scene.pod(namespace, election, name)
         if template:
             labels = {"metadata": {"labels": {_TEMPLATE: template}}}
-            await self._scene.kube.patch(f"/api/v1/namespaces/{namespace}/pods/{name}", labels)
+            await self._scene.kube.patch(pod_path(namespace, name), labels)
 
     async def recreate(self, key: str) -> None:
         """Delete an election, and create it anew when it is gone."""
         namespace, _, name = key.partition(".")
-        path = f"/apis/incumbent.dev/v1alpha1/namespaces/{namespace}/leaderelections/{name}"
+        path = election_path(namespace, name)
         self._absent.add(key)
         self.wrong.discard(key)
         self._bare.pop(key, None)
@@ -234,7 +233,7 @@ class Crowd:
         if kind == "DELETED":
             self._drop(uid)
             return
-        labelled = labels.get(f"incumbent.dev/{labels['app']}") == _LEADER
+        labelled = labels.get(f"incumbent.dev/{labels['app']}") == LEADER
         seen = Seen(key, namespace, metadata["name"], uid, labelled)
         self._known[uid] = self.pods.setdefault(key, {})[uid] = seen
         holders = self._labelled.setdefault(key, set())

@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 
 from bench.plots import cumulative, curves
 from bench.report import Measurement, Result, Section, at, say, table
-from bench.scene import PER_NAMESPACE, PODS, Scene, Usage, used
+from bench.scene import PER_NAMESPACE, PODS, Scene, Usage, shares, used
 from controlplane.processes import Process
 from incumbent import wire
 
@@ -138,8 +138,7 @@ async def _rest(
         "late_curve": [late[int(n * len(late) / _POINTS)] for n in range(_POINTS) if late],
     }
     mine = usage["operator"]
-    shares = ", ".join(f"{name} {one['cpu']:.1f} %" for name, one in usage.items())
-    say(f"at rest    {mine['resident']:.0f} MB resident; of a core: {shares}")
+    say(f"at rest    {mine['resident']:.0f} MB resident; of a core: {shares(usage)}")
     say(f"           {writes:.1f} bucket writes/s, {result['api_writes']} API writes")
     if late:
         say(
@@ -194,8 +193,7 @@ async def _second(
         writes = scene.writes(position)
     finally:
         other.kill()
-    shares = ", ".join(f"{name} {one['cpu']:.1f} %" for name, one in usage.items())
-    say(f"two        of a core: {shares}; standby {usage['standby']['resident']:.0f} MB")
+    say(f"two        of a core: {shares(usage)}; standby {usage['standby']['resident']:.0f} MB")
     return {"usage": usage, "api_writes": writes}
 
 

@@ -19,13 +19,14 @@ from controlplane.natsserver import NatsServer
 from controlplane.processes import Process, free_port
 from controlplane.servers import ControlPlane
 from controlplane.sites import WRITES, Site
+from incumbent.cluster import elections_path, pods_path
+from incumbent.resource import API_VERSION, KIND, PLURAL
 
 ROOT = Path(__file__).parents[1]
 PODS = 3
 """Candidates of each election."""
 PER_NAMESPACE = 100
 """Elections."""
-_ELECTIONS = "/apis/incumbent.dev/v1alpha1"
 _AT_ONCE = 16
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -62,6 +63,21 @@ async def used(seconds: float, processes: Mapping[str, Process]) -> dict[str, di
         }
         for name, now in after.items()
     }
+
+
+def shares(usage: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the shares of a core that processes took, as `used` has them."""
+    return ", ".join(f"{name} {one['cpu']:.1f} %" for name, one in usage.items())
+
+
+def pod_path(namespace: str, name: str) -> str:
+    """Return the path of a pod."""
+    return f"{pods_path(namespace)}/{name}"
+
+
+def election_path(namespace: str, name: str) -> str:
+    """Return the path of an election."""
+    return f"{elections_path(namespace)}/{name}"
 
 
 class Scene:
@@ -145,7 +161,7 @@ class Scene:
 
         It is bound to a node that is not there, and nobody but us writes its status.
         """
-        path, address = f"/api/v1/namespaces/{namespace}/pods", next(self._addresses)
+        address = next(self._addresses)
         body = {
             "metadata": {"name": name, "labels": {"app": election}},
             "spec": {
@@ -159,8 +175,8 @@ class Scene:
             "podIP": f"10.{address >> 16}.{address >> 8 & 255}.{address & 255}",
             "conditions": [{"type": "Ready", "status": "True"}],
         }
-        await self.kube.create(path, body)
-        await self.kube.patch(f"{path}/{name}/status", {"status": status})
+        await self.kube.create(pods_path(namespace), body)
+        await self.kube.patch(f"{pod_path(namespace, name)}/status", {"status": status})
 
     async def elections(self, count: int, *, per_namespace: int = PER_NAMESPACE) -> float:
         """Create so many elections over the pods that `pods` made; return the seconds."""
@@ -174,12 +190,12 @@ class Scene:
     async def election(self, namespace: str, name: str) -> None:
         """Create an election over the pods that are labelled `app: name`."""
         body = {
-            "apiVersion": "incumbent.dev/v1alpha1",
-            "kind": "LeaderElection",
+            "apiVersion": API_VERSION,
+            "kind": KIND,
             "metadata": {"name": name},
             "spec": {"selector": {"matchLabels": {"app": name}}},
         }
-        await self.kube.create(f"{_ELECTIONS}/namespaces/{namespace}/leaderelections", body)
+        await self.kube.create(elections_path(namespace), body)
 
     async def until_all_led(self, count: int, process: Process) -> None:
         """Return when so many elections show a leader, of whichever site.
@@ -200,7 +216,7 @@ class Scene:
             await asyncio.gather(waiting, return_exceptions=True)
 
     async def _until_led(self, count: int) -> None:
-        path, led = f"{_ELECTIONS}/leaderelections", set()
+        path, led = f"/apis/{API_VERSION}/{PLURAL}", set()
         while True:
             found = await self.kube.get(path)
             led = {_name(one) for one in found["items"] if _led(one)}

@@ -20,10 +20,11 @@ from typing import Any, Self
 
 from bench.plots import cumulative, curves
 from bench.report import SHARES, Measurement, Result, Section, at, patience, say, spread, table
-from bench.scene import PER_NAMESPACE, PODS, Scene, Usage, in_turns
+from bench.scene import PER_NAMESPACE, PODS, Scene, election_path, in_turns, pod_path, used
 from controlplane.kube import Kube, has_condition
 from controlplane.nodes import NodeAgent
 from controlplane.processes import ControlPlaneError, Process
+from elections import LEADER, condition_of
 
 TTL = 15
 LONGEST = 60
@@ -53,7 +54,6 @@ PLOTS = {
     "speed-kill": ("Operator of the leader's site killed", (("kill", ""),)),
 }
 """The title of each plot; what it shows, and what is added to the number of elections."""
-_ELECTIONS = "/apis/incumbent.dev/v1alpha1/namespaces/{}/leaderelections/{}"
 
 Election = tuple[str, str]
 """Namespace and name."""
@@ -195,7 +195,7 @@ class Watch:
             self.unfit.pop((namespace, name), None)
         election = namespace, labels["app"]
         known = self.leaders.get(election, ("", 0))[0]
-        if not gone and labels.get(f"incumbent.dev/{labels['app']}") == "leader":
+        if not gone and labels.get(f"incumbent.dev/{labels['app']}") == LEADER:
             if known != name:
                 self.leaders[election] = name, now
                 self._news.set()
@@ -217,7 +217,7 @@ class Site:
         """
         namespace, name = election
         old, _ = await self.watch.led(election)
-        await self.scene.kube.delete(_pod(namespace, old), grace=0)
+        await self.scene.kube.delete(pod_path(namespace, old), grace=0)
         _, labelled = await self.watch.led(election, but=old)
         await self.scene.pod(namespace, name, f"{name}-{next(self._names)}")
         return labelled - self.watch.unfit[namespace, old]
@@ -226,7 +226,7 @@ class Site:
         """Delete the leader pod in peace; somebody else replaces it."""
         namespace, _ = election
         old, _ = await self.watch.led(election)
-        await self.scene.kube.delete(_pod(namespace, old))
+        await self.scene.kube.delete(pod_path(namespace, old))
         _, labelled = await self.watch.led(election, but=old)
         return labelled - self.watch.unfit[namespace, old]
 
@@ -242,17 +242,15 @@ class Site:
 
     async def _ready(self, namespace: str, pod: str, *, ready: bool) -> None:
         status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
-        await self.scene.kube.patch(f"{_pod(namespace, pod)}/status", {"status": status})
+        await self.scene.kube.patch(f"{pod_path(namespace, pod)}/status", {"status": status})
 
     async def suspend(self, election: Election, *, suspend: bool) -> None:
         """Suspend an election here, or resume it."""
-        path = _ELECTIONS.format(*election)
-        await self.scene.kube.patch(path, {"spec": {"suspend": suspend}})
+        await self.scene.kube.patch(election_path(*election), {"spec": {"suspend": suspend}})
 
     async def stands_by(self, election: Election) -> None:
         """Wait until this site would take over."""
-        path = _ELECTIONS.format(*election)
-        await self.scene.kube.until(path, _led_elsewhere, timeout=LONGEST)
+        await self.scene.kube.until(election_path(*election), _led_elsewhere, timeout=LONGEST)
 
 
 class Contest:
@@ -294,17 +292,15 @@ class Contest:
 
 
 async def _rest(site: Site, seconds: float) -> Result:
-    position, before = site.scene.site.audit.position(), Usage.of(site.operator)
+    position = site.scene.site.audit.position()
     async with patience("at rest"):
-        await asyncio.sleep(seconds)
-    after, writes = Usage.of(site.operator), site.scene.writes(position)
-    share = 100 * (after.cpu - before.cpu) / (after.at - before.at)
-    resident = after.resident / 2**20
+        usage = (await used(seconds, {"operator": site.operator}))["operator"]
+    writes = site.scene.writes(position)
     say(
-        f"at rest    {resident:.0f} MB resident, {share:.1f} % of a core,"
+        f"at rest    {usage['resident']:.0f} MB resident, {usage['cpu']:.1f} % of a core,"
         f" {writes} write requests to the API server in {seconds} s"
     )
-    return {"resident": resident, "cpu": share, "writes": writes, "seconds": seconds}
+    return {**usage, "writes": writes, "seconds": seconds}
 
 
 async def _one_at_a_time(
@@ -365,13 +361,8 @@ def _spread(name: str, taken: Sequence[float]) -> str:
     return spread([1000 * seconds for seconds in taken], unit="ms", digits=0)
 
 
-def _pod(namespace: str, name: str) -> str:
-    return f"/api/v1/namespaces/{namespace}/pods/{name}"
-
-
 def _led_elsewhere(election: Mapping[str, Any] | None) -> bool:
-    conditions = ((election or {}).get("status") or {}).get("conditions") or []
-    return any(one["type"] == "Ready" and one["reason"] == "LedElsewhere" for one in conditions)
+    return bool(condition_of(election, "Ready")["reason"] == "LedElsewhere")
 
 
 def section(results: Mapping[str, Result]) -> Section:

@@ -156,8 +156,8 @@ def _told(one: Result) -> list[str]:
     markers = ", ".join(f"{count} {name}" for name, count in one["markers"].items())
     bare = f": {spread(one['gaps'])}" if one["gaps"] else ""
     text = (
-        f"{one['seconds']:.1f} s; then all led after {_after(one, 'led')}, all records written"
-        f" after {_after(one, 'renewed')}\n"
+        f"{one['seconds']:.1f} s; then all led after {after_it(one, 'led')}, all records written"
+        f" after {after_it(one, 'renewed')}\n"
         f"{one['lost']} leases lost; {one['twice']} elections with two labels; terms begun:"
         f" {_terms(one)}; markers: {markers or 'none'}\n"
         f"without a label: {one['bare']} elections{bare}\n"
@@ -168,7 +168,7 @@ def _told(one: Result) -> list[str]:
     return text.splitlines()
 
 
-def _after(one: Result, what: str) -> str:
+def after_it(one: Result, what: str) -> str:
     """Return after how many seconds something was so, or that it was not while we looked."""
     if one[what] is not None:
         return f"{one[what]:.1f} s"
@@ -212,8 +212,8 @@ def section(results: Mapping[str, Result]) -> Section:
                 f"{one['seconds']:.1f} s",
                 one["lost"],
                 one["twice"],
-                _after(one, "led"),
-                _after(one, "renewed"),
+                after_it(one, "led"),
+                after_it(one, "renewed"),
                 one["bare"],
                 *(f"{at(gaps, s):.2f} s" if gaps else "-" for s in (0.5, 0.99, 1.0)),
                 *(f"{memory[when]:.0f}" for when in ("before", "peak", "after")),

@@ -25,9 +25,9 @@ def readme() -> str:
         "Beside client-go's `LeaderElector`, each in one run on one machine:",
         _beside(_found(cost), _one("failover")),
         "How fast another pod leads (p50, p90, p99 and maximum, and of how many):",
-        _tables(speed.section(_found(speed)).text),
+        _first_table(speed.section(_found(speed)).text),
         "One operator process with many elections:",
-        _tables(scale.section(_found(scale)).text),
+        _first_table(scale.section(_found(scale)).text),
         "A thousand elections when much happens at once:",
         _storms(_one("storm")),
     ]
@@ -39,12 +39,12 @@ def readme() -> str:
 def stream_leaders() -> str:
     """Return what the loss of a stream's leader does to elections, by TTL."""
     found = {"bucket-leaders": _one("bucket-leaders")}
-    return _tables(bucket.section(found).text) + "\n"
+    return _first_table(bucket.section(found).text) + "\n"
 
 
 def writes() -> str:
     """Return how fast a bucket takes conditional writes."""
-    return _tables(bucket.section({"bucket-writes": _one("bucket-writes")}).text) + "\n"
+    return _first_table(bucket.section({"bucket-writes": _one("bucket-writes")}).text) + "\n"
 
 
 def _found(module: Any) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def _one(name: str) -> Any:
     return report.results([name], RESULTS).get(name)
 
 
-def _tables(text: str) -> str:
+def _first_table(text: str) -> str:
     """Return the first table of a text."""
     lines = text.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("|"))
@@ -104,7 +104,7 @@ def _storms(found: Found) -> str:
         (
             storm.STORMS[name],
             one["lost"],
-            f"{one['led']:.1f} s" if one["led"] is not None else "-",
+            storm.after_it(one, "led"),
             f"{at(one['gaps'], 0.5):.1f} / {one['gaps'][-1]:.1f} s" if one["gaps"] else "-",
             f"{one['memory']['after'] / one['memory']['before']:.2f}",
         )
