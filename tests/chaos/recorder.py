@@ -88,12 +88,15 @@ class Recorder:
         return False
 
     @contextlib.asynccontextmanager
-    async def recording(self, kubes: Sequence[Kube], urls: Sequence[str]) -> AsyncIterator[None]:
+    async def recording(
+        self, kubes: Sequence[Kube], urls: Sequence[str], *, delays: bool = True
+    ) -> AsyncIterator[None]:
         """Record while this is entered; it ends early if the recording fails.
 
         Args:
             kubes: of all sites.
-            urls: of the NATS servers.
+            urls: of the NATS servers; read anew for each connection.
+            delays: whether to measure how late a watch is, with a pod that no node runs.
         """
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._follow_bucket(urls))]
@@ -101,7 +104,8 @@ class Recorder:
                 started = asyncio.Event()
                 tasks.append(group.create_task(self._follow_pods(kube, started)))
                 await started.wait()
-                tasks.append(group.create_task(self._measure_delay(kube)))
+                if delays:
+                    tasks.append(group.create_task(self._measure_delay(kube)))
                 if self._routing:
                     tasks.append(group.create_task(self._follow_slices(kube)))
             yield

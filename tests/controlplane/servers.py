@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -13,6 +14,9 @@ from controlplane.build import programs
 from controlplane.processes import Process, free_port, http_status
 from controlplane.sites import Site
 
+LOOPBACK = "127.0.0.1"
+AWAY_AFTER = 10
+"""Seconds; instead of 50 for a node, and 300 for its pods."""
 _START_TIMEOUT = 60
 _COMPONENTS = ("kube-controller-manager", "kube-scheduler")
 _AUDIT_POLICY = {
@@ -24,7 +28,7 @@ _AUDIT_POLICY = {
         {"level": "Metadata"},
     ],
 }
-# They act on nodes without a kubelet, or on pods of such nodes, and every node here is one.
+# They act on nodes without a kubelet, or on pods of such nodes, as those of our node agent are.
 _NEED_KUBELETS = (
     "node-lifecycle-controller",
     "taint-eviction-controller",
@@ -33,13 +37,20 @@ _NEED_KUBELETS = (
 
 
 class Etcd:
-    """One etcd that does not sync its disk: fast, and lost with the machine."""
+    """One etcd that does not sync its disk: fast, and lost with the machine.
 
-    def __init__(self, folder: Path) -> None:
-        self.url = f"http://127.0.0.1:{free_port()}"
-        peer = f"http://127.0.0.1:{free_port()}"
+    Args:
+        folder: for its data and its log.
+        address: where it listens.
+        enter: what its command begins with, to run in a namespace that has the address.
+    """
+
+    def __init__(self, folder: Path, *, address: str = LOOPBACK, enter: Sequence[str] = ()) -> None:
+        self.url = f"http://{address}:{free_port()}"
+        peer = f"http://{address}:{free_port()}"
         self.process = Process(
             [
+                *enter,
                 programs()["etcd"],
                 "--name=etcd",
                 f"--data-dir={folder / 'etcd'}",
@@ -75,6 +86,11 @@ class ControlPlane:
         controllers: whether controller-manager and scheduler run; without them there are no
             Deployments, no default service accounts (so no pods that do not name another one),
             and no EndpointSlices.
+        address: where everything listens.
+        enter: what commands begin with, to run in a namespace that has the address.
+        nodes: whether nodes have kubelets. Then the controllers that need them run, too, nodes and
+            pods of nodes that fell silent count as away after `AWAY_AFTER` seconds each, and pods
+            find the API server at its Service.
     """
 
     def __init__(
@@ -84,15 +100,21 @@ class ControlPlane:
         name: str = "site",
         etcd: Etcd | None = None,
         controllers: bool = True,
+        address: str = LOOPBACK,
+        enter: Sequence[str] = (),
+        nodes: bool = False,
     ) -> None:
         self._programs = programs()
         self._folder = folder / name
+        self._address = address
+        self._enter = enter
+        self._nodes = nodes
         self._owns_etcd = etcd is None
-        self.etcd = etcd or Etcd(self._folder)
+        self.etcd = etcd or Etcd(self._folder, address=address, enter=enter)
         users = ("admin", "operator", "node-agent", *_COMPONENTS)
         self.site = Site(
             name=name,
-            url=f"https://127.0.0.1:{free_port()}",
+            url=f"https://{address}:{free_port()}",
             folder=str(self._folder),
             ca=str(self._folder / "certificates" / "apiserver.crt"),
             tokens={user: secrets.token_hex(16) for user in users},
@@ -111,7 +133,7 @@ class ControlPlane:
             process.start()
 
             async def healthy(port: int = port) -> bool:
-                url = f"https://127.0.0.1:{port}/healthz"
+                url = f"https://{self._address}:{port}/healthz"
                 return await http_status(url, verify=False) == 200
 
             await process.wait_until(healthy, timeout=_START_TIMEOUT)
@@ -175,16 +197,21 @@ class ControlPlane:
 
     def _api_server(self) -> Process:
         folder = self._folder
+        away = [
+            f"--default-{taint}-toleration-seconds={AWAY_AFTER}"
+            for taint in ("not-ready", "unreachable")
+        ]
         return Process(
             [
+                *self._enter,
                 self._programs["kube-apiserver"],
                 f"--etcd-servers={self.etcd.url}",
                 f"--etcd-prefix=/{self.site.name}",
-                "--bind-address=127.0.0.1",
-                "--advertise-address=127.0.0.1",
+                f"--bind-address={self._address}",
+                f"--advertise-address={self._address}",
                 f"--secure-port={self.site.url.rpartition(':')[2]}",
                 f"--cert-dir={folder / 'certificates'}",
-                "--endpoint-reconciler-type=none",
+                *(away if self._nodes else ["--endpoint-reconciler-type=none"]),
                 "--service-cluster-ip-range=10.96.0.0/16",
                 "--authorization-mode=RBAC",
                 f"--token-auth-file={folder / 'tokens.csv'}",
@@ -202,17 +229,20 @@ class ControlPlane:
     def _controller(self, name: str) -> tuple[Process, int]:
         port = free_port()
         arguments = [
+            *self._enter,
             str(self._programs[name]),
             f"--kubeconfig={self._folder / f'{name}.kubeconfig'}",
             "--leader-elect=false",
-            "--bind-address=127.0.0.1",
+            f"--bind-address={self._address}",
             f"--secure-port={port}",
             "--kube-api-qps=500",
             "--kube-api-burst=1000",
         ]
         if name == "kube-controller-manager":
+            without = ",".join(f"-{controller}" for controller in _NEED_KUBELETS)
+            grace = [f"--node-monitor-grace-period={AWAY_AFTER}s", "--node-monitor-period=1s"]
             arguments += [
-                f"--controllers=*,{','.join(f'-{controller}' for controller in _NEED_KUBELETS)}",
+                *(grace if self._nodes else [f"--controllers=*,{without}"]),
                 f"--root-ca-file={self.site.ca}",
                 f"--service-account-private-key-file={self._folder / 'service-accounts.key'}",
             ]
