@@ -82,6 +82,9 @@ async def _watch(
                 roster, log_in=log_in, release_on_exit=release_on_exit, too_late=too_late
             ),
             settings=_settings(scan=not namespaces),
+            # Asked for by nobody. By default kopf makes it of the user's name, and in a pod the
+            # user has none.
+            identity=cast("Any", "incumbent"),
             standalone=True,
             clusterwide=not namespaces,
             namespaces=namespaces,

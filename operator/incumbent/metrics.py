@@ -161,6 +161,10 @@ class Metrics:
         self._labels = self._histogram(
             "incumbent_label_write_seconds", "Time to a confirmed change of a leader label."
         )
+        self._slices = self._histogram(
+            "incumbent_slice_write_seconds",
+            "Time to a confirmed change of an EndpointSlice; only with spec.routing.",
+        )
         self._handovers = self._histogram(
             "incumbent_handover_seconds",
             "From the reason for a hand-over within the site to the new leader's label.",
@@ -223,6 +227,10 @@ class Metrics:
     def label_write(self, seconds: float) -> None:
         """See `incumbent.ports.Observer`."""
         self._labels.observe(seconds)
+
+    def slice_write(self, seconds: float) -> None:
+        """See `incumbent.ports.Observer`."""
+        self._slices.observe(seconds)
 
     def handover(self, seconds: float) -> None:
         """See `incumbent.ports.Observer`."""

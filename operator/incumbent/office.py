@@ -90,7 +90,7 @@ class Office:
         self._wake = wake
         self._turns = turns
         self._labels = LabelSet(cluster, resource, pods, observer)
-        self.routing = Routing(cluster, resource, wake)
+        self.routing = Routing(cluster, resource, wake, observer)
         self._follower = Follower(site, driver, self._labels, self.routing, wake)
         self._last_held: Record | None = None
         self._in_office = 0

@@ -110,6 +110,10 @@ class Observer(Protocol):
         """A leader label was written, or taken away, confirmed by the API server."""
         ...
 
+    def slice_write(self, seconds: float) -> None:
+        """An EndpointSlice was led to another pod, or to nobody, confirmed by the API server."""
+        ...
+
     def handover(self, seconds: float) -> None:
         """A pod took over from a pod of the same site: from the reason to the new label."""
         ...

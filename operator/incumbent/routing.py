@@ -33,7 +33,7 @@ from incumbent.errors import (
 from incumbent.labels import LEAST, PATCH_TIMEOUT, TRIES, pause_briefly, time_left
 from incumbent.labelset import STRIP_WITHIN, together
 from incumbent.model import Pod
-from incumbent.ports import Cluster
+from incumbent.ports import Cluster, Observer
 from incumbent.resource import Resource
 from incumbent.slices import (
     FAMILIES,
@@ -71,12 +71,20 @@ class Routing:
         cluster: where the Service is.
         resource: the election; may be replaced when it changes.
         wake: asks for another pass after so many seconds.
+        observer: is told how long each write took.
     """
 
-    def __init__(self, cluster: Cluster, resource: Resource, wake: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        resource: Resource,
+        wake: Callable[[float], None],
+        observer: Observer,
+    ) -> None:
         self._cluster = cluster
         self._resource = resource
         self._wake = wake
+        self._observer = observer
         self._claimed: Obstacle | None = None
         self._found: Obstacle | None = None
         self._service: Service | None = None
@@ -352,7 +360,7 @@ class Routing:
             Conflict: it changed, and so is to be read.
             NotFound: it is gone.
         """
-        current, resource = self._known.pop(family), self._resource
+        current, resource, started = self._known.pop(family), self._resource, clock.now()
         limits = {"timeout": min(PATCH_TIMEOUT, within), "within": within}
         body = emptied(resource, self._service, family) if wanted is None else wanted
         annotations: dict[str, Any] = body["metadata"]["annotations"]
@@ -375,6 +383,7 @@ class Routing:
             if not doubtful:
                 self._doubtful.discard(family)
             raise
+        self._observer.slice_write(clock.now() - started)
         self._known[family] = written
         self._doubtful.discard(family)
         self.undone = ""

@@ -1,0 +1,43 @@
+"""kopf, as the operator starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import logging
+
+import kopf
+
+from incumbent.handlers import watch_elections
+
+
+async def test_user_of_the_process_needs_no_name(monkeypatch):
+    """As in a pod, where a number is all that there is."""
+    stop = asyncio.Event()
+    started = []
+    real = kopf.spawn_tasks
+
+    def nameless():
+        message = "getpwuid(): uid not found: 65532"
+        raise KeyError(message)
+
+    async def spawn_tasks(**how):
+        stop.set()
+        tasks = await real(**how)
+        started.append(tasks)
+        return tasks
+
+    async def log_in():
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    monkeypatch.setattr(kopf, "spawn_tasks", spawn_tasks)
+    logging.getLogger("kopf").setLevel(logging.CRITICAL)
+    await watch_elections(
+        None, log_in=log_in, namespaces=("shop",), release_on_exit=False, stop=stop
+    )
+    assert started
+    left = asyncio.all_tasks() - {asyncio.current_task()}  # those with which kopf looks around
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
