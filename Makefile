@@ -20,12 +20,12 @@ LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check fix bench bench-scale bench-storm soak simulate model chaos scenarios verify up down build chart image image-check docs lock clean
+.PHONY: help demo test test-unit check fix bench bench-scale bench-storm soak simulate model chaos scenarios verify e2e up down build chart image image-check docs lock clean
 
 help: ## Show this text
 	@echo 'Usage: make TARGET'
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo 'Examples:'
 	@echo '  make demo                           see a leader fail over, on a control plane of its own'
@@ -91,6 +91,9 @@ verify: build ## What takes longer than a test, about 10 min: simulation, scenar
 	$(BIN)/python -m pytest tests/scenarios $(PARALLEL) || { $(ONCE_MORE) tests/scenarios; }
 	@$(RUN) -m chaos --short --seed 1
 	@$(RUN) -m chaos --planted
+
+e2e: $(INSTALLED) ## Real nodes, containers and kube-proxy, as root on Linux: 20 min; E2E=skip: not elsewhere; ARGS='--only killed'
+	@$(RUN) -m e2e $(ARGS)
 
 scenarios: build ## Several operators and sites on real servers, with faults one at a time: some minutes
 	$(BIN)/python -m pytest tests/scenarios $(PARALLEL) $(ARGS)

@@ -4,7 +4,7 @@
   an operator serves, conditions and events from the code that says them;
 - `guarantees.md`: the promises, from README.md;
 - `how-to/choose-the-ttl.md`: its tables, from `incumbent.timing` and from what was measured;
-- `nats.md`, README.md: their figures, from what was measured (`measured.py`);
+- `nats.md`, `real-nodes.md`, `routing.md`, README.md: their figures (`measured.py`);
 - `diagrams/`: from the tables in `diagrams.py`.
 """  # noqa: INP001  # a script
 
@@ -426,6 +426,7 @@ def generated() -> Mapping[Path, str]:
     reference = DOCS / "reference"
     guarantees, ttl = DOCS / "guarantees.md", DOCS / "how-to" / "choose-the-ttl.md"
     readme, nats = ROOT / "README.md", DOCS / "nats.md"
+    nodes, routing = DOCS / "real-nodes.md", DOCS / "routing.md"
     return {
         reference / "leaderelection.md": resource(),
         reference / "commands.md": flags(),
@@ -435,6 +436,8 @@ def generated() -> Mapping[Path, str]:
         guarantees: inserted(guarantees, promises()),
         ttl: inserted(ttl, ttl_table(), measured.stream_leaders()),
         nats: inserted(nats, measured.writes()),
+        nodes: inserted(nodes, measured.real_nodes()),
+        routing: inserted(routing, measured.routes()),
         readme: inserted(readme, measured.readme()),
         **{DOCS / "diagrams" / name: text for name, text in diagrams.drawn().items()},
     }

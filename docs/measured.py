@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from bench.report import RESULTS, at, table  # noqa: E402
 
 from bench import bucket, cost, failover, report, scale, speed, storm  # noqa: E402  # after that
+from e2e import report as nodes  # noqa: E402
 
 del sys.path[:2]
 
@@ -45,6 +47,26 @@ def stream_leaders() -> str:
 def writes() -> str:
     """Return how fast a bucket takes conditional writes."""
     return _first_table(bucket.section({"bucket-writes": _one("bucket-writes")}).text) + "\n"
+
+
+def real_nodes() -> str:
+    """Return what clients saw of faults of real nodes."""
+    found = json.loads((RESULTS / "e2e.json").read_text())
+    about = found["environment"]
+    parts = [
+        f"On {about['machine']}, with {about['versions']}, commit {about['commit']}.",
+        "## One cluster",
+        nodes.tables(found["one"]),
+        "## Two clusters",
+        nodes.tables(found["two"]),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def routes() -> str:
+    """Return how long it takes until clients reach the next leader, by the way to route."""
+    found = json.loads((RESULTS / "e2e.json").read_text())
+    return nodes.routes(found["one"]["routes"]) + "\n"
 
 
 def _found(module: Any) -> dict[str, Any]:

@@ -27,6 +27,9 @@ class Watches:
     def bucket_write(self, outcome, seconds):
         """See `Observer`."""
 
+    def slice_write(self, seconds):
+        """See `Observer`."""
+
     def label_write(self, seconds):
         """See `Observer`."""
 

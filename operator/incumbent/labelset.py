@@ -12,7 +12,7 @@ from incumbent.model import Pod
 from incumbent.pods import ElectionPods
 from incumbent.ports import Cluster, Observer
 from incumbent.resource import Resource
-from incumbent.verdict import CANDIDATE, labelled, markings, why_not
+from incumbent.verdict import CANDIDATE, labelled, markings, shows, why_not
 
 STRIP_WITHIN = 5.0
 """Seconds for which one pass tries to have a strip confirmed, before the next pass tries."""
@@ -44,6 +44,10 @@ class LabelSet(Labels):
     def suspects(self) -> list[Pod]:
         """The pods that carry the leader label, as far as known, or may do so."""
         return [*self.doubtful, *labelled(self.known, self.resource)]
+
+    def certain(self, pod: Pod, token: int) -> bool:
+        """Whether a pod is seen with the label of a term, and no write of ours is on its way."""
+        return shows(pod, self.resource, token) and pod.uid not in {p.uid for p in self.doubtful}
 
     async def strip_one(self, pod: Pod, *, until: float) -> None:
         """Strip a pod, which stays a candidate if it can lead."""

@@ -335,7 +335,7 @@ class Office:
     async def _hand_over_now(self, record: Record, to: Pod) -> bool:
         old = self._pod_of(record)
         await self.routing.prepare(self._driver.tenure)
-        if self.routing.asked_for:
+        if self.routing.asked_for and self._labels.certain(old, record.term):
             return await self._reroute(old, to)
         # A terminating pod may be stripped by anybody, for no replica wants it to lead again.
         if not (old.terminating or await self._driver.renew()):
@@ -345,13 +345,17 @@ class Office:
         if not await self._driver.transfer(self._nominee(to), tenure=tenure):
             return False
         self._note_beginning()
+        if not await self._route(to, stored=True):
+            return False
         return await self._label(to, stored=True, clear=clear)
 
     async def _reroute(self, old: Pod, to: Pod) -> bool:
         """Do so in one write of the Service's slices, after the bucket's; the labels follow.
 
         What is promised of labels holds in this order, too: no other pod has one when the new
-        leader gets it, and a site that loses the record before strips both.
+        leader gets it, and a site that loses the record before strips both. But only while the old
+        leader shows its label: one that is still on its way could come between another replica's
+        look around and its label for the new leader (found by `make model`).
         """
         if not await self._driver.transfer(self._nominee(to), tenure=self._driver.tenure):
             return False

@@ -206,10 +206,14 @@ class _Court:
         return sorted(reigns, key=lambda reign: reign.since)
 
     def slices(self, election: str) -> list[Reign]:
-        """Check that a slice leads to one pod, of a term; return for how long to which."""
+        """Check that a slice leads to one pod, of a term that is not older than one before.
+
+        Return for how long to which.
+        """
         records = [m for m in self.messages[election] if m.entry is Entry.RECORD]
         holders = {message.term: message.uid for message in records}
         current: dict[str, Reign] = {}
+        greatest: dict[str, int] = {}
         reigns: list[Reign] = []
         for event in self.history.slices:
             if event.election != election:
@@ -231,6 +235,10 @@ class _Court:
             if reign.token == 0 or holders.get(reign.token, uid) != uid:
                 words = f"the slice leads to {reign}, which is no term of that pod"
                 self.violation("one pod a slice", event.at, election, words)
+            if reign.token < greatest.get(event.site, 0):
+                words = f"the slice leads to {reign} after token {greatest[event.site]}"
+                self.violation("tokens grow", event.at, election, words)
+            greatest[event.site] = max(reign.token, greatest.get(event.site, 0))
             current[event.site] = reign
             reigns.append(reign)
         return reigns

@@ -5,9 +5,10 @@
 Besides, files in the folder ask for what a network may do to it, with a fault or without:
 
 ========  =========================================================================
-hold      JSON: `pod`, whether `leader` labels or others are meant, `lost` and `most`.
-          So many patches of that pod are not sent before `release` is there. If they
-          are lost, whoever waits for the answer is told so when its time is up
+hold      JSON: `pod`, `what`, `lost` and `most`. So many writes are not sent before
+          `release` is there: those of its `leader` label, of `other` labels, or of a
+          `slice` that leads to it. If they are lost, whoever waits for the answer is
+          told so when its time is up
 release   what is held is sent
 expire    the next watch of pods that begins is told that it is too late (410)
 ========  =========================================================================
@@ -23,8 +24,9 @@ import json
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -38,6 +40,8 @@ from incumbent.ports import PodEvent, PodsReplaced
 from incumbent.verdict import LEADER
 
 log = structlog.get_logger("incumbent.planted")
+
+Written = TypeVar("Written")
 
 POLL = 0.02
 TOO_LATE = 0.5
@@ -152,6 +156,34 @@ def trust_deleted() -> None:
     Labels.strip = strip  # type: ignore[method-assign]
 
 
+def slice_late() -> None:
+    """Write slices whatever became of them since they were looked at."""
+    real = ApiServer.patch_slice
+
+    async def patch_slice(
+        self: ApiServer, seen: Mapping[str, Any], change: Mapping[str, Any], **more: Any
+    ) -> dict[str, Any]:
+        metadata = {**seen["metadata"], "resourceVersion": None}
+        return await real(self, {**seen, "metadata": metadata}, change, **more)
+
+    ApiServer.patch_slice = patch_slice  # type: ignore[method-assign]
+
+
+def slice_both() -> None:
+    """Bring the new leader into the slice, and leave the old one in it for a moment."""
+    real = ApiServer.patch_slice
+
+    async def patch_slice(
+        self: ApiServer, seen: Mapping[str, Any], change: Mapping[str, Any], **more: Any
+    ) -> dict[str, Any]:
+        both = [*(seen.get("endpoints") or ()), *change["endpoints"]]
+        if len(both) > 1:
+            seen = await real(self, seen, {**change, "endpoints": both}, **more)
+        return await real(self, seen, change, **more)
+
+    ApiServer.patch_slice = patch_slice  # type: ignore[method-assign]
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "none": lambda: None,
     "label-first": label_first,
@@ -161,31 +193,33 @@ FAULTS: dict[str, Callable[[], None]] = {
     "no-warrant": no_warrant,
     "keep-deleted": keep_deleted,
     "trust-deleted": trust_deleted,
+    "slice-late": slice_late,
+    "slice-both": slice_both,
 }
 
 
 def obey(folder: Path) -> None:
     """Do to the operator's requests what the files of a folder ask for."""
-    real, real_watch, held = ApiServer.patch_pod, ApiServer._watch, 0
+    real, real_slice, real_watch = ApiServer.patch_pod, ApiServer.patch_slice, ApiServer._watch
+    held = 0
 
-    def is_held(pod: Pod, labels: Mapping[str, str | None]) -> dict[str, Any] | None:
-        with contextlib.suppress(OSError):
-            asked: dict[str, Any] = json.loads((folder / "hold").read_text())
-            leader = LEADER in labels.values()
-            if (asked["pod"], asked["leader"]) == (pod.name, leader) and held < asked["most"]:
-                return asked
-        return None
-
-    async def patch_pod(
-        self: ApiServer, pod: Pod, *, labels: Mapping[str, str | None], timeout: float, **more: Any
-    ) -> Pod:
+    async def perhaps(
+        pod: str, what: str, timeout: float, write: Callable[[], Awaitable[Written]]
+    ) -> Written:
+        """Send a write, unless it is to be held back."""
         nonlocal held
-        asked = is_held(pod, labels)
+        asked: dict[str, Any] = {}
+        with contextlib.suppress(OSError):
+            asked = json.loads((folder / "hold").read_text())
+        if not asked or (asked["pod"], asked["what"]) != (pod, what) or held >= asked["most"]:
+            return await write()
+        held += 1
+        log.info("write.held", pod=pod)
 
-        async def send() -> Pod:
-            while asked and not (folder / "release").exists():  # noqa: ASYNC110
+        async def send() -> Written:
+            while not (folder / "release").exists():  # noqa: ASYNC110
                 await asyncio.sleep(POLL)
-            return await real(self, pod, labels=labels, timeout=timeout, **more)
+            return await write()
 
         async def deliver() -> None:
             outcome = "stored"
@@ -193,18 +227,33 @@ def obey(folder: Path) -> None:
                 await send()
             except ClusterError as error:
                 outcome = str(error)
-            log.info("write.delivered", pod=pod.name, outcome=outcome)
+            log.info("write.delivered", pod=pod, outcome=outcome)
 
-        if asked is None:
-            return await send()
-        held += 1
-        log.info("write.held", pod=pod.name)
         if not asked["lost"]:
             return await send()
         _spawn(deliver())
         await asyncio.sleep(timeout)
         msg = "The network holds a write back"
         raise ClusterUnreachable(msg)
+
+    async def patch_pod(
+        self: ApiServer, pod: Pod, *, labels: Mapping[str, str | None], timeout: float, **more: Any
+    ) -> Pod:
+        what = "leader" if LEADER in labels.values() else "other"
+        write = partial(real, self, pod, labels=labels, timeout=timeout, **more)
+        return await perhaps(pod.name, what, timeout, write)
+
+    async def patch_slice(
+        self: ApiServer,
+        seen: Mapping[str, Any],
+        change: Mapping[str, Any],
+        *,
+        timeout: float,
+        **more: Any,
+    ) -> dict[str, Any]:
+        leader = next((one["targetRef"]["name"] for one in change["endpoints"]), "")
+        write = partial(real_slice, self, seen, change, timeout=timeout, **more)
+        return await perhaps(leader, "slice", timeout, write)
 
     async def watch(
         self: ApiServer, path: str, version: str
@@ -218,6 +267,7 @@ def obey(folder: Path) -> None:
                 yield event
 
     ApiServer.patch_pod = patch_pod  # type: ignore[method-assign]
+    ApiServer.patch_slice = patch_slice  # type: ignore[method-assign]
     ApiServer._watch = watch  # type: ignore[method-assign]
 
 

@@ -27,6 +27,7 @@ BEACON = "beacon"
 BEACON_EVERY = 0.2
 EXPIRED = 410
 """Status of a watch that cannot go on where it ended."""
+CONNECT_WITHIN = 5.0
 SILENCE = 3.0
 """Seconds without any message after which the watch of the bucket begins anew. The elections
 renew more often."""
@@ -73,6 +74,15 @@ class Recorder:
         """Return the replica that wrote the latest record of a site; the first before there is."""
         record = self._records.get((site, election))
         return record.replica.partition("/")[0] if record else self.history.replicas[site][0]
+
+    def lose(self, site: str) -> None:
+        """Write down that a whole site is gone, with all its pods, for good."""
+        now = time.monotonic()
+        for known in list(self._pods.values()):
+            for event in [each for each in known.values() if each.site == site]:
+                self._note(replace(event, at=now, labelled=False, token=0, unfit=GONE))
+        for election in self.history.elections if self._routing else ():
+            self.history.slices.append(SliceEvent(now, site, election))
 
     async def wait_led(self, seconds: float) -> bool:
         """Wait until every election has had one and the same leader for a second, or so long."""
@@ -324,9 +334,11 @@ async def connection(urls: Sequence[str]) -> Any:
 
     async def silent(_: Exception) -> None: ...
 
-    client = await nats.connect(
-        list(urls), allow_reconnect=False, connect_timeout=2, error_cb=silent
-    )
+    # By itself it tries a server that nothing answers for 60 times, in spite of `allow_reconnect`.
+    async with asyncio.timeout(CONNECT_WITHIN):
+        client = await nats.connect(
+            list(urls), allow_reconnect=False, connect_timeout=2, error_cb=silent
+        )
     try:
         yield client
     finally:

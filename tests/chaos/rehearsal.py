@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from chaos.checker import Finding, Verdict, check
 from chaos.history import History, PodEvent, Trouble
@@ -114,9 +115,9 @@ class Stage:
         self.history.note("the leader is evicted")
         await evict([self.servers.nats.url], self.name, ELECTION)
 
-    def hold(self, pod: PodEvent, *, leader: bool, lost: bool = True, most: int = 10**6) -> None:
-        """Hold patches of a pod's labels back; see `planted`."""
-        asked = {"pod": pod.pod, "leader": leader, "lost": lost, "most": most}
+    def hold(self, pod: PodEvent, what: str, *, lost: bool = True, most: int = 10**6) -> None:
+        """Hold writes back that concern a pod; see `planted`."""
+        asked = {"pod": pod.pod, "what": what, "lost": lost, "most": most}
         new = self.folder / "hold.new"
         new.write_text(json.dumps(asked))
         new.replace(self.folder / "hold")
@@ -157,10 +158,15 @@ async def leader_fails(stage: Stage) -> None:
     await stage.until_led(other)
 
 
+async def slice_moves(stage: Stage) -> None:
+    """The same, and a slice leads to the leader."""
+    await leader_fails(stage)
+
+
 async def strip_is_lost(stage: Stage) -> None:
     """The same, and the first strip comes after the new leader has its label."""
     leader, other = await _two(stage)
-    stage.hold(leader, leader=False, most=1)
+    stage.hold(leader, "other", most=1)
     await stage.set_ready(leader, ready=False)
     await stage.until_led(other)
     stage.release()
@@ -170,12 +176,27 @@ async def strip_is_lost(stage: Stage) -> None:
 async def label_is_late(stage: Stage) -> None:
     """A pod's label is under way for so long that another pod leads when it comes."""
     leader, other = await _two(stage)
-    stage.hold(other, leader=True)
+    stage.hold(other, "leader")
     await stage.set_ready(leader, ready=False)
     await stage.until_said("write.held")
     await stage.set_ready(leader, ready=True)
     await stage.until(lambda: not stage.now(leader).unfit, f"{leader.pod} is not ready")
     await stage.evict()
+    await stage.until_led(leader)
+    stage.release()
+    await stage.until_said("write.delivered")
+
+
+async def slice_is_late(stage: Stage) -> None:
+    """The first write that leads a slice to a pod is under way until another pod leads."""
+    leader, other = await _two(stage)
+    stage.hold(other, "slice", most=1)
+    await stage.set_ready(leader, ready=False)
+    await stage.until_said("write.held")
+    await stage.until_led(other)
+    await stage.set_ready(leader, ready=True)
+    await stage.until(lambda: not stage.now(leader).unfit, f"{leader.pod} is not ready")
+    await stage.set_ready(other, ready=False)
     await stage.until_led(leader)
     stage.release()
     await stage.until_said("write.delivered")
@@ -190,7 +211,7 @@ async def steward_is_deaf(stage: Stage) -> None:
     await stage.until(lambda: len(stage.history.messages) > writes, "nobody renews")
     with stage.history.spell(Trouble.NO_NATS, SITE, name):
         steward.nats[0].hold()
-        stage.hold(leader, leader=True, lost=False)
+        stage.hold(leader, "leader", lost=False)
         await stage.evict()
         await stage.until_led(other)
         stage.release()
@@ -242,6 +263,8 @@ class Scenario:
     """The promise that is broken first."""
     replicas: int = 1
     ttl: float = 6.0
+    routing: bool = False
+    """Whether the election names a Service."""
 
 
 SCENARIOS = (
@@ -266,6 +289,18 @@ SCENARIOS = (
         breaks="somebody leads",
     ),
     Scenario(leader_leaves_selector, {"trust-deleted": "DELETED of a selector watch is believed"}),
+    Scenario(
+        slice_moves,
+        {"slice-both": "a slice leads to old and new leader for a moment"},
+        breaks="one pod a slice",
+        routing=True,
+    ),
+    Scenario(
+        slice_is_late,
+        {"slice-late": "slice writes without resourceVersion"},
+        breaks="tokens grow",
+        routing=True,
+    ),
 )
 
 
@@ -304,7 +339,9 @@ async def rehearse(servers: Servers, scenario: Scenario, fault: str = "none") ->
     name = f"{scenario.play.__name__}-{fault}".replace("_", "-")
     names = tuple(f"replica-{number + 1}" for number in range(scenario.replicas))
     history = History.of(scenario.ttl, replicas={SITE: names}, elections=(ELECTION,))
-    stage = Stage(servers, name, history, Recorder(history, namespace=name, bucket=name))
+    history.routing = scenario.routing
+    recorder = Recorder(history, namespace=name, bucket=name, routing=scenario.routing)
+    stage = Stage(servers, name, history, recorder)
     stage.folder.mkdir(parents=True)
     nats, kube = servers.nats, servers.kube
     async with AsyncExitStack() as stack:
@@ -324,7 +361,7 @@ async def rehearse(servers: Servers, scenario: Scenario, fault: str = "none") ->
         ]
         await asyncio.gather(*(replica.start() for replica in stage.replicas))
         async with stage.recorder.recording([kube], [nats.url]):
-            await _create_election(stage)
+            await _create_election(stage, routing=scenario.routing)
             await stage.recorder.wait_led(START)
             history.began = time.monotonic()
             await scenario.play(stage)
@@ -339,12 +376,16 @@ async def rehearse(servers: Servers, scenario: Scenario, fault: str = "none") ->
     return Rehearsal(name, history, verdict, stage.missed, scenario.breaks)
 
 
-async def _create_election(stage: Stage) -> None:
-    body = {
+async def _create_election(stage: Stage, *, routing: bool) -> None:
+    body: dict[str, Any] = {
         "apiVersion": "incumbent.dev/v1alpha1",
         "kind": "LeaderElection",
         "metadata": {"name": ELECTION},
         "spec": {"selector": {"matchLabels": {"app": ELECTION}}, "key": ELECTION},
     }
+    if routing:
+        service = {"metadata": {"name": ELECTION}, "spec": {"ports": [{"port": 80}]}}
+        await stage.kube.create(f"/api/v1/namespaces/{stage.name}/services", service)
+        body["spec"]["routing"] = {"service": ELECTION}
     path = f"/apis/incumbent.dev/v1alpha1/namespaces/{stage.name}/leaderelections"
     await stage.kube.create(path, body)

@@ -34,6 +34,12 @@ RULES = "/apis/admissionregistration.k8s.io/v1"
 LABEL, TOKEN = "incumbent.dev/web", "incumbent.dev/web.token"
 CUSTOM = "example.com/primary"
 CONTAINERS = [{"name": "main", "image": "none.invalid/none"}]
+OF_ELECTION = {
+    "apiVersion": "incumbent.dev/v1alpha1",
+    "kind": "LeaderElection",
+    "name": "web",
+    "uid": "c",
+}
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "a", "uid": "b", "controller": True}
 
 
@@ -59,6 +65,27 @@ class Guarded:
         )
         return f"{pods}/{made['metadata']['name']}"
 
+    async def slice(self, user: Kube, *, name: str, **change: Any) -> str:
+        """Create an EndpointSlice of an election as somebody; return its path."""
+        slices = f"/apis/discovery.k8s.io/v1/namespaces/{self.namespace}/endpointslices"
+        unique = f"{name}-{secrets.token_hex(4)}"
+        body = {
+            "metadata": {
+                "name": unique,
+                "labels": {"endpointslice.kubernetes.io/managed-by": "incumbent.dev"},
+                "ownerReferences": [OF_ELECTION],
+            },
+            "addressType": "IPv4",
+            "endpoints": [self.endpoint("web-0")],
+        }
+        await user.create(slices, {**body, **change})
+        return f"{slices}/{unique}"
+
+    def endpoint(self, pod: str, **change: Any) -> dict[str, Any]:
+        """Return an endpoint of a slice."""
+        target = {"kind": "Pod", "name": pod, "namespace": self.namespace}
+        return {"addresses": ["10.0.0.1"], "targetRef": {**target, **change}}
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def guarded(site: Site, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
@@ -70,10 +97,11 @@ async def guarded(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Async
         "site": "guarded",
         "labelPrefixes": ["example.com"],
         "admissionPolicies": {"inNamespacedMode": True},
+        "rbac": {"endpointSlices": True},
     }
     rendered = Helm("helm4", tmp_path_factory.mktemp("helm")).render(values)
     policies = [document for document in rendered if document["kind"] in KINDS]
-    assert len(policies) == 6
+    assert len(policies) == 8
     async with Kube(site) as admin:
         await admin.namespace(namespace)
         account = {"metadata": {"name": "incumbent"}}
@@ -120,6 +148,13 @@ async def _in_force(guarded: Guarded) -> None:
             await user.patch(path, {"metadata": {"labels": {label: None}}})
             assert time.monotonic() < deadline, "the policies do not come into force"
             await asyncio.sleep(0.1)
+    while True:
+        try:
+            await guarded.operator.delete(await guarded.slice(guarded.admin, name="in-force"))
+        except ApiError:
+            break
+        assert time.monotonic() < deadline, "the policies do not come into force"
+        await asyncio.sleep(0.1)
 
 
 def metadata(**fields: Any) -> dict[str, Any]:
@@ -271,10 +306,43 @@ async def test_the_expressions_are_well_typed(guarded):
     """The API server has found no field in them that does not exist."""
     policies = (await guarded.admin.get(f"{RULES}/validatingadmissionpolicies"))["items"]
     ours = [p for p in policies if guarded.namespace in p["metadata"]["name"]]
-    assert len(ours) == 3
+    assert len(ours) == 4
     for policy in ours:
         path = f"{RULES}/validatingadmissionpolicies/{policy['metadata']['name']}"
         checked = await guarded.admin.until(
             path, lambda found: "typeChecking" in found.get("status", {})
         )
         assert not checked["status"]["typeChecking"].get("expressionWarnings"), checked["status"]
+
+
+async def test_operator_writes_the_slices_of_elections(guarded):
+    """It creates one, leads it to another pod and to nobody, and deletes it."""
+    path = await guarded.slice(guarded.operator, name="incumbent-web")
+    await guarded.operator.patch(path, {"endpoints": [guarded.endpoint("web-1")]})
+    await guarded.operator.patch(path, {"endpoints": []})
+    await guarded.operator.delete(path)
+
+
+async def test_operator_touches_no_other_slices(guarded):
+    """Those of Kubernetes' own controllers lead clients elsewhere."""
+    path = await guarded.slice(guarded.admin, name="web")
+    for change in (
+        guarded.operator.patch(path, {"endpoints": []}),
+        guarded.operator.delete(path),
+        guarded.slice(guarded.operator, name="web"),
+        guarded.slice(guarded.operator, name="incumbent-web", metadata={"name": "incumbent-b"}),
+    ):
+        with pytest.raises(ApiError, match="The operator"):
+            await change
+
+
+async def test_operator_leads_nobody_to_two_pods_or_elsewhere(guarded):
+    """Also not where the slice is its own."""
+    path = await guarded.slice(guarded.operator, name="incumbent-web")
+    for endpoints in (
+        [guarded.endpoint("web-0"), guarded.endpoint("web-1")],
+        [guarded.endpoint("web-0", namespace="kube-system")],
+        [{"addresses": ["10.0.0.1"]}],
+    ):
+        with pytest.raises(ApiError, match="one pod of the same namespace"):
+            await guarded.operator.patch(path, {"endpoints": endpoints})

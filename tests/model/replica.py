@@ -182,7 +182,7 @@ def _governs(state: State, me: int, case: Case) -> Iterator[Step]:
     pods = case.pods_of[case.site_of[me]]
     for to in pods:
         if to != old and state.pods[to].condition == "ready":
-            work, reason = _hand_over(state, old, case)
+            work, reason = _hand_over(state, me, case)
             words = f"hands over from {case.pod(old)} ({reason}) to {case.pod(to)}"
             yield words, _put(state, me, work=work, target=to, fresh=True)
     for stray in pods:
@@ -196,7 +196,7 @@ def _governs(state: State, me: int, case: Case) -> Iterator[Step]:
         first = int(not replica.in_office)
         work = _adding(first, case, renew=case.has(rules.WARRANT))
         words = f"labels {case.pod(old)}"
-        yield words, _put(state, me, work=work, target=old, fresh=True)
+        yield words, _put(state, me, work=work, target=old, fresh=True, aim=mine.term)
     if rules.RELEASE in case.events:
         work = (("carriers", 0), ("stopped", 0), ("release", 0))
         if not case.has(rules.STRIP_BEFORE_RELEASE):
@@ -208,9 +208,14 @@ def _governs(state: State, me: int, case: Case) -> Iterator[Step]:
         yield words, _put(state, me, work=(("release", 0),))
 
 
-def _hand_over(state: State, old: int, case: Case) -> tuple[Work, str]:
+def _hand_over(state: State, me: int, case: Case) -> tuple[Work, str]:
+    replica, old = state.replicas[me], state.replicas[me].mine.pod
     terminating = state.pods[old].condition != "ready"
     work: Work = ()
+    shown = state.pods[old].token == replica.mine.term and old not in replica.doubtful
+    if case.routed and (shown or not case.has(rules.SHOWN)):
+        work = (("transfer", old), ("look around", old), ("strip", old), ("send", 0))
+        return work, "slice first"
     if not terminating and case.has(rules.RENEW_FIRST):
         work += (("renew", 0),)
     work += (("look around", old),)
@@ -379,7 +384,7 @@ def _transfers(state: State, going: State, me: int, case: Case) -> Iterator[Step
     over = case.pod(state.entry.pod)
     for how, after, known in _written(going, me, record, case):
         words = f"transfers the record from {over} to {case.pod(replica.target)}: {how}"
-        yield words, _put(after, me, begun=True) if known else _ended(after, me)
+        yield words, _put(after, me, begun=True, aim=record.term) if known else _ended(after, me)
 
 
 def _creates(going: State, me: int, case: Case) -> Iterator[Step]:
@@ -392,7 +397,7 @@ def _creates(going: State, me: int, case: Case) -> Iterator[Step]:
     record = Entry("", me, replica.target, going.terms + 1, acts)
     for how, after, known in _written(going, me, record, case):
         words = f"creates the record for {case.pod(replica.target)}: {how}"
-        yield words, _put(after, me, begun=True) if known else _ended(after, me)
+        yield words, _put(after, me, begun=True, aim=record.term) if known else _ended(after, me)
 
 
 def _releases(state: State, going: State, me: int, case: Case) -> Iterator[Step]:
@@ -411,11 +416,14 @@ def _sends(state: State, me: int, first: int, case: Case, *, fresh: bool) -> Ste
     mine, name = replica.mine, case.pod(target)
     early = not case.has(rules.TRANSFER_FIRST) and len(replica.work) > 1
     warranted = replica.lease == COUNTS and mine.promoted and not replica.unanswered
-    if not warranted or not (early or mine.pod == target) or state.pods[target].condition == "gone":
+    right = early or (mine.pod == target and mine.term == replica.aim)
+    if not warranted or not right or state.pods[target].condition == "gone":
         return f"may not label {name}", _ended(state, me)
     if not fresh and case.has(rules.FENCE):
         return f"sends the label of {name}: refused", _set(state, me, conflicted(replica))
     token = state.terms + 1 if early else mine.term
+    if fresh and state.pods[target].token == token:
+        return f"finds {name} labelled", _put(_ended(state, me), me, in_office=True)
     patch = Patch(target, token, me)
     after = _put(state, me, work=(("await", first), *replica.work[1:]))
     return f"sends the label of {name}", after._replace(patches=after.patches | {patch})
@@ -436,7 +444,7 @@ def _ended(state: State, me: int) -> State:
         left = {patch._replace(sender=NOBODY) for patch in waiting}
         state = state._replace(patches=(state.patches - waiting) | left)
         replica = replica._replace(doubtful=replica.doubtful | {replica.target})
-    return _set(state, me, replica._replace(work=(), target=NOBODY, fresh=False))
+    return _set(state, me, replica._replace(work=(), target=NOBODY, fresh=False, aim=0))
 
 
 def _put(state: State, me: int, **changes: Any) -> State:
@@ -446,7 +454,7 @@ def _put(state: State, me: int, **changes: Any) -> State:
 
 def _set(state: State, me: int, replica: Replica) -> State:
     if not replica.work and replica.target != NOBODY:
-        replica = replica._replace(target=NOBODY, fresh=False)
+        replica = replica._replace(target=NOBODY, fresh=False, aim=0)
     return state._replace(replicas=replaced(state.replicas, me, replica))
 
 

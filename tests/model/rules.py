@@ -37,6 +37,9 @@ STRIP_AT_DEADLINE: Final = "strip at deadline"
 """A steward whose lease ran out strips the pod that it answers for."""
 STRIP_BEFORE_RELEASE: Final = "strip before release"
 """A record is released when no pod carries the label any more."""
+SHOWN: Final = "shown"
+"""The bucket is written before the strip, for a Service's slice, only while the old pod shows the
+label of the term: one that is still on its way is refused by what made it show."""
 UNSHOWN: Final = "unshown"
 """Who gives way for want of an API server has begun the term, and no pod of it may be labelled."""
 
@@ -66,6 +69,8 @@ class Case:
         without: the rules that are left out.
         start: how it starts: the first pod is `labelled`, or `nominated` by a record that was just
             stored, or its record is `evicted`, which all replicas have seen and stripped for.
+        routed: whether the election names a Service: a hand-over writes the bucket first then, and
+            strips after it.
     """
 
     replicas: tuple[int, ...] = (2,)
@@ -74,6 +79,7 @@ class Case:
     events: frozenset[str] = frozenset()
     without: frozenset[str] = frozenset()
     start: str = "labelled"
+    routed: bool = False
 
     def __post_init__(self) -> None:
         """Number replicas and pods through all sites, and name them."""

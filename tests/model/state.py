@@ -74,6 +74,8 @@ class Replica(NamedTuple):
     """The pod that its pass means to label."""
     fresh: bool = False
     """Whether the target has not changed since it was read."""
+    aim: int = 0
+    """The term that its pass is about; the one that it begins, once it has."""
     excused: bool = False
     """Whether it stood still, or was cut off, since it last stored a write."""
 

@@ -210,6 +210,14 @@ def test_slice_that_leads_to_another_pod_is_found(story, slices, promise):
     assert story.violations() == [promise]
 
 
+def test_slice_that_leads_back_to_an_older_term_is_found(story):
+    """As a write does that was under way for long, and that nobody refused."""
+    story.reign(1, 20, "e1", 1, unfit="gone")
+    story.reign(20.3, 100, "e2", 10)
+    story.history.slices += [led(1, "e1"), led(20.2, "e2", token=10), led(30, "e1")]
+    assert story.violations() == ["tokens grow"]
+
+
 def test_deleted_pod_counts_no_more(story):
     """A labelled pod that is gone carries nothing."""
     story.reign(1, 20, "e1", 1, unfit="gone")

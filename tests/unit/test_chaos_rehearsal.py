@@ -26,7 +26,7 @@ def test_each_fault_has_a_scenario():
 
 REPLACED = (
     *((Labels, name) for name in ("add", "strip")),
-    *((ApiServer, name) for name in ("patch_pod", "_send", "_watch")),
+    *((ApiServer, name) for name in ("patch_pod", "patch_slice", "_send", "_watch")),
     (NamespacePods, "_take"),
 )
 

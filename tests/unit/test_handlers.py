@@ -11,7 +11,7 @@ import kopf
 from incumbent.handlers import watch_elections
 
 
-async def test_user_of_the_process_needs_no_name(monkeypatch):
+async def test_user_of_the_process_needs_no_name(monkeypatch, caplog):
     """As in a pod, where a number is all that there is."""
     stop = asyncio.Event()
     started = []
@@ -32,7 +32,7 @@ async def test_user_of_the_process_needs_no_name(monkeypatch):
 
     monkeypatch.setattr(getpass, "getuser", nameless)
     monkeypatch.setattr(kopf, "spawn_tasks", spawn_tasks)
-    logging.getLogger("kopf").setLevel(logging.CRITICAL)
+    caplog.set_level(logging.CRITICAL, logger="kopf")
     await watch_elections(
         None, log_in=log_in, namespaces=("shop",), release_on_exit=False, stop=stop
     )

@@ -27,6 +27,7 @@ NAMES = {
     "incumbent_condition_reason": {"namespace", "election", "type", "reason"},
     "incumbent_bucket_write_seconds": {"outcome"},
     "incumbent_label_write_seconds": set(),
+    "incumbent_slice_write_seconds": set(),
     "incumbent_handover_seconds": set(),
     "incumbent_failover_seconds": set(),
     "incumbent_nats_connected": set(),
@@ -40,6 +41,7 @@ NAMES = {
 HISTOGRAMS = (
     "incumbent_bucket_write_seconds",
     "incumbent_label_write_seconds",
+    "incumbent_slice_write_seconds",
     "incumbent_handover_seconds",
     "incumbent_failover_seconds",
 )
@@ -224,6 +226,7 @@ def test_without_elections_the_rest_is_served():
             ("refused",),
         ),
         (lambda metrics: metrics.label_write(0.2), "label_write", ()),
+        (lambda metrics: metrics.slice_write(0.2), "slice_write", ()),
         (lambda metrics: metrics.handover(0.2), "handover", ()),
         (lambda metrics: metrics.failover(0.2), "failover", ()),
     ),
@@ -231,7 +234,7 @@ def test_without_elections_the_rest_is_served():
 def test_a_duration_is_counted_where_it_belongs(metrics, observe, name, labels):
     """In seconds, and in no other histogram."""
     observe(metrics)
-    names = ("bucket_write", "label_write", "handover", "failover")
+    names = ("bucket_write", "label_write", "slice_write", "handover", "failover")
     sums = {
         (other, key): value
         for other in names

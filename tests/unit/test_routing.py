@@ -12,7 +12,7 @@ from incumbent.model import ElectionKey
 from incumbent.resource import resource_from
 from incumbent.routing import Routing
 from incumbent.slices import FAMILIES, Obstacle, emptied, filled, service_from, shows
-from stage import KEY, TOKEN, TTL, View
+from stage import KEY, TOKEN, TTL, View, Watches
 
 pytestmark = [
     pytest.mark.looptime(noop_cycles=2),
@@ -277,6 +277,23 @@ async def test_late_write_is_refused_after_the_slice_was_emptied(routed):
     assert reached(routed) == []
 
 
+async def test_label_on_its_way_is_refused_before_the_record_moves(routed):
+    """Where the old leader's label is not seen, the old pod is stripped before the bucket's write.
+
+    Another replica might read the new record at once, and label the new leader before the strip.
+    """
+    await routed.lead()
+    with routed.cluster.delaying_writes(1) as late:
+        routed.cluster.change("a", labels={"app": "billing"}, annotations={})  # by hand
+        await routed.until(lambda: late.pending)
+        routed.cluster.calls.clear()
+        routed.annotate(step_down="b")
+        await routed.until(lambda: routed.leaders == ["b"])
+    assert writes(routed)[:4] == ["a=candidate", "transfer", "patch_slice", "b=leader"]
+    assert late.refused
+    assert_one_at_a_time(routed)
+
+
 async def test_late_creation_is_refused_after_a_release(routed):
     """The name is taken by an empty slice."""
     with routed.cluster.delaying_writes(1) as late:
@@ -367,12 +384,28 @@ async def test_standby_empties_what_a_dead_steward_filled(stage):
 # The writes by themselves
 
 
+class Counts(Watches):
+    """An observer that counts the writes of slices."""
+
+    slices = 0
+
+    def slice_write(self, seconds):
+        """See `Observer`."""
+        self.slices += 1
+
+
 @pytest.fixture
-async def routing(stage):
+def counts():
+    """Who is told about writes."""
+    return Counts()
+
+
+@pytest.fixture
+async def routing(stage, counts):
     """The writer of the slices, and a Service."""
     stage.cluster.put_service()
     resource = resource_from(make_election(spec={"routing": ROUTING}), default_bucket="B")
-    return Routing(stage.cluster, resource, lambda _: None)
+    return Routing(stage.cluster, resource, lambda _: None, counts)
 
 
 async def point(stage, routing, name, *, token=7, granted=True, tenure=1, left=10.0):
@@ -398,6 +431,16 @@ async def test_without_a_warrant_or_past_the_deadline_nothing_is_sent(stage, rou
     """The caller has to look at everything anew."""
     assert not await point(stage, routing, "a", **case)
     assert not stage.cluster.slices
+
+
+async def test_writes_that_were_confirmed_are_counted(stage, routing, counts):
+    """And no others: what was refused is tried again, and what shows it all is left alone."""
+    await point(stage, routing, "a")
+    await point(stage, routing, "a")
+    stage.cluster.put_slice({**slice_of(stage), "ports": []})
+    await point(stage, routing, "b", token=8)
+    await routing.empty()
+    assert counts.slices == 3
 
 
 async def test_slice_that_changed_takes_a_new_warrant(stage, routing):

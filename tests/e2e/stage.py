@@ -1,0 +1,342 @@
+"""A scenario under way: what is on, what was done, and what it looked like from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from aiohttp import web
+
+from chaos.checker import check
+from chaos.history import History, PodEvent
+from chaos.recorder import Recorder
+from controlplane.kube import ApiError, Kube, has_condition, kubectl
+from controlplane.processes import free_port
+from e2e import manifests
+from e2e.cluster import Cluster
+from e2e.manifests import BY_LABEL, BY_SLICE, CLIENTS, NAME, NAMESPACE
+from e2e.network import OURS
+from e2e.node import Node
+from e2e.traffic import Answer, Bucket, Figures, Ledger, Route, figures, read
+from helm import CHART, Helm
+
+OPERATOR = "incumbent"
+"""The release, its namespace and its Deployment."""
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+ELECTION = f"/apis/incumbent.dev/v1alpha1/namespaces/{NAMESPACE}/leaderelections/{NAME}"
+PATIENCE = 90.0
+"""Seconds, for whatever has to come about on a busy machine."""
+_CALM = 2.0
+"""Seconds without any change before a fault, longer than kube-proxy waits between two changes."""
+_POLL = 0.1
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Trial:
+    """One fault, and what it did."""
+
+    name: str
+    sentence: str
+    since: float
+    until: float = 0.0
+    expected: int = 0
+    """How many terms may begin by it, and have to."""
+    leaders: list[tuple[float, str, int]] = field(default_factory=list)
+    """When each of them began, of which pod, and with which token."""
+    figures: dict[str, Figures] = field(default_factory=dict)
+    """By client, Service, and kind of connection."""
+    writes: tuple[int, int] = (0, 0)
+    """How many the ledger accepted, and how many it refused."""
+
+
+class Stage:
+    """Clusters with an application each that share one election, and the witnesses.
+
+    Args:
+        clusters: one, or several on one bucket.
+        folder: for records and logs.
+        ttl: of the bucket, in seconds.
+        say: hears what goes on.
+    """
+
+    def __init__(self, clusters: Sequence[Cluster], folder: Path, *, ttl: float, say: Say) -> None:
+        self.clusters = clusters
+        self.say = say
+        self.ledger = Ledger()
+        self.trials: list[Trial] = []
+        self.failures: list[str] = []
+        self.routes: list[Route] = []
+        self.nats: list[str] = []
+        """Where the witness finds NATS."""
+        self._folder = folder
+        self._records = folder / "records"
+        self._wall = time.time() - time.monotonic()
+        replicas: dict[str, tuple[str, ...]] = {
+            cluster.site.name: (OPERATOR,) for cluster in clusters
+        }
+        self.history = History.of(ttl, replicas=replicas, elections=(NAME,))
+        self.history.routing = True
+        self.recorder = Recorder(
+            self.history, namespace=NAMESPACE, bucket="LEADER_ELECTION", routing=True
+        )
+        self._ledger_port = free_port()
+        self.now = Trial("", "", 0.0)
+        """The trial that is under way."""
+
+    @property
+    def cluster(self) -> Cluster:
+        """The only cluster, or the first one."""
+        return self.clusters[0]
+
+    @property
+    def kube(self) -> Kube:
+        """Its API."""
+        return self.cluster.kube
+
+    def helm(self, cluster: Cluster) -> Helm:
+        """Return helm for a cluster."""
+        return Helm("helm4", self._folder / f"helm-{cluster.site.name}", cluster.site)
+
+    # Before the first fault
+
+    async def install(self, cluster: Cluster, *flags: str) -> None:
+        """Install the chart, as its README says, into a namespace with the strictest policy."""
+        await apply(cluster, manifests.namespace(OPERATOR, labels=manifests.RESTRICTED))
+        where = (f"--namespace={OPERATOR}", "--wait", f"--timeout={PATIENCE:.0f}s")
+        rights = "--set=rbac.endpointSlices=true"
+        await self.helm(cluster)("install", OPERATOR, str(CHART), *where, rights, *flags)
+
+    async def deploy(self, cluster: Cluster, *, replicas: int, every: float) -> None:
+        """Apply application, election, Services and clients, and wait until they run."""
+        self._records.mkdir(parents=True, exist_ok=True)
+        ledger = f"http://{OURS}:{self._ledger_port}/"
+        await apply(
+            cluster,
+            manifests.namespace(NAMESPACE, labels=manifests.RESTRICTED),
+            manifests.namespace(CLIENTS),
+            *manifests.application(ledger, replicas=replicas),
+            manifests.service(BY_LABEL),
+            manifests.service(BY_SLICE),
+            manifests.election(),
+        )
+        await self.rolled_out(cluster)
+        await self.set_clients(cluster, BY_LABEL, BY_SLICE, every=every)
+
+    async def set_clients(
+        self,
+        cluster: Cluster,
+        *services: str,
+        every: float,
+        path: str = "/",
+        node: str = "",
+    ) -> None:
+        """Have clients ask these Services; see `manifests.clients`."""
+        targets = []
+        for name in services:
+            body = await cluster.kube.get(f"/api/v1/namespaces/{NAMESPACE}/services/{name}")
+            targets.append(f"{name}={body['spec']['clusterIP']}:80")
+        found = manifests.clients(targets, self._records, every=every, path=path, node=node)
+        await apply(cluster, *found)
+        where = f"--namespace={CLIENTS}"
+        await kubectl(cluster.site, "rollout", "status", where, f"daemonset/{CLIENTS}")
+
+    async def rolled_out(self, cluster: Cluster) -> None:
+        """Wait until all pods of the application are ready, and old ones gone."""
+        path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{NAME}"
+
+        def complete(found: Any) -> bool:
+            status, wanted = found["status"], found["spec"]["replicas"]
+            counts = [
+                status.get(key, 0) for key in ("replicas", "updatedReplicas", "readyReplicas")
+            ]
+            seen = status.get("observedGeneration") == found["metadata"]["generation"]
+            return bool(seen and counts == [wanted] * 3)
+
+        await cluster.kube.until(path, complete, timeout=PATIENCE)
+        await cluster.kube.until(
+            PODS,
+            lambda found: not any(p["metadata"].get("deletionTimestamp") for p in found["items"]),
+            timeout=PATIENCE,
+            labelSelector=f"app={NAME}",
+        )
+
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Take writes, and record what happens, while this is entered."""
+        application = web.Application()
+        application.router.add_post("/", self.ledger.write)
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, OURS, self._ledger_port).start()
+        self.history.began = time.monotonic()
+        kubes = [cluster.kube for cluster in self.clusters]
+        try:
+            async with self.recorder.recording(kubes, self.nats, delays=False):
+                yield
+        finally:
+            self.history.ended = time.monotonic()
+            await runner.cleanup()
+            self.history.save(self._folder / "history.jsonl")
+
+    # Who leads
+
+    def leaders(self) -> list[PodEvent]:
+        """Return the pods with the leader label, as last seen."""
+        return self.recorder.leaders(NAME)
+
+    async def led(self, cluster: Cluster | None = None) -> PodEvent:
+        """Wait until one pod has led for a moment, in this cluster or in any, and return it."""
+        deadline, since, before = time.monotonic() + PATIENCE, 0.0, None
+        while time.monotonic() < deadline:
+            now = self.leaders()
+            one = now[0] if len(now) == 1 else None
+            if one and cluster and one.site != cluster.site.name:
+                one = None
+            if (one and (one.uid, one.token)) != before:
+                since, before = time.monotonic(), one and (one.uid, one.token)
+            if one and time.monotonic() - since >= _CALM:
+                return one
+            await asyncio.sleep(_POLL)
+        msg = f"nobody leads for {_CALM:.0f} s within {PATIENCE:.0f} s: {self.leaders()}"
+        raise TimeoutError(msg)
+
+    async def node_of(self, pod: PodEvent, cluster: Cluster | None = None) -> Node:
+        """Return the node of a pod."""
+        cluster = cluster or self.cluster
+        found = await cluster.kube.get(f"{PODS}/{pod.pod}")
+        return cluster.node(found["spec"]["nodeName"])
+
+    async def lead_on(self, node: Node) -> PodEvent:
+        """Bring the office to a pod of this node, and the pods into balance."""
+        while True:
+            await self.rolled_out(self.cluster)
+            leader = await self.led()
+            pods = {
+                pod["metadata"]["name"]: pod["spec"]["nodeName"]
+                for pod in await self.kube.pods(NAMESPACE, f"app={NAME}")
+            }
+            there = [name for name, where in pods.items() if where == node.name]
+            if not there:
+                others = [name for name in pods if name != leader.pod]
+                await self.kube.delete(f"{PODS}/{others[0]}")
+                continue
+            if leader.pod in there:
+                return leader
+            step_down = {"metadata": {"annotations": {"incumbent.dev/step-down": there[0]}}}
+            await self.kube.patch(ELECTION, step_down)
+            await self.kube.until(
+                ELECTION,
+                _is_led_by(there[0]),
+                timeout=PATIENCE,
+            )
+
+    # Faults
+
+    @contextlib.asynccontextmanager
+    async def trial(self, sentence: str, *, terms: int, name: str) -> AsyncIterator[Trial]:
+        """Do something to it, in a calm moment, and note what it does.
+
+        Args:
+            sentence: what is done.
+            terms: how many terms begin by that.
+            name: for files and tables.
+        """
+        self.say(sentence)
+        await self.led()
+        await asyncio.sleep(_CALM)
+        self.now = trial = Trial(name, sentence, since=time.monotonic(), expected=terms)
+        self.history.note(sentence)
+        yield trial
+        await self.led()
+        await asyncio.sleep(1)
+        trial.until = time.monotonic()
+        self.trials.append(trial)
+        self._look_at(trial)
+
+    def _look_at(self, trial: Trial) -> None:
+        bucket = self._bucket()
+        trial.leaders = [
+            (message.at - trial.since, f"{message.site}/{message.pod}", message.term)
+            for message in bucket.terms(trial.since, trial.until)
+        ]
+        within = [e for e in self.ledger.entries if trial.since <= e[0] <= trial.until]
+        accepted = sum(1 for entry in within if entry[3])
+        trial.writes = (accepted, len(within) - accepted)
+        found = "; ".join(f"{pod} after {at:.2f} s" for at, pod, _ in trial.leaders)
+        self.say(f"    {len(trial.leaders)} terms began{': ' if found else ''}{found}")
+        if len(trial.leaders) != trial.expected:
+            words = (
+                f"{trial.sentence}: {trial.expected} terms should begin by that, not {found or 0}"
+            )
+            self.failures.append(words)
+
+    def answers(self) -> list[Answer]:
+        """Return what all clients have written down."""
+        return read(self._records, wall=self._wall)
+
+    def _bucket(self) -> Bucket:
+        return Bucket([m for m in self.history.messages if m.election == NAME])
+
+    def judge(self) -> None:
+        """Look at everything once more, when it is over."""
+        answers = self.answers()
+        bucket = self._bucket()
+        for trial in self.trials:
+            kinds = {(a.client, a.target, a.kept) for a in answers}
+            for client, target, kept in sorted(kinds):
+                chosen = [
+                    a for a in answers if (a.client, a.target, a.kept) == (client, target, kept)
+                ]
+                key = f"{client} {target} {'kept' if kept else 'new'}"
+                trial.figures[key] = figures(chosen, bucket, since=trial.since, until=trial.until)
+        verdict = check(self.history)
+        self.failures += [
+            f"{finding.promise}, {finding.at - self.history.began:.1f} s after the start:"
+            f" {finding.words}"
+            for finding in verdict.violations
+        ]
+        if shared := self.ledger.shared():
+            self.failures.append(f"more than one pod wrote with each of the tokens {shared}")
+
+
+async def apply(cluster: Cluster, *objects: dict[str, Any]) -> None:
+    """Apply objects, as kubectl does."""
+    await cluster.kube.apply(yaml.safe_dump_all(objects))
+
+
+def _is_led_by(pod: str) -> Callable[[Any], bool]:
+    return lambda found: bool((found["status"].get("leader") or {}).get("podName") == pod)
+
+
+async def gone(kube: Kube, path: str) -> bool:
+    """Whether an object is not there, or not any more."""
+    try:
+        await kube.get(path)
+    except ApiError as error:
+        if error.status == 404:
+            return True
+        raise
+    return False
+
+
+async def ready_pods(kube: Kube, namespace: str, selector: str, count: int) -> None:
+    """Wait until there are so many Ready pods, and no others."""
+
+    def complete(found: Any) -> bool:
+        pods = found["items"]
+        lasting = [p for p in pods if not p["metadata"].get("deletionTimestamp")]
+        return len(pods) == count and sum(has_condition(p, "Ready") for p in lasting) == count
+
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    await kube.until(path, complete, timeout=PATIENCE, labelSelector=selector)
+
+
+Deed = Callable[[Stage], Coroutine[Any, Any, None]]
