@@ -29,8 +29,8 @@ EXPIRED = 410
 """Status of a watch that cannot go on where it ended."""
 CONNECT_WITHIN = 5.0
 SILENCE = 3.0
-"""Seconds without any message after which the watch of the bucket begins anew. The elections
-renew more often."""
+"""Seconds without any message after which the watch of the bucket begins anew, if that is longer
+than half a TTL. The elections renew more often."""
 
 
 class Recorder:
@@ -58,6 +58,7 @@ class Recorder:
         self._records: dict[tuple[str, str], Message] = {}
         self._revision = 0
         self._wall = time.time() - time.monotonic()
+        self._patience = max(SILENCE, history.ttl / 2)
 
     # What is known now
 
@@ -303,7 +304,7 @@ class Recorder:
                 f"$KV.{self._bucket}.>", stream=stream, config=config, manual_ack=True
             )
             while True:
-                self._take_message(await subscription.next_msg(timeout=SILENCE))
+                self._take_message(await subscription.next_msg(timeout=self._patience))
 
     def _take_message(self, raw: Msg) -> None:
         headers, revision = raw.headers or {}, raw.metadata.sequence.stream

@@ -70,7 +70,10 @@ def main() -> int:
     # What runs inside ends with us, whatever happens to us, and so does all that it mounts.
     spaces = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
     command = ["unshare", *spaces, sys.executable, "-m", "e2e", *sys.argv[1:]]
-    return subprocess.run(command, check=False, env=os.environ | {INSIDE: archives}).returncode
+    try:
+        return subprocess.run(command, check=False, env=os.environ | {INSIDE: archives}).returncode
+    except KeyboardInterrupt:
+        return 130
 
 
 def say(text: str) -> None:

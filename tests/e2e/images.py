@@ -26,8 +26,13 @@ SLEEP = "/bin/sleep"
 """What runs in a sandbox."""
 _SUITE = "bookworm"
 """Of Debian; its Python is 3.11."""
-_STORAGE = {"STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
-"""What needs neither a module of the kernel nor a container."""
+_STORAGE = """
+[storage]
+driver = "vfs"
+graphroot = "{folder}/images"
+runroot = "{folder}/running"
+"""
+"""A store of our own, which is gone afterwards, and which needs no module of the kernel."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LAST_LINES = 20
 _CERTIFICATES = "/etc/ssl/certs"
@@ -42,14 +47,49 @@ def build(say: Callable[[str], None]) -> list[Path]:
         say(f"making a base from packages of Debian {_SUITE}: about a minute, the first time")
         _make_base(base)
     say("building images: about a minute")
-    _image(PYTHON, base)
-    _image(PAUSE, base, "--user=65535:65535", f'--cmd=["{SLEEP}", "infinity"]')
-    archives = [_archive(name, cache) for name in (PYTHON, PAUSE)]
-    flags = f"--network=host --volume={_CERTIFICATES}:{_CERTIFICATES}:ro"
-    environment = {"BASE": PYTHON, "IMAGE_FLAGS": flags}
-    environment["PYTHONPATH"] = str(ROOT / "tests")
-    _quietly([sys.executable, "-m", "image", "build"], **environment)
-    return archives + [_archive(name_of(target), cache) for target in TARGETS]
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        store = _Store(Path(folder))
+        store.make(PYTHON, base)
+        store.make(PAUSE, base, "--user=65535:65535", f'--cmd=["{SLEEP}", "infinity"]')
+        store.make_ours()
+        names = [PYTHON, PAUSE, *map(name_of, TARGETS)]
+        return [store.export(name, cache) for name in names]
+
+
+class _Store:
+    """Images that are being built."""
+
+    def __init__(self, folder: Path) -> None:
+        config = folder / "storage.conf"
+        config.write_text(_STORAGE.format(folder=folder))
+        self._environment = {
+            "CONTAINERS_STORAGE_CONF": str(config),
+            "BUILDAH_ISOLATION": "chroot",
+        }
+
+    def make(self, name: str, base: Path, *config: str) -> None:
+        """Make an image of what is in an archive."""
+        container = self._buildah("from", "scratch")
+        self._buildah("add", "--quiet", container, str(base), "/")
+        self._buildah("config", f"--env=PATH={_PATH}", *config, container)
+        self._buildah("commit", "--rm", "--quiet", container, name)
+
+    def make_ours(self) -> None:
+        """Build what `make image` builds."""
+        flags = f"--network=host --volume={_CERTIFICATES}:{_CERTIFICATES}:ro"
+        environment = {"BASE": PYTHON, "IMAGE_FLAGS": flags, "PYTHONPATH": str(ROOT / "tests")}
+        command = [sys.executable, "-m", "image", "build"]
+        _quietly(command, **self._environment, **environment)
+
+    def export(self, name: str, folder: Path) -> Path:
+        """Write an image into an archive, and return its path."""
+        path = folder / f"{name.rpartition('/')[2].partition(':')[0]}.oci"
+        path.unlink(missing_ok=True)
+        self._buildah("push", "--quiet", name, f"oci-archive:{path}:{name}")
+        return path
+
+    def _buildah(self, *arguments: str) -> str:
+        return _quietly(["buildah", *arguments], **self._environment)
 
 
 def _make_base(target: Path) -> None:
@@ -65,27 +105,6 @@ def _make_base(target: Path) -> None:
         new.replace(target)
 
 
-def _image(name: str, base: Path, *config: str) -> None:
-    container = _buildah("from", "scratch")
-    try:
-        _buildah("add", "--quiet", container, str(base), "/")
-        _buildah("config", f"--env=PATH={_PATH}", *config, container)
-        _buildah("commit", "--quiet", container, name)
-    finally:
-        _buildah("rm", container)
-
-
-def _archive(name: str, folder: Path) -> Path:
-    path = folder / f"{name.rpartition('/')[2].partition(':')[0]}.oci"
-    path.unlink(missing_ok=True)
-    _buildah("push", "--quiet", name, f"oci-archive:{path}:{name}")
-    return path
-
-
-def _buildah(*arguments: str) -> str:
-    return _quietly(["buildah", *arguments])
-
-
 def _quietly(command: list[str], **environment: str) -> str:
     """Run a command, and return what it printed.
 
@@ -97,7 +116,7 @@ def _quietly(command: list[str], **environment: str) -> str:
         check=False,
         text=True,
         capture_output=True,
-        env=os.environ | _STORAGE | environment,
+        env=os.environ | environment,
     )
     if done.returncode:
         said = "\n".join((done.stdout + done.stderr).splitlines()[-_LAST_LINES:])

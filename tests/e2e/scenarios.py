@@ -28,7 +28,7 @@ _TTL = 30.0
 _TTL_OF_TWO = 10.0
 """Of the bucket of two clusters: what the loss of a whole one costs."""
 _EVERY = 0.04
-_OFTEN = 0.01
+_OFTEN = 0.005
 """Seconds between two requests of a client; the latter where milliseconds are told apart."""
 _HAND_OVERS = 20
 """For each way to route."""

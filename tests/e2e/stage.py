@@ -29,7 +29,6 @@ from helm import CHART, Helm
 OPERATOR = "incumbent"
 """The release, its namespace and its Deployment."""
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
-ELECTION = f"/apis/incumbent.dev/v1alpha1/namespaces/{NAMESPACE}/leaderelections/{NAME}"
 PATIENCE = 90.0
 """Seconds, for whatever has to come about on a busy machine."""
 _CALM = 2.0
@@ -215,7 +214,7 @@ class Stage:
         return cluster.node(found["spec"]["nodeName"])
 
     async def lead_on(self, node: Node) -> PodEvent:
-        """Bring the office to a pod of this node, and the pods into balance."""
+        """Bring the office to a pod of this node, by deleting those that lead elsewhere."""
         while True:
             await self.rolled_out(self.cluster)
             leader = await self.led()
@@ -223,20 +222,9 @@ class Stage:
                 pod["metadata"]["name"]: pod["spec"]["nodeName"]
                 for pod in await self.kube.pods(NAMESPACE, f"app={NAME}")
             }
-            there = [name for name, where in pods.items() if where == node.name]
-            if not there:
-                others = [name for name in pods if name != leader.pod]
-                await self.kube.delete(f"{PODS}/{others[0]}")
-                continue
-            if leader.pod in there:
+            if pods[leader.pod] == node.name:
                 return leader
-            step_down = {"metadata": {"annotations": {"incumbent.dev/step-down": there[0]}}}
-            await self.kube.patch(ELECTION, step_down)
-            await self.kube.until(
-                ELECTION,
-                _is_led_by(there[0]),
-                timeout=PATIENCE,
-            )
+            await self.kube.delete(f"{PODS}/{leader.pod}")
 
     # Faults
 
@@ -310,10 +298,6 @@ class Stage:
 async def apply(cluster: Cluster, *objects: dict[str, Any]) -> None:
     """Apply objects, as kubectl does."""
     await cluster.kube.apply(yaml.safe_dump_all(objects))
-
-
-def _is_led_by(pod: str) -> Callable[[Any], bool]:
-    return lambda found: bool((found["status"].get("leader") or {}).get("podName") == pod)
 
 
 async def gone(kube: Kube, path: str) -> bool:

@@ -103,14 +103,12 @@ class Bucket:
         return self._messages[number - 1].pod
 
     def terms(self, since: float, until: float) -> list[Message]:
-        """Return the records with which terms began."""
-        return [
-            message
-            for message in self._messages
-            if since <= message.at <= until
-            and message.entry is Entry.RECORD
-            and message.term == message.revision
-        ]
+        """Return the first record that was seen of each term that began in between."""
+        first: dict[int, Message] = {}
+        for message in self._messages:
+            if message.entry is Entry.RECORD:
+                first.setdefault(message.term, message)
+        return [message for message in first.values() if since <= message.at <= until]
 
 
 def read(folder: Path, *, wall: float) -> list[Answer]:

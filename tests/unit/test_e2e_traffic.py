@@ -41,9 +41,11 @@ def test_leader_is_who_the_latest_record_named(at, pod):
     assert BUCKET.leader(at) == pod
 
 
-def test_terms_begin_with_records_of_their_own_revision():
-    """Renewals begin none."""
+def test_terms_begin_with_the_first_record_that_was_seen():
+    """A renewal begins none, unless the record before it was overwritten while nobody looked."""
     assert [(m.pod, m.term) for m in BUCKET.terms(0, 20)] == [("a", 1), ("b", 3)]
+    late = record(11, 4, "b", term=3)
+    assert Bucket([record(0, 1, "a"), late]).terms(5, 20) == [late]
 
 
 def test_silence_is_the_longest_time_without_an_answer():
