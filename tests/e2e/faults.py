@@ -31,7 +31,7 @@ _UNREADY = 3
 
 async def leader_deleted(stage: Stage) -> None:
     leader = await stage.led()
-    async with stage.trial("The leader's pod is deleted", terms=1, name="deleted"):
+    async with stage.trial("The leader's pod is deleted", terms=1):
         await stage.kube.delete(f"{PODS}/{leader.pod}")
         await _moved(stage, leader)
         await stage.rolled_out(stage.cluster)
@@ -40,7 +40,7 @@ async def leader_deleted(stage: Stage) -> None:
 async def leader_killed(stage: Stage) -> None:
     leader = await stage.led()
     node = await stage.node_of(leader)
-    async with stage.trial("The leader's process gets SIGKILL", terms=1, name="killed"):
+    async with stage.trial("The leader's process gets SIGKILL", terms=1):
         pids = node.pids(leader.uid)
         assert pids, f"no process of {leader.pod} was found"
         for pid in pids:
@@ -53,7 +53,7 @@ async def leader_unready(stage: Stage) -> None:
     leader = await stage.led()
     address = (await stage.kube.get(f"{PODS}/{leader.pod}"))["status"]["podIP"]
     sentence = f"The leader is not ready for {_UNREADY} s"
-    async with stage.trial(sentence, terms=1, name="unready"), aiohttp.ClientSession() as session:
+    async with stage.trial(sentence, terms=1), aiohttp.ClientSession() as session:
         for ready in ("false", "true"):
             async with session.put(f"http://{address}:8080/ready/{ready}") as answer:
                 answer.raise_for_status()
@@ -67,7 +67,7 @@ async def leader_paused(stage: Stage) -> None:
     leader = await stage.led()
     node = await stage.node_of(leader)
     sentence = "The leader's process stands still for 10 s"
-    async with stage.trial(sentence, terms=1, name="paused"):
+    async with stage.trial(sentence, terms=1):
         pids = node.pids(leader.uid)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -82,13 +82,13 @@ async def leader_paused(stage: Stage) -> None:
 
 async def application_updated(stage: Stage) -> None:
     where = f"--namespace={NAMESPACE}"
-    async with stage.trial("The application is updated, pod by pod", terms=1, name="update"):
+    async with stage.trial("The application is updated, pod by pod", terms=1):
         await kubectl(stage.cluster.site, "rollout", "restart", where, f"deployment/{NAME}")
         await stage.rolled_out(stage.cluster)
 
 
 async def operator_updated(stage: Stage) -> None:
-    async with stage.trial("The operator is updated, pod by pod", terms=0, name="operator-update"):
+    async with stage.trial("The operator is updated, pod by pod", terms=0):
         where = (f"--namespace={OPERATOR}", f"deployment/{OPERATOR}")
         await kubectl(stage.cluster.site, "rollout", "restart", *where)
         await kubectl(stage.cluster.site, "rollout", "status", *where)
@@ -97,7 +97,7 @@ async def operator_updated(stage: Stage) -> None:
 
 async def operator_upgraded(stage: Stage) -> None:
     sentence = "helm upgrade changes a value of the operator"
-    async with stage.trial(sentence, terms=0, name="helm-upgrade"):
+    async with stage.trial(sentence, terms=0):
         flags = ("--reuse-values", "--set=log.level=debug", f"--timeout={PATIENCE:.0f}s")
         where = f"--namespace={OPERATOR}"
         await stage.helm(stage.cluster)("upgrade", OPERATOR, str(CHART), where, "--wait", *flags)
@@ -105,7 +105,7 @@ async def operator_upgraded(stage: Stage) -> None:
 
 
 async def chart_tested(stage: Stage) -> None:
-    async with stage.trial("helm test campaigns in the bucket", terms=0, name="helm-test"):
+    async with stage.trial("helm test campaigns in the bucket", terms=0):
         printed = await stage.helm(stage.cluster)("test", OPERATOR, f"--namespace={OPERATOR}")
         assert "Succeeded" in printed, printed
 
@@ -114,7 +114,7 @@ async def node_drained(stage: Stage) -> None:
     node = stage.cluster.nodes[1]
     await stage.lead_on(node)
     site = stage.cluster.site
-    async with stage.trial("The leader's node is drained", terms=1, name="drain"):
+    async with stage.trial("The leader's node is drained", terms=1):
         flags = ("--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={PATIENCE:.0f}s")
         try:
             await kubectl(site, "drain", node.name, *flags)
@@ -127,7 +127,7 @@ async def link_pulled(stage: Stage) -> None:
     node = stage.cluster.nodes[1]
     leader = await stage.lead_on(node)
     sentence = f"The link of the leader's node is pulled for {_AWAY} s"
-    async with stage.trial(sentence, terms=1, name="partition"):
+    async with stage.trial(sentence, terms=1):
         node.host.pull_link()
         try:
             await _away(stage, leader)
@@ -140,7 +140,7 @@ async def kubelet_stopped(stage: Stage) -> None:
     node = stage.cluster.nodes[1]
     leader = await stage.lead_on(node)
     sentence = f"The kubelet of the leader's node is stopped for {_AWAY} s"
-    async with stage.trial(sentence, terms=1, name="kubelet"):
+    async with stage.trial(sentence, terms=1):
         node.kubelet.kill()
         try:
             await _away(stage, leader)
@@ -153,7 +153,7 @@ async def node_reset(stage: Stage) -> None:
     node = stage.cluster.nodes[1]
     leader = await stage.lead_on(node)
     sentence = f"The leader's node is reset, and boots after {_AWAY} s"
-    async with stage.trial(sentence, terms=1, name="reset"):
+    async with stage.trial(sentence, terms=1):
         node.reset()
         try:
             await _away(stage, leader)
@@ -164,7 +164,7 @@ async def node_reset(stage: Stage) -> None:
 
 async def operators_killed(stage: Stage) -> None:
     sentence = "Both pods of the operator are killed at once"
-    async with stage.trial(sentence, terms=0, name="operators-killed"):
+    async with stage.trial(sentence, terms=0):
         pods = await stage.kube.pods(OPERATOR, _OF_OPERATOR)
         pids = [
             pid
@@ -190,7 +190,7 @@ async def operators_killed(stage: Stage) -> None:
 async def nats_deleted(stage: Stage) -> None:
     before = (await stage.kube.get(_NATS))["metadata"]["uid"]
     sentence = "The pod of NATS is deleted, and comes back with its volume"
-    async with stage.trial(sentence, terms=0, name="nats"):
+    async with stage.trial(sentence, terms=0):
         await stage.kube.delete(_NATS)
         await stage.kube.until(
             _NATS,

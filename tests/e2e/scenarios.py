@@ -148,7 +148,7 @@ async def _cut_from_nats(stage: Stage) -> None:
     leader = await stage.led()
     cluster = next(each for each in stage.clusters if each.site.name == leader.site)
     sentence = "What the leading cluster sends to NATS is swallowed for 30 s"
-    async with stage.trial(sentence, terms=1, name="cut-off"):
+    async with stage.trial(sentence, terms=1):
         with stage.history.spell(Trouble.NO_NATS, leader.site, OPERATOR):
             for node in cluster.nodes:
                 node.host.drop(NATS)
@@ -164,7 +164,7 @@ async def _lose_cluster(stage: Stage) -> None:
     """End all of the leading cluster at once, for good."""
     leader = await stage.led()
     lost = next(each for each in stage.clusters if each.site.name == leader.site)
-    async with stage.trial("The leading cluster is lost, for good", terms=1, name="lost"):
+    async with stage.trial("The leading cluster is lost, for good", terms=1):
         lost.stop()
         stage.recorder.lose(lost.site.name)
         await stage.led(next(each for each in stage.clusters if each is not lost))

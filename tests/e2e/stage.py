@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ PATIENCE = 90.0
 """Seconds, for whatever has to come about on a busy machine."""
 _CALM = 2.0
 """Seconds without any change before a fault, longer than kube-proxy waits between two changes."""
+_MOMENT = 1.0
+"""Seconds after all is over, in which clients are to be answered by the leader."""
 _POLL = 0.1
 
 Say = Callable[[str], None]
@@ -42,7 +44,6 @@ Say = Callable[[str], None]
 class Trial:
     """One fault, and what it did."""
 
-    name: str
     sentence: str
     since: float
     until: float = 0.0
@@ -87,7 +88,7 @@ class Stage:
             self.history, namespace=NAMESPACE, bucket="LEADER_ELECTION", routing=True
         )
         self._ledger_port = free_port()
-        self.now = Trial("", "", 0.0)
+        self.now = Trial("", 0.0)
         """The trial that is under way."""
 
     @property
@@ -229,22 +230,21 @@ class Stage:
     # Faults
 
     @contextlib.asynccontextmanager
-    async def trial(self, sentence: str, *, terms: int, name: str) -> AsyncIterator[Trial]:
+    async def trial(self, sentence: str, *, terms: int) -> AsyncIterator[Trial]:
         """Do something to it, in a calm moment, and note what it does.
 
         Args:
             sentence: what is done.
             terms: how many terms begin by that.
-            name: for files and tables.
         """
         self.say(sentence)
         await self.led()
         await asyncio.sleep(_CALM)
-        self.now = trial = Trial(name, sentence, since=time.monotonic(), expected=terms)
+        self.now = trial = Trial(sentence, since=time.monotonic(), expected=terms)
         self.history.note(sentence)
         yield trial
         await self.led()
-        await asyncio.sleep(1)
+        await asyncio.sleep(_MOMENT)
         trial.until = time.monotonic()
         self.trials.append(trial)
         self._look_at(trial)
@@ -285,6 +285,7 @@ class Stage:
                 ]
                 key = f"{client} {target} {'kept' if kept else 'new'}"
                 trial.figures[key] = figures(chosen, bucket, since=trial.since, until=trial.until)
+            self._look_at_the_end(trial, answers, bucket.leader(trial.until))
         verdict = check(self.history)
         self.failures += [
             f"{finding.promise}, {finding.at - self.history.began:.1f} s after the start:"
@@ -293,6 +294,21 @@ class Stage:
         ]
         if shared := self.ledger.shared():
             self.failures.append(f"more than one pod wrote with each of the tokens {shared}")
+
+    def _look_at_the_end(self, trial: Trial, answers: Sequence[Answer], leader: str) -> None:
+        """See that who asks anew when it is over is answered by the leader, in both ways."""
+        last = [
+            answer
+            for answer in answers
+            if trial.until - _MOMENT <= answer.sent <= answer.done <= trial.until
+            and answer.pod
+            and not answer.kept
+        ]
+        for service in (BY_LABEL, BY_SLICE):
+            found = {answer.pod for answer in last if answer.target == service}
+            if found != {leader}:
+                words = f"in the end {service} led to {sorted(found) or 'nobody'}, not to {leader}"
+                self.failures.append(f"{trial.sentence}: {words}")
 
 
 async def apply(cluster: Cluster, *objects: dict[str, Any]) -> None:
@@ -321,6 +337,3 @@ async def ready_pods(kube: Kube, namespace: str, selector: str, count: int) -> N
 
     path = f"/api/v1/namespaces/{namespace}/pods"
     await kube.until(path, complete, timeout=PATIENCE, labelSelector=selector)
-
-
-Deed = Callable[[Stage], Coroutine[Any, Any, None]]
