@@ -291,7 +291,7 @@ SCENARIOS = (
     Scenario(leader_leaves_selector, {"trust-deleted": "DELETED of a selector watch is believed"}),
     Scenario(
         slice_moves,
-        {"slice-both": "a slice leads to old and new leader for a moment"},
+        {"slice-both": "a slice leads to two for a moment"},
         breaks="one pod a slice",
         routing=True,
     ),
