@@ -215,7 +215,11 @@ class Stage:
         return cluster.node(found["spec"]["nodeName"])
 
     async def lead_on(self, node: Node) -> PodEvent:
-        """Bring the office to a pod of this node, by deleting those that lead elsewhere."""
+        """Bring the office to a pod of this node, and all other pods to other nodes.
+
+        Two pods of a node that falls silent are found out one after the other, and the second one may
+        lead for a moment in between: that would be a term more, or not.
+        """
         while True:
             await self.rolled_out(self.cluster)
             leader = await self.led()
@@ -223,9 +227,18 @@ class Stage:
                 pod["metadata"]["name"]: pod["spec"]["nodeName"]
                 for pod in await self.kube.pods(NAMESPACE, f"app={NAME}")
             }
-            if pods[leader.pod] == node.name:
+            if pods[leader.pod] != node.name:
+                await self.kube.delete(f"{PODS}/{leader.pod}")
+                continue
+            beside = [name for name, where in pods.items() if where == node.name]
+            if beside == [leader.pod]:
                 return leader
-            await self.kube.delete(f"{PODS}/{leader.pod}")
+            await kubectl(self.cluster.site, "cordon", node.name)
+            for name in beside:
+                if name != leader.pod:
+                    await self.kube.delete(f"{PODS}/{name}")
+            await self.rolled_out(self.cluster)
+            await kubectl(self.cluster.site, "uncordon", node.name)
 
     # Faults
 
