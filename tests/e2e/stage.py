@@ -217,8 +217,8 @@ class Stage:
     async def lead_on(self, node: Node) -> PodEvent:
         """Bring the office to a pod of this node, and all other pods to other nodes.
 
-        Two pods of a node that falls silent are found out one after the other, and the second one may
-        lead for a moment in between: that would be a term more, or not.
+        Two pods of a node that falls silent are found out one after the other, and the second one
+        may lead for a moment in between: that would be a term more, or not.
         """
         while True:
             await self.rolled_out(self.cluster)
