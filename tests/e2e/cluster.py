@@ -74,7 +74,7 @@ class Cluster:
         ]
         hosts = [self.host, *(node.host for node in self.nodes)]
         for node in self.nodes:
-            route = ("ip", "route", "add", node.pods, "via", node.host.address)
+            route = ("ip", "route", "replace", node.pods, "via", node.host.address)
             run(*route)
             for host in hosts:
                 if host is not node.host:
@@ -137,3 +137,5 @@ class Cluster:
         self.stop()
         for node in self.nodes:
             node.leave()
+            node.host.remove()
+        self.host.remove()

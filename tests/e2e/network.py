@@ -44,6 +44,11 @@ class Host:
         """Run a command in it, and wait."""
         run(*self.enter, *command)
 
+    def remove(self) -> None:
+        """Undo `add_host`."""
+        run("ip", "link", "delete", self.name)
+        run("ip", "netns", "delete", self.name)
+
     def pull_link(self) -> None:
         """Cut it off from everything else."""
         run("ip", "link", "set", self.name, "down")

@@ -73,6 +73,8 @@ class Stage:
         self.ledger = Ledger()
         self.trials: list[Trial] = []
         self.failures: list[str] = []
+        self.surprises: list[str] = []
+        """More or fewer terms than expected: perhaps a pod was late with its probe."""
         self.routes: list[Route] = []
         self.nats: list[str] = []
         """Where the witness finds NATS."""
@@ -277,7 +279,7 @@ class Stage:
             words = (
                 f"{trial.sentence}: {trial.expected} terms should begin by that, not {found or 0}"
             )
-            self.failures.append(words)
+            self.surprises.append(words)
 
     def answers(self) -> list[Answer]:
         """Return what all clients have written down."""
