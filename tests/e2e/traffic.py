@@ -45,7 +45,7 @@ class Figures:
     silence: float
     """The longest time between two answers, in seconds."""
     late: int
-    """How many requests were answered by a pod that was not the leader when they were sent."""
+    """How many requests were answered by a pod that led neither when they were sent nor then."""
     late_until: float
     """How long after the fault the last of them was sent; 0 without one."""
     moved: float
@@ -131,7 +131,12 @@ def figures(answers: Sequence[Answer], bucket: Bucket, *, since: float, until: f
     times = [since - 1, *(answer.done for answer in good), until]
     silence = max(b - a for a, b in itertools.pairwise(times))
     before = bucket.leader(since)
-    late = [a for a in good if a.sent >= since and a.pod != bucket.leader(a.sent)]
+    late = [
+        answer
+        for answer in good
+        if answer.sent >= since
+        and answer.pod not in {bucket.leader(answer.sent), bucket.leader(answer.done)}
+    ]
     moved = next((a.done for a in good if a.done > since and a.pod != before), since)
     return Figures(
         answers=len(good),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -78,6 +79,12 @@ def test_first_answer_of_the_next_leader_is_found_for_each_client():
     moments = [(10.0, "a"), (20.0, "b")]
     found = first_answers(seen, "billing-leader", moments)
     assert found == pytest.approx([0.5, 0.3, 0.7])
+
+
+def test_answer_of_who_came_to_lead_meanwhile_is_not_late():
+    """As where nobody was there at first, and a connection was tried again."""
+    waited = replace(answer(9.5, "b"), done=10.5)
+    assert figures([waited], BUCKET, since=9, until=12).late == 0
 
 
 async def test_ledger_refuses_smaller_tokens():
