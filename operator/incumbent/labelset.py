@@ -47,7 +47,7 @@ class LabelSet(Labels):
 
     def certain(self, pod: Pod, token: int) -> bool:
         """Whether a pod is seen with the label of a term, and no write of ours is on its way."""
-        return shows(pod, self.resource, token) and pod.uid not in {p.uid for p in self.doubtful}
+        return shows(pod, self.resource, token) and pod.uid not in self._doubtful
 
     async def strip_one(self, pod: Pod, *, until: float) -> None:
         """Strip a pod, which stays a candidate if it can lead."""

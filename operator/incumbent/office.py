@@ -333,36 +333,29 @@ class Office:
         return done
 
     async def _hand_over_now(self, record: Record, to: Pod) -> bool:
+        """Strip the old leader, move the record, and label the new leader.
+
+        With a Service the strip comes after the record and the one write of its slices. What is
+        promised of labels holds in this order, too: no other pod has one when the new leader gets
+        it, and a site that loses the record before strips both. But only while the old leader shows
+        its label: one that is still on its way could come between another replica's look around
+        and its label for the new leader (found by `make model`).
+        """
         old = self._pod_of(record)
         await self.routing.prepare(self._driver.tenure)
-        if self.routing.asked_for and self._labels.certain(old, record.term):
-            return await self._reroute(old, to)
+        slice_first = self.routing.asked_for and self._labels.certain(old, record.term)
         # A terminating pod may be stripped by anybody, for no replica wants it to lead again.
-        if not (old.terminating or await self._driver.renew()):
+        if not (slice_first or old.terminating or await self._driver.renew()):
             return False  # not our business any more, perhaps
         tenure = self._driver.tenure
-        clear = await self._strip_for(old, to)
+        clear = not slice_first and await self._strip_for(old, to)
         if not await self._driver.transfer(self._nominee(to), tenure=tenure):
             return False
         self._note_beginning()
         if not await self._route(to, stored=True):
             return False
-        return await self._label(to, stored=True, clear=clear)
-
-    async def _reroute(self, old: Pod, to: Pod) -> bool:
-        """Do so in one write of the Service's slices, after the bucket's; the labels follow.
-
-        What is promised of labels holds in this order, too: no other pod has one when the new
-        leader gets it, and a site that loses the record before strips both. But only while the old
-        leader shows its label: one that is still on its way could come between another replica's
-        look around and its label for the new leader (found by `make model`).
-        """
-        if not await self._driver.transfer(self._nominee(to), tenure=self._driver.tenure):
-            return False
-        self._note_beginning()
-        if not await self._route(to, stored=True):
-            return False
-        clear = await self._strip_for(old, to)
+        if slice_first:
+            clear = await self._strip_for(old, to)
         return await self._label(to, stored=True, clear=clear)
 
     async def _strip_for(self, old: Pod, to: Pod) -> bool:
