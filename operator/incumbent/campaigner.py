@@ -187,6 +187,8 @@ class Campaigner:
         self._evicted = False
         self._resigned = False
         self._retire_by = NEVER
+        self._yields = 0
+        """How often another replica has relieved us since the election was deleted."""
         self._ended = asyncio.Event()
 
     # From outside
@@ -456,6 +458,7 @@ class Campaigner:
             case events.Relieved(record):
                 self._log.info("election.relieved", steward=record.replica)
                 self._interrupt()  # what was begun as the steward may not go on
+                self._yields += self._retire_by < NEVER
         self._wake()
 
     def _corrected(self, pod: Pod) -> None:
@@ -528,6 +531,9 @@ class Campaigner:
         foreign = self._blocked is not None and self._blocked.reason != "KeyInUse"
         if foreign:
             await self._office.vacate()  # the label key is not ours
+        if self._yields:
+            # Another replica takes back, too: if each relieved the other at once, none would end.
+            await asyncio.sleep(_pause(self._yields))
         tries = 0
         while not foreign and (left := await self._office.take_back()):
             time_left = self._retire_by - clock.now()

@@ -891,6 +891,20 @@ async def test_standby_takes_the_record_of_a_deleted_election_first(stage):
     assert all(pod.labels == {"app": "billing"} for pod in stage.cluster.pods.values())
 
 
+async def test_replicas_that_take_back_at_once_do_not_keep_each_other_from_it(stage):
+    """One of them waits: otherwise each renewal would end the pass of the other, for ever."""
+    steward = await stage.start("one")
+    standby = await stage.start("two")
+    await stage.until(lambda: stage.leaders == ["a"])
+    await asyncio.sleep(1)
+    stage.cluster.latency = 0.1
+    revision = stage.bucket._revision
+    async with asyncio.timeout(DELETE_WITHIN):
+        await asyncio.gather(steward.retire(), standby.retire())
+    assert stage.record is None
+    assert stage.bucket._revision < revision + 20
+
+
 async def test_blocked_election_gives_its_label_up_and_leaves_the_record(stage):
     """The record belongs to the other election now."""
     await stage.lead()
