@@ -51,8 +51,8 @@ def writes() -> str:
 
 def real_nodes() -> str:
     """Return what clients saw of faults of real nodes."""
-    found = json.loads((RESULTS / "e2e.json").read_text())
-    about = found["environment"]
+    found = _one("e2e")
+    about = json.loads((RESULTS / "e2e.json").read_text())["environment"]
     parts = [
         f"On {about['machine']}, with {about['versions']}, commit {about['commit']}.",
         "## One cluster",
@@ -65,8 +65,7 @@ def real_nodes() -> str:
 
 def routes() -> str:
     """Return how long it takes until clients reach the next leader, by the way to route."""
-    found = json.loads((RESULTS / "e2e.json").read_text())
-    return nodes.routes(found["one"]["routes"]) + "\n"
+    return nodes.routes(_one("e2e")["one"]["routes"]) + "\n"
 
 
 def _found(module: Any) -> dict[str, Any]:

@@ -259,13 +259,17 @@ def _cache() -> Path:
     return _versioned(_TOOLS, f"kubernetes-{_module('k8s.io/kubernetes')}", _flags())
 
 
+def cache_root() -> Path:
+    """Return the folder of everything that is built once, outside the checkout."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "incumbent"
+
+
 def _versioned(module: Path, title: str, flags: list[str]) -> Path:
     """Return a folder for exactly these versions, built in exactly this way."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "incumbent"
     files = [module / "go.mod", module / "go.sum", *sorted(module.glob("*.go"))]
     recipe = [file.read_bytes() for file in files]
     digest = hashlib.sha256(b"\0".join([*recipe, " ".join(flags).encode()])).hexdigest()
-    return root / f"{title}-{digest[:10]}" / "bin"
+    return cache_root() / f"{title}-{digest[:10]}" / "bin"
 
 
 def _find(name: str, cache: Path) -> Path | None:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.report import environment
+from bench.report import environment, keep
 
 from controlplane import build
 from controlplane.processes import ControlPlaneError
@@ -120,7 +120,7 @@ async def _run(archives: list[Path], options: argparse.Namespace) -> int:
     folder = Path(tempfile.mkdtemp(prefix="e2e-"))
     about = environment()
     about["versions"] += f", containerd {network.run('containerd', '--version').split()[2]}"
-    found: dict[str, Any] = {"environment": about}
+    found: dict[str, Any] = {}
     pictures = {}
     failures: list[str] = []
     for name, scenario in (("one", scenarios.one_cluster), ("two", scenarios.two_clusters)):
@@ -143,7 +143,9 @@ async def _run(archives: list[Path], options: argparse.Namespace) -> int:
                 continue
             failures += stage.surprises
             break
-    report.keep(found, pictures, options.into)
+    keep("e2e", found, options.into, before=about)
+    for name, picture in pictures.items():
+        (options.into / f"e2e-{name}.svg").write_text(picture)
     say(f"tables and pictures are in {options.into}")
     for failure in failures:
         sys.stderr.write(f"make e2e: {failure}\n")

@@ -15,7 +15,6 @@ from e2e.node import Node
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 _START_TIMEOUT = 60
 _READY_PORT = 8181
@@ -136,6 +135,6 @@ class Cluster:
         """The same, and nothing of it stays in the kernel."""
         self.stop()
         for node in self.nodes:
-            node.leave()
+            node.remove()
             node.host.remove()
         self.host.remove()

@@ -13,14 +13,14 @@ import aiohttp
 from chaos.history import Trouble
 from controlplane.kube import has_condition, kubectl
 from e2e.manifests import NAME, NAMESPACE
-from e2e.stage import OPERATOR, PATIENCE, PODS, Stage, gone, ready_pods
+from e2e.node import Node
+from e2e.stage import OPERATOR, PATIENCE, PODS, Stage
 from helm import CHART
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from chaos.history import PodEvent
-    from e2e.node import Node
 
 _NATS = f"/api/v1/namespaces/{OPERATOR}/pods/{OPERATOR}-nats-0"
 _OF_OPERATOR = f"app.kubernetes.io/instance={OPERATOR},app.kubernetes.io/component=operator"
@@ -43,8 +43,7 @@ async def leader_killed(stage: Stage) -> None:
     async with stage.trial("The leader's process gets SIGKILL", terms=1):
         pids = node.pids(leader.uid)
         assert pids, f"no process of {leader.pod} was found"
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        _send(pids, signal.SIGKILL)
         await _moved(stage, leader)
         await stage.rolled_out(stage.cluster)
 
@@ -67,16 +66,14 @@ async def leader_paused(stage: Stage) -> None:
     leader = await stage.led()
     node = await stage.node_of(leader)
     sentence = "The leader's process stands still for 10 s"
-    async with stage.trial(sentence, terms=1):
+    async with stage.trial(sentence, terms=1) as trial:
         pids = node.pids(leader.uid)
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+        _send(pids, signal.SIGSTOP)
         try:
             await _moved(stage, leader)
-            await asyncio.sleep(10 - (time.monotonic() - stage.now.since))
+            await asyncio.sleep(10 - (time.monotonic() - trial.since))
         finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+            _send(pids, signal.SIGCONT)
         await stage.rolled_out(stage.cluster)
 
 
@@ -92,7 +89,7 @@ async def operator_updated(stage: Stage) -> None:
         where = (f"--namespace={OPERATOR}", f"deployment/{OPERATOR}")
         await kubectl(stage.cluster.site, "rollout", "restart", *where)
         await kubectl(stage.cluster.site, "rollout", "status", *where)
-        await ready_pods(stage.kube, OPERATOR, _OF_OPERATOR, 2)
+        await _operators_ready(stage)
 
 
 async def operator_upgraded(stage: Stage) -> None:
@@ -101,7 +98,7 @@ async def operator_upgraded(stage: Stage) -> None:
         flags = ("--reuse-values", "--set=log.level=debug", f"--timeout={PATIENCE:.0f}s")
         where = f"--namespace={OPERATOR}"
         await stage.helm(stage.cluster)("upgrade", OPERATOR, str(CHART), where, "--wait", *flags)
-        await ready_pods(stage.kube, OPERATOR, _OF_OPERATOR, 2)
+        await _operators_ready(stage)
 
 
 async def chart_tested(stage: Stage) -> None:
@@ -124,42 +121,24 @@ async def node_drained(stage: Stage) -> None:
 
 
 async def link_pulled(stage: Stage) -> None:
-    node = stage.cluster.nodes[1]
-    leader = await stage.lead_on(node)
+    async def mend(node: Node) -> None:
+        node.host.mend_link()
+
     sentence = f"The link of the leader's node is pulled for {_AWAY} s"
-    async with stage.trial(sentence, terms=1):
-        node.host.pull_link()
-        try:
-            await _away(stage, leader)
-        finally:
-            node.host.mend_link()
-        await _back(stage, node)
+    await _take_node(stage, sentence, lambda node: node.host.pull_link(), mend)
 
 
 async def kubelet_stopped(stage: Stage) -> None:
-    node = stage.cluster.nodes[1]
-    leader = await stage.lead_on(node)
+    async def start(node: Node) -> None:
+        node.kubelet.start()
+
     sentence = f"The kubelet of the leader's node is stopped for {_AWAY} s"
-    async with stage.trial(sentence, terms=1):
-        node.kubelet.kill()
-        try:
-            await _away(stage, leader)
-        finally:
-            node.kubelet.start()
-        await _back(stage, node)
+    await _take_node(stage, sentence, lambda node: node.kubelet.kill(), start)
 
 
 async def node_reset(stage: Stage) -> None:
-    node = stage.cluster.nodes[1]
-    leader = await stage.lead_on(node)
     sentence = f"The leader's node is reset, and boots after {_AWAY} s"
-    async with stage.trial(sentence, terms=1):
-        node.reset()
-        try:
-            await _away(stage, leader)
-        finally:
-            await node.boot()
-        await _back(stage, node)
+    await _take_node(stage, sentence, Node.reset, Node.boot)
 
 
 async def operators_killed(stage: Stage) -> None:
@@ -174,8 +153,7 @@ async def operators_killed(stage: Stage) -> None:
         assert len(pids) >= len(pods), f"{len(pids)} processes of {len(pods)} pods were found"
         restarts = {pod["metadata"]["uid"]: _restarts(pod) for pod in pods}
         with stage.history.spell(Trouble.DEAD, stage.cluster.site.name, OPERATOR):
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+            _send(pids, signal.SIGKILL)
             await stage.kube.until(
                 f"/api/v1/namespaces/{OPERATOR}/pods",
                 lambda found: all(
@@ -184,7 +162,7 @@ async def operators_killed(stage: Stage) -> None:
                 timeout=PATIENCE,
                 labelSelector=_OF_OPERATOR,
             )
-            await ready_pods(stage.kube, OPERATOR, _OF_OPERATOR, 2)
+            await _operators_ready(stage)
 
 
 async def nats_deleted(stage: Stage) -> None:
@@ -209,15 +187,11 @@ async def chart_uninstalled(stage: Stage) -> None:
     await stage.helm(stage.cluster)(
         "uninstall", OPERATOR, f"--namespace={OPERATOR}", "--wait", f"--timeout={PATIENCE:.0f}s"
     )
+    label = f"incumbent.dev/{NAME}"
     for pod in await stage.kube.pods(NAMESPACE):
         metadata = pod["metadata"]
-        left = [
-            key
-            for key in (metadata.get("labels") or {}) | (metadata.get("annotations") or {})
-            if key == f"incumbent.dev/{NAME}"
-        ]
-        if left:
-            stage.failures.append(f"helm uninstall left {left} on {metadata['name']}")
+        if label in (metadata.get("labels") or {}) | (metadata.get("annotations") or {}):
+            stage.failures.append(f"helm uninstall left {label} on {metadata['name']}")
     kinds = (
         "/apis/apps/v1/namespaces/{}/deployments /apis/apps/v1/namespaces/{}/statefulsets"
         " /api/v1/namespaces/{}/services /api/v1/namespaces/{}/secrets"
@@ -232,9 +206,8 @@ async def chart_uninstalled(stage: Stage) -> None:
             for one in found["items"]
         ]
     slices = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
-    if not await gone(stage.kube, f"{slices}/incumbent-{NAME}-ipv4"):
-        found = await stage.kube.get(f"{slices}/incumbent-{NAME}-ipv4")
-        if found.get("endpoints"):
+    for found in (await stage.kube.get(slices))["items"]:
+        if found["metadata"]["name"] == f"incumbent-{NAME}-ipv4" and found.get("endpoints"):
             stage.failures.append("helm uninstall left a slice that leads to a pod")
 
 
@@ -277,14 +250,40 @@ async def _moved(stage: Stage, before: PodEvent) -> None:
     raise TimeoutError(msg)
 
 
-async def _away(stage: Stage, before: PodEvent) -> None:
-    await _moved(stage, before)
-    await asyncio.sleep(stage.now.since + _AWAY - time.monotonic())
+async def _take_node(
+    stage: Stage,
+    sentence: str,
+    take: Callable[[Node], None],
+    bring_back: Callable[[Node], Awaitable[None]],
+) -> None:
+    """Take the leader's node away for a while, and wait until all that belongs on it runs again."""
+    node = stage.cluster.nodes[1]
+    leader = await stage.lead_on(node)
+    async with stage.trial(sentence, terms=1) as trial:
+        take(node)
+        try:
+            await _moved(stage, leader)
+            await asyncio.sleep(trial.since + _AWAY - time.monotonic())
+        finally:
+            await bring_back(node)
+        await asyncio.sleep(3)  # it is Ready by its old report until it has sent a new one
+        await stage.cluster.until_ready(node)
+        await stage.rolled_out(stage.cluster)
+        await _operators_ready(stage)
 
 
-async def _back(stage: Stage, node: Node) -> None:
-    """Wait until a node is Ready again, and all that belongs on it runs."""
-    await asyncio.sleep(3)  # it is Ready by its old report until it has sent a new one
-    await stage.cluster.until_ready(node)
-    await stage.rolled_out(stage.cluster)
-    await ready_pods(stage.kube, OPERATOR, _OF_OPERATOR, 2)
+async def _operators_ready(stage: Stage) -> None:
+    """Wait until there are two Ready pods of the operator, and no others."""
+
+    def complete(found: Any) -> bool:
+        pods = found["items"]
+        lasting = [p for p in pods if not p["metadata"].get("deletionTimestamp")]
+        return len(pods) == 2 and sum(has_condition(p, "Ready") for p in lasting) == 2
+
+    path = f"/api/v1/namespaces/{OPERATOR}/pods"
+    await stage.kube.until(path, complete, timeout=PATIENCE, labelSelector=_OF_OPERATOR)
+
+
+def _send(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        os.kill(pid, number)

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from controlplane.build import cache_root
 from image.__main__ import ROOT, TARGETS, name_of
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _CERTIFICATES = "/etc/ssl/certs"
 
 def build(say: Callable[[str], None]) -> list[Path]:
     """Build all images, and return their archives."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "incumbent" / "e2e"
+    cache = cache_root() / "e2e"
     cache.mkdir(parents=True, exist_ok=True)
     base = cache / f"{_SUITE}.tar"
     if not base.exists():

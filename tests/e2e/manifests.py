@@ -28,11 +28,7 @@ _SECURE = {
 
 def namespace(name: str, *, labels: dict[str, str] | None = None) -> dict[str, Any]:
     """Return a namespace."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {"name": name, "labels": labels or {}},
-    }
+    return _object("v1", "Namespace", {"name": name, "labels": labels or {}})
 
 
 def application(ledger: str, *, replicas: int = 3) -> list[dict[str, Any]]:
@@ -58,12 +54,11 @@ def application(ledger: str, *, replicas: int = 3) -> list[dict[str, Any]]:
         "securityContext": _SECURE,
         "volumeMounts": [{"name": "program", "mountPath": "/program"}],
     }
-    labels = {"app": NAME}
     spread = {
         "maxSkew": 1,
         "topologyKey": _HOST,
         "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": labels},
+        "labelSelector": {"matchLabels": {"app": NAME}},
     }
     pods = {
         "automountServiceAccountToken": False,
@@ -77,25 +72,9 @@ def application(ledger: str, *, replicas: int = 3) -> list[dict[str, Any]]:
         "containers": [container],
         "volumes": [{"name": "program", "configMap": {"name": NAME}}],
     }
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": NAME, "namespace": NAMESPACE},
-            "data": {"application.py": (_PODS / "application.py").read_text()},
-        },
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": NAME, "namespace": NAMESPACE},
-            "spec": {
-                "replicas": replicas,
-                "selector": {"matchLabels": labels},
-                "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-                "template": {"metadata": {"labels": labels}, "spec": pods},
-            },
-        },
-    ]
+    update = {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+    spec = {"replicas": replicas, "strategy": update}
+    return _program("Deployment", NAME, NAMESPACE, "application.py", pods, spec)
 
 
 def election(*, routing: bool = True) -> dict[str, Any]:
@@ -103,12 +82,8 @@ def election(*, routing: bool = True) -> dict[str, Any]:
     spec: dict[str, Any] = {"key": NAME, "selector": {"matchLabels": {"app": NAME}}}
     if routing:
         spec["routing"] = {"service": BY_SLICE, "mode": "EndpointSlice"}
-    return {
-        "apiVersion": "incumbent.dev/v1alpha1",
-        "kind": "LeaderElection",
-        "metadata": {"name": NAME, "namespace": NAMESPACE},
-        "spec": spec,
-    }
+    about = {"name": NAME, "namespace": NAMESPACE}
+    return _object("incumbent.dev/v1alpha1", "LeaderElection", about, spec=spec)
 
 
 def service(name: str) -> dict[str, Any]:
@@ -116,12 +91,7 @@ def service(name: str) -> dict[str, Any]:
     spec: dict[str, Any] = {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]}
     if name == BY_LABEL:
         spec["selector"] = {"app": NAME, f"incumbent.dev/{NAME}": "leader"}
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": spec,
-    }
+    return _object("v1", "Service", {"name": name, "namespace": NAMESPACE}, spec=spec)
 
 
 def clients(
@@ -136,7 +106,6 @@ def clients(
         path: what they ask for.
         node: where; empty: everywhere.
     """
-    labels = {"app": CLIENTS}
     host = {"valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
     container = {
         "name": CLIENTS,
@@ -165,37 +134,34 @@ def clients(
             {"name": "record", "hostPath": {"path": str(record)}},
         ],
     }
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": CLIENTS, "namespace": CLIENTS},
-            "data": {"client.py": (_PODS / "client.py").read_text()},
-        },
-        {
-            "apiVersion": "apps/v1",
-            "kind": "DaemonSet",
-            "metadata": {"name": CLIENTS, "namespace": CLIENTS},
-            "spec": {
-                "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": pods},
-            },
-        },
-    ]
+    return _program("DaemonSet", CLIENTS, CLIENTS, "client.py", pods, {})
 
 
 def volume(name: str, folder: Path, node: str) -> dict[str, Any]:
     """Return a volume on the disk of a node, for the claim of the chart's NATS server."""
     term = {"matchExpressions": [{"key": _HOST, "operator": "In", "values": [node]}]}
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": name},
-        "spec": {
-            "capacity": {"storage": "1Gi"},
-            "accessModes": ["ReadWriteOnce"],
-            "persistentVolumeReclaimPolicy": "Retain",
-            "local": {"path": str(folder)},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
-        },
+    spec = {
+        "capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"],
+        "persistentVolumeReclaimPolicy": "Retain",
+        "local": {"path": str(folder)},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
     }
+    return _object("v1", "PersistentVolume", {"name": name}, spec=spec)
+
+
+def _program(
+    kind: str, name: str, namespace: str, file: str, pods: dict[str, Any], spec: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return a workload of that kind, and the ConfigMap with the program that its pods run."""
+    about, labels = {"name": name, "namespace": namespace}, {"app": name}
+    template = {"metadata": {"labels": labels}, "spec": pods}
+    spec = {**spec, "selector": {"matchLabels": labels}, "template": template}
+    return [
+        _object("v1", "ConfigMap", about, data={file: (_PODS / file).read_text()}),
+        _object("apps/v1", kind, about, spec=spec),
+    ]
+
+
+def _object(api_version: str, kind: str, about: dict[str, Any], **rest: Any) -> dict[str, Any]:
+    return {"apiVersion": api_version, "kind": kind, "metadata": about, **rest}

@@ -100,18 +100,16 @@ class Node:
         return self.host.name
 
     async def start(self, images: Sequence[Path]) -> None:
-        """Start it, with these images; it is Ready some seconds later."""
+        """Start it for the first time, with these images; it is Ready some seconds later."""
         self._write_files()
         self._cgroups(_make_group)
+        await self.boot(images)
+
+    async def boot(self, images: Sequence[Path] = ()) -> None:
+        """Start it, also after `reset`, with more images than it has."""
         await self._start_containerd()
         for image in images:
             await self._import(image)
-        self.kubelet.start()
-        self.kube_proxy.start()
-
-    async def boot(self) -> None:
-        """Start it after `reset`."""
-        await self._start_containerd()
         self.kubelet.start()
         self.kube_proxy.start()
 
@@ -131,9 +129,8 @@ class Node:
         """Return the processes of a pod's containers, without that of its sandbox."""
         return [pid for pid in self._pids(uid) if not _command(pid).startswith(SLEEP)]
 
-    def leave(self) -> None:
-        """End everything, and remove what the kernel would keep."""
-        self.reset()
+    def remove(self) -> None:
+        """After `reset`, remove what the kernel would keep."""
 
         def remove(path: Path) -> None:
             for folder in (*sorted(path.rglob("*/"), reverse=True), path, path.parent):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
+
+from bench.report import table
 
 from e2e.manifests import BY_LABEL, BY_SLICE
 from e2e.traffic import quantile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from e2e.stage import Stage, Trial
     from e2e.traffic import Answer
@@ -64,13 +64,13 @@ def tables(found: Mapping[str, Any]) -> str:
 
 def routes(found: Sequence[Mapping[str, Any]]) -> str:
     """Return how long it takes until the new leader answers, by the way to route."""
-    lines = ["| routing by | p50 | p90 | longest | of |", "|---|---:|---:|---:|---:|"]
+    rows = []
     for route in found:
         values = route["seconds"]
         numbers = [statistics.median(values), quantile(values, 0.9), max(values)]
-        cells = " | ".join(f"{1000 * value:.0f} ms" for value in numbers)
-        lines.append(f"| {route['title']} | {cells} | {len(values)} |")
-    return "\n".join(lines)
+        cells = [f"{1000 * value:.0f} ms" for value in numbers]
+        rows.append([route["title"], *cells, len(values)])
+    return table(["routing by", "p50", "p90", "longest", "of"], rows)
 
 
 def _trials(trials: Sequence[Mapping[str, Any]]) -> str:
@@ -90,30 +90,23 @@ def _trials(trials: Sequence[Mapping[str, Any]]) -> str:
         "by EndpointSlice",
         "writes refused",
     )
-    lines = [f"| {' | '.join(title)} |", f"|---|---|{'---:|' * (len(title) - 2)}"]
+    rows = []
     for trial in trials:
+        seen = trial["figures"]
         for number, client in enumerate(_clients(trial)):
-            seen = trial["figures"]
-
-            def of(way: str, kind: str, client: str = client, seen: Any = seen) -> Any:
-                return seen.get(f"{client} {way} {kind}")
-
-            silences = [_seconds(of(way, "new"), "silence") for way in WAYS]
-            late = [_late(of(way, kind)) for kind in ("new", "kept") for way in WAYS]
-            first = [trial["sentence"], client, str(len(trial["leaders"]))]
-            if number:
-                first = ["", client, ""]
-            refused = "" if number else str(trial["writes"][1])
-            lines.append(f"| {' | '.join([*first, *silences, *late, refused])} |")
-    return "\n".join(lines)
+            new, kept = (
+                [seen.get(f"{client} {way} {kind}") for way in WAYS] for kind in ("new", "kept")
+            )
+            terms, refused = len(trial["leaders"]), trial["writes"][1]
+            first = (trial["sentence"], client, terms) if number == 0 else ("", client, "")
+            silences = [f"{each['silence']:.2f} s" if each else "" for each in new]
+            late = [_late(each) for each in (*new, *kept)]
+            rows.append([*first, *silences, *late, refused if number == 0 else ""])
+    return table(title, rows)
 
 
 def _clients(trial: Mapping[str, Any]) -> list[str]:
     return sorted({key.split()[0] for key in trial["figures"]})
-
-
-def _seconds(figures: Mapping[str, Any] | None, key: str) -> str:
-    return f"{figures[key]:.2f} s" if figures else ""
 
 
 def _late(figures: Mapping[str, Any] | None) -> str:
@@ -188,11 +181,3 @@ def _spans(answers: Sequence[Answer]) -> Iterator[tuple[str, float, float]]:
 
 def _text(x: float, y: float, text: str, *, size: int = 10) -> str:
     return f'<text x="{x}" y="{y}" font-size="{size}">{escape(text)}</text>'
-
-
-def keep(found: Mapping[str, Any], pictures: Mapping[str, str], folder: Path) -> None:
-    """Write result and pictures into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "e2e.json").write_text(json.dumps(found, indent=1) + "\n")
-    for name, text in pictures.items():
-        (folder / f"e2e-{name}.svg").write_text(text)

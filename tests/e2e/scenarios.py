@@ -119,6 +119,7 @@ async def _quickstart(stage: Stage) -> None:
 async def _measure_routing(stage: Stage) -> None:
     """Delete the leader again and again, with each way to route."""
     labels = f"/api/v1/namespaces/{NAMESPACE}/services/{BY_LABEL}"
+    deleted = []
     for title, service, both in (
         ("EndpointSlice", BY_SLICE, False),
         ("EndpointSlice, and a Service that selects the pods", BY_SLICE, True),
@@ -140,7 +141,10 @@ async def _measure_routing(stage: Stage) -> None:
             await asyncio.sleep(1)
             await stage.rolled_out(stage.cluster)
         await stage.led()
-        stage.routes.append(Route(title, first_answers(stage.answers(), service, moments)))
+        deleted.append((title, service, moments))
+    answers = stage.answers()
+    for title, service, moments in deleted:
+        stage.routes.append(Route(title, first_answers(answers, service, moments)))
 
 
 async def _cut_from_nats(stage: Stage) -> None:

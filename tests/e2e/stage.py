@@ -16,7 +16,7 @@ from aiohttp import web
 from chaos.checker import check
 from chaos.history import History, PodEvent
 from chaos.recorder import Recorder
-from controlplane.kube import ApiError, Kube, has_condition, kubectl
+from controlplane.kube import Kube, kubectl
 from controlplane.processes import free_port
 from e2e import manifests
 from e2e.cluster import Cluster
@@ -90,8 +90,6 @@ class Stage:
             self.history, namespace=NAMESPACE, bucket="LEADER_ELECTION", routing=True
         )
         self._ledger_port = free_port()
-        self.now = Trial("", 0.0)
-        """The trial that is under way."""
 
     @property
     def cluster(self) -> Cluster:
@@ -210,11 +208,10 @@ class Stage:
         msg = f"nobody leads for {_CALM:.0f} s within {PATIENCE:.0f} s: {self.leaders()}"
         raise TimeoutError(msg)
 
-    async def node_of(self, pod: PodEvent, cluster: Cluster | None = None) -> Node:
+    async def node_of(self, pod: PodEvent) -> Node:
         """Return the node of a pod."""
-        cluster = cluster or self.cluster
-        found = await cluster.kube.get(f"{PODS}/{pod.pod}")
-        return cluster.node(found["spec"]["nodeName"])
+        found = await self.kube.get(f"{PODS}/{pod.pod}")
+        return self.cluster.node(found["spec"]["nodeName"])
 
     async def lead_on(self, node: Node) -> PodEvent:
         """Bring the office to a pod of this node, and all other pods to other nodes.
@@ -255,7 +252,7 @@ class Stage:
         self.say(sentence)
         await self.led()
         await asyncio.sleep(_CALM)
-        self.now = trial = Trial(sentence, since=time.monotonic(), expected=terms)
+        trial = Trial(sentence, since=time.monotonic(), expected=terms)
         self.history.note(sentence)
         yield trial
         await self.led()
@@ -292,13 +289,12 @@ class Stage:
         """Look at everything once more, when it is over."""
         answers = self.answers()
         bucket = self._bucket()
+        seen: dict[str, list[Answer]] = {}
+        for answer in answers:
+            kind = "kept" if answer.kept else "new"
+            seen.setdefault(f"{answer.client} {answer.target} {kind}", []).append(answer)
         for trial in self.trials:
-            kinds = {(a.client, a.target, a.kept) for a in answers}
-            for client, target, kept in sorted(kinds):
-                chosen = [
-                    a for a in answers if (a.client, a.target, a.kept) == (client, target, kept)
-                ]
-                key = f"{client} {target} {'kept' if kept else 'new'}"
+            for key, chosen in sorted(seen.items()):
                 trial.figures[key] = figures(chosen, bucket, since=trial.since, until=trial.until)
             self._look_at_the_end(trial, answers, bucket.leader(trial.until))
         verdict = check(self.history)
@@ -329,26 +325,3 @@ class Stage:
 async def apply(cluster: Cluster, *objects: dict[str, Any]) -> None:
     """Apply objects, as kubectl does."""
     await cluster.kube.apply(yaml.safe_dump_all(objects))
-
-
-async def gone(kube: Kube, path: str) -> bool:
-    """Whether an object is not there, or not any more."""
-    try:
-        await kube.get(path)
-    except ApiError as error:
-        if error.status == 404:
-            return True
-        raise
-    return False
-
-
-async def ready_pods(kube: Kube, namespace: str, selector: str, count: int) -> None:
-    """Wait until there are so many Ready pods, and no others."""
-
-    def complete(found: Any) -> bool:
-        pods = found["items"]
-        lasting = [p for p in pods if not p["metadata"].get("deletionTimestamp")]
-        return len(pods) == count and sum(has_condition(p, "Ready") for p in lasting) == count
-
-    path = f"/api/v1/namespaces/{namespace}/pods"
-    await kube.until(path, complete, timeout=PATIENCE, labelSelector=selector)
