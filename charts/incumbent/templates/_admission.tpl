@@ -36,3 +36,20 @@ matchResources:
         values: {{ toJson . }}
 {{- end }}
 {{- end }}
+
+{{/* Puts a policy into force, in these namespaces. Takes `root`, the policy's `name`, and an `action`. */}}
+{{- define "incumbent.policyBinding" -}}
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "incumbent.labels" .root | nindent 4 }}
+  {{- with include "incumbent.annotations" (dict "root" .root) | trim }}
+  {{- nindent 2 . }}
+  {{- end }}
+spec:
+  policyName: {{ .name }}
+  validationActions: [{{ .action }}]
+  {{- include "incumbent.matchNamespaces" .root | nindent 2 }}
+{{- end }}
