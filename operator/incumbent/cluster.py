@@ -338,6 +338,7 @@ class ApiServer:
                 if not version:
                     pods, version = await self._list(path)
                     yield PodsReplaced(tuple(pods))
+                    del pods  # they would stay in memory as they were, for as long as the watch
                 opened = clock.now()
                 async with contextlib.aclosing(self._watch(path, version)) as changes:
                     async for kind, pod in changes:

@@ -98,13 +98,9 @@ class Roster:
         `ending` returns `retire` (the resource was deleted: take everything back), `leave` (this
         process ends, others go on), `resign` (it ends, and nobody goes on) or nothing.
         """
-        resource = self.look(body)
-        campaigner = self._make(body, resource)
-        campaigner.block(self._problem(resource))
-        campaigner.refuse_service(self._obstacle(resource))
-        self.campaigners[resource.key] = campaigner
-        self.touch()
-        work = asyncio.create_task(campaigner.run(), name=f"election {resource.key}")
+        campaigner = self._campaigner_for(body)
+        del body  # it would stay in memory as it was at first
+        work = asyncio.create_task(campaigner.run(), name=f"election {campaigner.key}")
         tasks: list[asyncio.Future[Any]] = [work, asyncio.ensure_future(stopped)]
         try:
             await _first_of(tasks)
@@ -114,15 +110,24 @@ class Roster:
                 "resign": campaigner.resign,
             }.get(ending())
             if end is not None:
-                tasks.append(asyncio.create_task(end(), name=f"end of election {resource.key}"))
+                tasks.append(asyncio.create_task(end(), name=f"end of election {campaigner.key}"))
                 await _first_of([work, tasks[-1]])
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if self.campaigners.get(resource.key) is campaigner:
-                del self.campaigners[resource.key]
+            if self.campaigners.get(campaigner.key) is campaigner:
+                del self.campaigners[campaigner.key]
             self.touch()
+
+    def _campaigner_for(self, body: Mapping[str, Any]) -> Campaigner:
+        resource = self.look(body)
+        campaigner = self._make(body, resource)
+        campaigner.block(self._problem(resource))
+        campaigner.refuse_service(self._obstacle(resource))
+        self.campaigners[resource.key] = campaigner
+        self.touch()
+        return campaigner
 
     def _enter(self, key: ElectionKey, resource: Resource | None) -> None:
         """Put a resource in the place of what is known under its name, and decide anew."""

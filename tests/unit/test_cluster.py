@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import gc
 import json
 import socket
 import sys
@@ -986,6 +987,20 @@ async def test_closing_a_watch_closes_its_connection(serve):
             await following
         await events.aclose()
         await script.closed.wait()
+
+
+async def test_a_watch_does_not_keep_the_pods_of_its_list(serve):
+    """They change, and would stay in memory as they were at first for as long as it goes on."""
+    name = "of-a-list"
+    script = Script(lists=[("5", pod_json(name))], watches=[changes(("ADDED", pod_json()))])
+    events = (await serve(script)).watch_pods("shop")
+    async with asyncio.timeout(SECONDS), contextlib.aclosing(events):
+        listed = await anext(events)
+        assert [one.name for one in listed.pods] == [name]
+        del listed
+        await anext(events)
+        gc.collect()
+        assert not [one for one in gc.get_objects() if isinstance(one, Pod) and one.name == name]
 
 
 async def test_watches_leave_room_for_requests(serve):

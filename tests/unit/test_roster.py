@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
+import weakref
 
 import pytest
 
@@ -16,6 +18,7 @@ class FakeCampaigner:
     def __init__(self, body, resource):
         self.body = body
         self.resource = resource
+        self.key = resource.key
         self.problem = None
         self.told = []
         self.running = False
@@ -417,3 +420,18 @@ async def test_whoever_serves_can_be_cancelled(roster, serve, stopping):
         await served.task
     assert not one.running
     assert roster.campaigners == {}
+
+
+class Body(dict):
+    """A resource of which one can tell whether anybody still has it."""
+
+
+async def test_an_election_is_not_kept_as_it_was_at_first(roster, serve):
+    """What was looked at first goes, although the election is served on."""
+    body = Body(election("a"))
+    await serve(body)
+    first = weakref.ref(body)
+    del body
+    roster.look(election("a"))
+    gc.collect()
+    assert first() is None
