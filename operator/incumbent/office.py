@@ -135,8 +135,14 @@ class Office:
 
     @property
     def able(self) -> list[Pod]:
-        """The candidates, the best first."""
-        return candidates(self._labels.known, self.resource.selector)
+        """The candidates, the best first.
+
+        Where a leader failed, its node may be what failed, and the other pods there are next.
+        """
+        selector = self.resource.selector
+        last = self._holder(self._last_held) if self._last_held is not None else None
+        node = last.node if last is not None and why_not(last, selector) else ""
+        return candidates(self._labels.known, selector, away_from=node)
 
     @property
     def strays(self) -> list[Pod]:

@@ -35,12 +35,12 @@ def why_not(pod: Pod, selector: Selector) -> str:
     return ""
 
 
-def candidates(pods: Iterable[Pod], selector: Selector) -> list[Pod]:
+def candidates(pods: Iterable[Pod], selector: Selector, *, away_from: str = "") -> list[Pod]:
     """Return the pods that may lead, the best first.
 
     That is the highest priority, then the newest pod template, so that a rolling update costs one
-    hand-over and not one for each pod, then the oldest pod. The name decides between equals, so
-    that every replica comes to the same order.
+    hand-over and not one for each pod, then a pod on another node than `away_from`, then the oldest
+    pod. The name decides between equals, so that every replica comes to the same order.
 
     A template is as new as its newest candidate: while pods are replaced, that is the one they are
     replaced with, also when it is an earlier one. An old pod that is replaced in the middle of a
@@ -51,7 +51,11 @@ def candidates(pods: Iterable[Pod], selector: Selector) -> list[Pod]:
     )
     newest = {_template(pod): pod.created for pod in able}
     # The order among equals stays, for sorting is stable, also in reverse.
-    return sorted(able, key=lambda pod: (priority(pod), newest[_template(pod)]), reverse=True)
+    return sorted(
+        able,
+        key=lambda pod: (priority(pod), newest[_template(pod)], pod.node != away_from),
+        reverse=True,
+    )
 
 
 def priority(pod: Pod) -> int:

@@ -214,10 +214,10 @@ class Stage:
         return self.cluster.node(found["spec"]["nodeName"])
 
     async def lead_on(self, node: Node) -> PodEvent:
-        """Bring the office to a pod of this node, and all other pods to other nodes.
+        """Bring the office to a pod of this node, another pod beside it, and others elsewhere.
 
-        Two pods of a node that falls silent are found out one after the other, and the second one
-        may lead for a moment in between: that would be a term more, or not.
+        Pods of a node that falls silent are found out one after the other, so that the second one
+        could lead for a moment in between.
         """
         while True:
             await self.rolled_out(self.cluster)
@@ -226,18 +226,23 @@ class Stage:
                 pod["metadata"]["name"]: pod["spec"]["nodeName"]
                 for pod in await self.kube.pods(NAMESPACE, f"app={NAME}")
             }
-            if pods[leader.pod] != node.name:
+            elsewhere = [name for name, where in pods.items() if where != node.name]
+            if leader.pod in elsewhere or not elsewhere:
                 await self.kube.delete(f"{PODS}/{leader.pod}")
-                continue
-            beside = [name for name, where in pods.items() if where == node.name]
-            if beside == [leader.pod]:
+            elif len(elsewhere) < len(pods) - 1:
                 return leader
-            await kubectl(self.cluster.site, "cordon", node.name)
-            for name in beside:
-                if name != leader.pod:
-                    await self.kube.delete(f"{PODS}/{name}")
+            else:
+                await self._move(elsewhere[0], pods[elsewhere[0]])
+
+    async def _move(self, pod: str, node: str) -> None:
+        """Have a pod replaced by one on another node."""
+        site = self.cluster.site
+        await kubectl(site, "cordon", node)
+        try:
+            await self.kube.delete(f"{PODS}/{pod}")
             await self.rolled_out(self.cluster)
-            await kubectl(self.cluster.site, "uncordon", node.name)
+        finally:
+            await kubectl(site, "uncordon", node)
 
     # Faults
 

@@ -83,6 +83,14 @@ async def test_hand_over_strips_writes_and_labels_in_this_order(stage, how):
     assert stage.most_at_once() == 1
 
 
+async def test_successor_of_a_pod_that_failed_is_on_another_node(stage):
+    """Of a node that falls silent the other pods fail next, and each would be a term of its own."""
+    stage.cluster.add(make_pod("c", node="node-2", created="2027"))
+    await stage.lead()
+    stage.cluster.change("a", ready=False)
+    await stage.until(lambda: stage.leaders == ["c"])
+
+
 # Turns
 
 

@@ -33,11 +33,14 @@ def names(pods):
     return [pod.name for pod in pods]
 
 
-def born(second, name=None, *, template=None, priority=None, hash_label="pod-template-hash"):
+def born(
+    second, name=None, *, template=None, priority=None, hash_label="pod-template-hash", node="one"
+):
     """Return a candidate by the second of its birth; `template` is its template's hash."""
     return make_pod(
         name or f"{'zyxwvutsrq'[second]}-{second}",  # no order by names is one by age
         created=f"2026-01-01T00:00:{second:02}Z",
+        node=node,
         labels=APP if template is None else APP | {hash_label: template},
         annotations={} if priority is None else {PRIORITY: priority},
     )
@@ -97,6 +100,29 @@ def test_a_candidate_matches_runs_is_ready_stays_and_is_not_excluded(values, rea
 def test_the_order_of_candidates(pods, order):
     """Priority, then the newest template, then age."""
     assert [int(pod.name[2:]) for pod in candidates(pods, SELECTOR)] == order
+
+
+@pytest.mark.parametrize(
+    ("pods", "away_from", "order"),
+    (
+        pytest.param([born(1), born(2, node="two")], "one", [2, 1], id="before age"),
+        pytest.param([born(1), born(2, node="two")], "", [1, 2], id="not if there is none"),
+        pytest.param([born(1), born(2)], "one", [1, 2], id="all on that node"),
+        pytest.param(
+            [born(2, template="new"), born(1, node="two", template="old")],
+            "one",
+            [2, 1],
+            id="not before the template",
+        ),
+        pytest.param(
+            [born(2, priority="1"), born(1, node="two")], "one", [2, 1], id="not before priority"
+        ),
+    ),
+)
+def test_a_node_to_keep_away_from_comes_last_among_equals(pods, away_from, order):
+    """Of equal candidates those on other nodes than a failed leader's are better."""
+    found = candidates(pods, SELECTOR, away_from=away_from)
+    assert [int(pod.name[2:]) for pod in found] == order
 
 
 def test_the_name_decides_between_twins():
