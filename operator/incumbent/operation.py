@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 import structlog
 import uvloop
 
-from incumbent import handlers, http
+from incumbent import garbage, handlers, http
 from incumbent.access import access_from
 from incumbent.bucket import Nats
 from incumbent.campaigner import Campaigner, Replica, Site
@@ -53,9 +52,6 @@ def run(settings: Settings, *, version: str) -> int:
     Raises:
         ConfigurationError: the settings cannot work, whatever happens later.
     """
-    # What was imported stays. To look through it now and then for garbage would hold the event loop
-    # for 60 to 90 ms each time (measured with 100 elections).
-    gc.freeze()
     uvloop.run(_operate(settings, version=version))
     return 0
 
@@ -144,13 +140,14 @@ async def _operate(settings: Settings, *, version: str) -> None:
         site = await _until_found(health, "kubernetes", lambda: _find_site(settings, cluster))
         found.set()
         log.info("site.found", site=site.name)
-        await handlers.watch_elections(
-            roster,
-            log_in=cluster.access,
-            namespaces=settings.namespaces,
-            release_on_exit=settings.release_on_exit,
-            stop=stop,
-        )
+        with garbage.looked_for_briefly(lambda: roster.turnover):
+            await handlers.watch_elections(
+                roster,
+                log_in=cluster.access,
+                namespaces=settings.namespaces,
+                release_on_exit=settings.release_on_exit,
+                stop=stop,
+            )
 
     log.info("operator.started", version=version, replica=str(replica))
     try:

@@ -41,6 +41,8 @@ class Roster:
         self.campaigners: dict[ElectionKey, Campaigner] = {}
         self.version = 0
         """Grows with every change of what `elections` returns, but for the time that is left."""
+        self.turnover = 0
+        """How many elections have begun and ended so far."""
         self._news = asyncio.Event()
         self._make = make
         self._default_bucket = default_bucket
@@ -118,6 +120,7 @@ class Roster:
             await asyncio.gather(*tasks, return_exceptions=True)
             if self.campaigners.get(campaigner.key) is campaigner:
                 del self.campaigners[campaigner.key]
+            self.turnover += 1
             self.touch()
 
     def _campaigner_for(self, body: Mapping[str, Any]) -> Campaigner:
@@ -126,6 +129,7 @@ class Roster:
         campaigner.block(self._problem(resource))
         campaigner.refuse_service(self._obstacle(resource))
         self.campaigners[resource.key] = campaigner
+        self.turnover += 1
         self.touch()
         return campaigner
 

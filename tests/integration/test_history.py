@@ -14,7 +14,8 @@ from nats.js.api import StreamConfig
 from elections import store_on, with_bucket
 
 STREAM = "INCUMBENT_HISTORY"
-TTL = 4.0
+TTL = 8.0
+"""So long does a marker last, too: replicas that start meanwhile still see why a term ended."""
 FLAGS = (f"--history-stream={STREAM}", *with_bucket(TTL))
 
 

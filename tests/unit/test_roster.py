@@ -365,10 +365,12 @@ async def test_an_election_ends_as_it_is_told(roster, serve, how):
     """While its work still goes on, and then nothing of it is left."""
     served = await serve(election("a"))
     one = campaigner(roster, "a")
+    assert roster.turnover == 1
     await served.end(how)
     assert one.told == [f"{how} while running"]
     assert not one.running
     assert roster.campaigners == {}
+    assert roster.turnover == 2
 
 
 async def test_an_election_may_end_without_a_word(roster, serve):

@@ -1,0 +1,101 @@
+"""Looks for garbage, with Python's own."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from types import SimpleNamespace
+
+import pytest
+
+from incumbent import garbage
+
+
+class Cycle:
+    """Refers to itself, so that only a look for garbage finds it."""
+
+    def __init__(self):
+        self.itself = self
+
+
+@pytest.fixture
+def turnover():
+    return SimpleNamespace(count=0)
+
+
+@pytest.fixture
+def looking(turnover):
+    with garbage.looked_for_briefly(lambda: turnover.count):
+        yield
+
+
+def cycle():
+    """Return a cycle that is garbage as soon as `clear` is called, and what tells whether it is."""
+    kept = [Cycle()]
+    return kept.clear, weakref.ref(kept[0])
+
+
+@pytest.mark.usefixtures("looking")
+def test_what_a_long_look_has_left_is_not_looked_through_again(monkeypatch):
+    """It was no garbage then; that it has become some is not found out."""
+    monkeypatch.setattr(garbage, "LONG", 0)
+    clear, found = cycle()
+    gc.collect()
+    clear()
+    gc.collect()
+    assert found() is not None
+
+
+@pytest.mark.usefixtures("looking")
+def test_after_a_turnover_everything_is_looked_through_once_more(monkeypatch, turnover):
+    """Not while elections begin and end: what of them stays will be known when that is over."""
+    monkeypatch.setattr(garbage, "LONG", 0)
+    clear, found = cycle()
+    gc.collect()
+    clear()
+    for _ in range(2):
+        turnover.count += 1
+        gc.collect()
+        assert found() is not None
+    gc.collect()
+    assert found() is None
+    clear, found = cycle()
+    gc.collect()
+    clear()
+    gc.collect()
+    assert found() is not None
+
+
+@pytest.mark.usefixtures("looking")
+def test_short_looks_go_on_to_look_through_everything(monkeypatch):
+    """Few elections need no care."""
+    monkeypatch.setattr(garbage, "LONG", 60)
+    clear, found = cycle()
+    gc.collect()
+    clear()
+    gc.collect()
+    assert found() is None
+
+
+@pytest.mark.usefixtures("looking")
+def test_small_looks_are_as_they_were(monkeypatch):
+    """Only those through everything take long."""
+    monkeypatch.setattr(garbage, "LONG", 0)
+    clear, found = cycle()
+    gc.collect(1)
+    clear()
+    gc.collect()
+    assert found() is None
+
+
+def test_what_was_there_before_is_passed_over_meanwhile(turnover):
+    """Imports stay. Afterwards all is as before."""
+    clear, found = cycle()
+    with garbage.looked_for_briefly(lambda: turnover.count):
+        clear()
+        gc.collect()
+        assert found() is not None
+        callbacks = len(gc.callbacks)
+    assert len(gc.callbacks) == callbacks - 1
+    gc.collect()
+    assert found() is None
