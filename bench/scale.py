@@ -237,6 +237,7 @@ def _text(results: Mapping[str, Result]) -> str:
         "renewal late, p99",
         "of the interval",
         "restart",
+        "MB after it",
     )
     rows = []
     for found in results.values():
@@ -254,6 +255,7 @@ def _text(results: Mapping[str, Result]) -> str:
                 f"{1000 * late:.0f} ms",
                 f"{100 * late / rest['interval']:.2f} %",
                 f"{found['restart']['seconds']:.1f} s",
+                f"{found['restart']['resident']:.0f}",
             )
         )
     text = (
@@ -313,7 +315,10 @@ def _plots(results: Mapping[str, Result]) -> dict[str, str]:
         )
         drawn["scale-memory"] = curves(
             "Resident memory at rest",
-            {"operator": growth("rest", "usage", "operator", "resident")},
+            {
+                "after a first start": growth("rest", "usage", "operator", "resident"),
+                "after a restart": growth("restart", "resident"),
+            },
             x="elections",
             y="MB",
         )
