@@ -100,7 +100,7 @@ class Roster:
         `ending` returns `retire` (the resource was deleted: take everything back), `leave` (this
         process ends, others go on), `resign` (it ends, and nobody goes on) or nothing.
         """
-        campaigner = self._campaigner_for(body)
+        campaigner = self._enlist(body)
         del body  # it would stay in memory as it was at first
         work = asyncio.create_task(campaigner.run(), name=f"election {campaigner.key}")
         tasks: list[asyncio.Future[Any]] = [work, asyncio.ensure_future(stopped)]
@@ -123,11 +123,10 @@ class Roster:
             self.turnover += 1
             self.touch()
 
-    def _campaigner_for(self, body: Mapping[str, Any]) -> Campaigner:
+    def _enlist(self, body: Mapping[str, Any]) -> Campaigner:
         resource = self.look(body)
         campaigner = self._make(body, resource)
-        campaigner.block(self._problem(resource))
-        campaigner.refuse_service(self._obstacle(resource))
+        self._judge(campaigner, resource)
         self.campaigners[resource.key] = campaigner
         self.turnover += 1
         self.touch()
@@ -150,8 +149,12 @@ class Roster:
         for rival in rivals:
             campaigner = self._campaigner_of(self._resources[rival])
             if campaigner is not None:
-                campaigner.block(self._problem(self._resources[rival]))
-                campaigner.refuse_service(self._obstacle(self._resources[rival]))
+                self._judge(campaigner, self._resources[rival])
+
+    def _judge(self, campaigner: Campaigner, resource: Resource) -> None:
+        """Tell whoever serves a resource what keeps it from working."""
+        campaigner.block(self._problem(resource))
+        campaigner.refuse_service(self._obstacle(resource))
 
     def _campaigner_of(self, resource: Resource) -> Campaigner | None:
         """Return who serves this very resource, not an earlier one of its name."""

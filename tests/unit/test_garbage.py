@@ -35,15 +35,20 @@ def cycle():
     return kept.clear, weakref.ref(kept[0])
 
 
+def is_found(first=2):
+    """Whether what a look, at this generation at most, has left is found once it is garbage."""
+    clear, found = cycle()
+    gc.collect(first)
+    clear()
+    gc.collect()
+    return found() is None
+
+
 @pytest.mark.usefixtures("looking")
 def test_what_a_long_look_has_left_is_not_looked_through_again(monkeypatch):
     """It was no garbage then; that it has become some is not found out."""
     monkeypatch.setattr(garbage, "LONG", 0)
-    clear, found = cycle()
-    gc.collect()
-    clear()
-    gc.collect()
-    assert found() is not None
+    assert not is_found()
 
 
 @pytest.mark.usefixtures("looking")
@@ -59,33 +64,21 @@ def test_after_a_turnover_everything_is_looked_through_once_more(monkeypatch, tu
         assert found() is not None
     gc.collect()
     assert found() is None
-    clear, found = cycle()
-    gc.collect()
-    clear()
-    gc.collect()
-    assert found() is not None
+    assert not is_found()
 
 
 @pytest.mark.usefixtures("looking")
 def test_short_looks_go_on_to_look_through_everything(monkeypatch):
     """Few elections need no care."""
     monkeypatch.setattr(garbage, "LONG", 60)
-    clear, found = cycle()
-    gc.collect()
-    clear()
-    gc.collect()
-    assert found() is None
+    assert is_found()
 
 
 @pytest.mark.usefixtures("looking")
 def test_small_looks_are_as_they_were(monkeypatch):
     """Only those through everything take long."""
     monkeypatch.setattr(garbage, "LONG", 0)
-    clear, found = cycle()
-    gc.collect(1)
-    clear()
-    gc.collect()
-    assert found() is None
+    assert is_found(first=1)
 
 
 def test_what_was_there_before_is_passed_over_meanwhile(turnover):
