@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,6 @@ RULES = "/apis/admissionregistration.k8s.io/v1"
 LABEL, TOKEN = "incumbent.dev/web", "incumbent.dev/web.token"
 CUSTOM = "example.com/primary"
 CONTAINERS = [{"name": "main", "image": "none.invalid/none"}]
-OF_ELECTION = {
-    "apiVersion": "incumbent.dev/v1alpha1",
-    "kind": "LeaderElection",
-    "name": "web",
-    "uid": "c",
-}
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "a", "uid": "b", "controller": True}
 
 
@@ -50,6 +44,8 @@ class Guarded:
     namespace: str
     admin: Kube
     operator: Kube
+    owner: Mapping[str, Any]
+    """A reference to the election of the slices: without it they are garbage, and collected."""
 
     async def pod(self, *, labels: Any = None, annotations: Any = None, **more: Any) -> str:
         """Create a pod as the operator, who may set any label then; return its path."""
@@ -73,7 +69,7 @@ class Guarded:
             "metadata": {
                 "name": unique,
                 "labels": {"endpointslice.kubernetes.io/managed-by": "incumbent.dev"},
-                "ownerReferences": [OF_ELECTION],
+                "ownerReferences": [self.owner],
             },
             "addressType": "IPv4",
             "endpoints": [self.endpoint("web-0")],
@@ -124,9 +120,14 @@ async def guarded(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Async
             kind = f"{RULES}/{KINDS[policy['kind']]}"
             paths.append(f"{kind}/{policy['metadata']['name']}")
             await admin.create(kind, policy)
+        owner = await Election(admin, namespace).create()
+        reference = {
+            **{field: owner[field] for field in ("apiVersion", "kind")},
+            **{field: owner["metadata"][field] for field in ("name", "uid")},
+        }
         known = replace(site, tokens={**site.tokens, "incumbent": token})
         async with Kube(known, user="incumbent") as operator:
-            guarded = Guarded(namespace, admin, operator)
+            guarded = Guarded(namespace, admin, operator, reference)
             await _in_force(guarded)
             yield guarded
         for path in paths:
