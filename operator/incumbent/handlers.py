@@ -16,7 +16,7 @@ from typing import Any, cast
 import kopf
 import structlog
 
-from incumbent.cluster import Access
+from incumbent.connection import Access
 from incumbent.resource import FINALIZER, GROUP, PLURAL, VERSION
 from incumbent.roster import Roster
 

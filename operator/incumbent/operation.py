@@ -143,7 +143,7 @@ async def _operate(settings: Settings, *, version: str) -> None:
         with garbage.looked_for_briefly(lambda: roster.turnover):
             await handlers.watch_elections(
                 roster,
-                log_in=cluster.access,
+                log_in=cluster.connection.access,
                 namespaces=settings.namespaces,
                 release_on_exit=settings.release_on_exit,
                 stop=stop,

@@ -31,7 +31,8 @@ from typing import Any, TypeVar
 import structlog
 
 from incumbent import cli, clock
-from incumbent.cluster import ApiServer, Expired
+from incumbent.cluster import ApiServer
+from incumbent.connection import Connection, Expired
 from incumbent.errors import ClusterError, ClusterUnreachable
 from incumbent.labels import Labels
 from incumbent.model import Pod
@@ -134,10 +135,10 @@ def keep_deleted() -> None:
 
 def trust_deleted() -> None:
     """Watch the selected pods only, and take one that the watch calls deleted for gone."""
-    real, real_send = Labels.strip, ApiServer._send
+    real, real_send = Labels.strip, Connection.send
 
     async def send(
-        self: ApiServer,
+        self: Connection,
         method: str,
         path: str,
         *,
@@ -152,7 +153,7 @@ def trust_deleted() -> None:
         if pod.resource_version:
             await real(self, pod, value, until=until)
 
-    ApiServer._send = send  # type: ignore[method-assign]
+    Connection.send = send  # type: ignore[method-assign]
     Labels.strip = strip  # type: ignore[method-assign]
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from controlplane.kube import Kube, kubectl
 from incumbent import cluster
-from incumbent.cluster import ApiServer, UnknownKind
+from incumbent.cluster import ApiServer
+from incumbent.connection import UnknownKind
 from incumbent.errors import ClusterUnreachable, Conflict, Forbidden, NotFound, Refused
 from incumbent.ports import PodChanged, PodDeleted, PodsReplaced
 

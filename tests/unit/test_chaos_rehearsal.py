@@ -12,6 +12,7 @@ from chaos import operators
 from chaos.planted import FAULTS
 from chaos.rehearsal import SCENARIOS
 from incumbent.cluster import ApiServer
+from incumbent.connection import Connection
 from incumbent.labels import Labels
 from incumbent.pods import NamespacePods
 
@@ -26,7 +27,8 @@ def test_each_fault_has_a_scenario():
 
 REPLACED = (
     *((Labels, name) for name in ("add", "strip")),
-    *((ApiServer, name) for name in ("patch_pod", "patch_slice", "_send", "_watch")),
+    *((ApiServer, name) for name in ("patch_pod", "patch_slice", "_watch")),
+    (Connection, "send"),
     (NamespacePods, "_take"),
 )
 

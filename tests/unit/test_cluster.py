@@ -1,4 +1,4 @@
-"""The adapter: its pure functions, its access, and how it bears a server that misbehaves."""
+"""The adapter: its pure functions, and how it bears a server that misbehaves."""
 
 from __future__ import annotations
 
@@ -7,24 +7,19 @@ import contextlib
 import datetime as dt
 import gc
 import json
-import socket
-import sys
-from types import SimpleNamespace
 
 import pytest
-import yaml
 from aiohttp import web
-from kubernetes.aio.config import incluster_config
+from kubernetes.aio.client import Configuration
 
 from incumbent import cluster
-from incumbent.cluster import ApiServer, Expired, Overloaded, UnknownKind
+from incumbent.cluster import ApiServer
+from incumbent.connection import Connection, Overloaded, UnknownKind
 from incumbent.errors import (
     ClusterUnreachable,
-    ConfigurationError,
     Conflict,
     Forbidden,
     NotFound,
-    Refused,
     Unconnected,
     Unsent,
 )
@@ -34,6 +29,8 @@ from incumbent.ports import PodChanged, PodDeleted, PodsReplaced
 # Without this, pytest-asyncio makes an event loop that nobody closes, when the first test of a run
 # is no coroutine.
 asyncio.set_event_loop(None)
+
+pytestmark = pytest.mark.usefixtures("no_access_from_outside")
 
 SECONDS = 10
 """Longer than anything here takes, so that a test that would hang fails."""
@@ -165,69 +162,6 @@ def test_long_notes_and_replica_names_are_cut_to_bytes(letter):
     assert set(reported["note"] + reported["reportingInstance"]) == {letter}
 
 
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    (
-        (0, ClusterUnreachable),
-        (302, ClusterUnreachable),
-        (400, Refused),
-        (401, Forbidden),
-        (403, Forbidden),
-        (404, NotFound),
-        (408, ClusterUnreachable),
-        (409, Conflict),
-        (410, Expired),
-        (413, Refused),
-        (415, Refused),
-        (422, Refused),
-        (429, ClusterUnreachable),
-        (500, ClusterUnreachable),
-        (503, ClusterUnreachable),
-    ),
-)
-@pytest.mark.parametrize("message", ("pods is forbidden", "not found", "Timeout"))
-def test_the_status_code_decides_which_error_it_is(code, kind, message):
-    """The text of the answer is handed on, and decides nothing."""
-    status = {"message": message, "details": {"name": "a"}}
-    error = cluster.error_for(code, status, request="GET /x")
-    assert type(error) is kind
-    assert message in str(error)
-    assert "GET /x" in str(error)
-
-
-def test_a_path_that_is_not_served_is_an_unknown_kind():
-    """A 404 without details of an object says that the kind is not installed."""
-    status = cluster.status_from(b"404 page not found\n")
-    error = cluster.error_for(404, status, request="GET /x")
-    assert type(error) is UnknownKind
-    assert "CustomResourceDefinition" in str(error)
-
-
-@pytest.mark.parametrize(
-    ("code", "retry_after", "wait"), ((429, "3", 3.0), (503, "1", 1.0), (429, "soon", None))
-)
-def test_a_wish_to_wait_is_kept(code, retry_after, wait):
-    """Retry-After in seconds is kept; a date, or nonsense, is not."""
-    error = cluster.error_for(code, {}, request="GET /x", retry_after=retry_after)
-    assert isinstance(error, ClusterUnreachable)
-    assert getattr(error, "retry_after", None) == wait
-
-
-@pytest.mark.parametrize(
-    ("content", "status"),
-    (
-        (b'{"message": "m"}', {"message": "m"}),
-        (b"<html>", {"message": "<html>"}),
-        (b"[1]", {"message": "[1]"}),
-        (b"\xff", {"message": "\N{REPLACEMENT CHARACTER}"}),
-        (b"", {"message": ""}),
-    ),
-)
-def test_any_answer_explains_itself_as_well_as_it_can(content, status):
-    """What is no `Status` becomes a message."""
-    assert cluster.status_from(content) == status
-
-
 def test_pauses_grow_with_jitter_up_to_a_limit():
     """The first is short, the longest is 2 s, and a thousand failures do not overflow."""
     for attempt, longest in ((0, 0.1), (1, 0.2), (3, 0.8), (5, 2), (5000, 2)):
@@ -243,237 +177,21 @@ def test_a_pause_is_as_long_as_the_server_asks_within_reason():
     assert cluster.pause_before(0, ClusterUnreachable("")) < 1
 
 
-# Access
-
-
-@pytest.fixture(autouse=True)
-def _no_access_from_outside(monkeypatch, tmp_path):
-    """Hide the kubeconfig and the proxies of whoever runs the tests."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    for scheme in ("http", "https", "all", "no"):
-        monkeypatch.delenv(f"{scheme}_proxy", raising=False)
-        monkeypatch.delenv(f"{scheme.upper()}_PROXY", raising=False)
-
-
-@pytest.fixture
-def kubeconfig(tmp_path):
-    """Return a function that writes a kubeconfig and returns its path."""
-
-    def write(name="config", *, server="http://one.example", user=None):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        content = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "one",
-            "clusters": [
-                {"name": "one", "cluster": {"server": server}},
-                {"name": "two", "cluster": {"server": "http://two.example"}},
-            ],
-            "users": [{"name": "user", "user": user or {"token": "t1"}}],
-            "contexts": [
-                {"name": "one", "context": {"cluster": "one", "user": "user", "namespace": "n1"}},
-                {"name": "two", "context": {"cluster": "two", "user": "user"}},
-            ],
-        }
-        path.write_text(yaml.safe_dump(content))
-        return str(path)
-
-    return write
+# Requests
 
 
 @contextlib.asynccontextmanager
-async def connected(kubeconfig=None, context=None):
-    api_server = await ApiServer.connect(kubeconfig, context=context, replica="r1")
+async def connected(server):
+    configuration = Configuration(host=server, api_key={"BearerToken": "Bearer t1"})
+    api_server = ApiServer(Connection(configuration), replica="r1")
     try:
         yield api_server
     finally:
         await api_server.aclose()
 
 
-async def access_of(kubeconfig=None, context=None):
-    async with connected(kubeconfig, context) as api_server:
-        return await api_server.access()
-
-
-async def test_a_kubeconfig_gives_server_token_and_namespace(kubeconfig):
-    """The current context is taken."""
-    access = await access_of(kubeconfig())
-    assert access == cluster.Access(
-        server="http://one.example", scheme="Bearer", token="t1", default_namespace="n1"
-    )
-
-
-async def test_the_token_is_not_in_the_representation(kubeconfig):
-    """A log line about the access shows no secret."""
-    assert "t1" not in repr(await access_of(kubeconfig()))
-
-
-async def test_a_context_can_be_chosen(kubeconfig):
-    """A named context wins over the current one."""
-    access = await access_of(kubeconfig(), "two")
-    assert access.server == "http://two.example"
-    assert access.default_namespace is None
-
-
-async def test_kubeconfig_is_read_when_connecting(kubeconfig, monkeypatch):
-    """KUBECONFIG may be set after the import of the library, and may name missing files."""
-    monkeypatch.setenv("KUBECONFIG", f"/nowhere:{kubeconfig()}")
-    assert (await access_of()).server == "http://one.example"
-
-
-async def test_an_explicit_kubeconfig_wins(kubeconfig, monkeypatch):
-    """The flag is stronger than KUBECONFIG."""
-    monkeypatch.setenv("KUBECONFIG", kubeconfig("other", server="http://other.example"))
-    assert (await access_of(kubeconfig())).server == "http://one.example"
-
-
-async def test_the_home_directory_is_looked_at_last(kubeconfig, tmp_path):
-    """Without any hint, ~/.kube/config counts, as for kubectl."""
-    (tmp_path / "home").mkdir()
-    kubeconfig("home/.kube/config")
-    assert (await access_of()).server == "http://one.example"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    (
-        ({}, "No access to Kubernetes is configured"),
-        ({"kubeconfig": "/nowhere/config"}, "/nowhere/config does not exist"),
-        ({"context": "one"}, "no kubeconfig to take the context one from"),
-    ),
-)
-async def test_no_configuration_is_one_sentence(arguments, sentence):
-    """Nothing to connect to is an error of configuration."""
-    with pytest.raises(ConfigurationError, match=sentence):
-        await access_of(**arguments)
-
-
-async def test_an_unknown_context_is_one_sentence(kubeconfig):
-    """A context that the file does not have is named."""
-    with pytest.raises(ConfigurationError, match="the context three"):
-        await access_of(kubeconfig(), "three")
-
-
-@pytest.mark.parametrize("content", ("", "[", "a: b", "contexts: 3", "\0"))
-async def test_a_broken_kubeconfig_is_one_sentence(content, tmp_path):
-    """Whatever the library makes of it, it is an error of configuration."""
-    path = tmp_path / "config"
-    path.write_text(content)
-    with pytest.raises(ConfigurationError, match="is of no use with its current context"):
-        await access_of(str(path))
-
-
-async def test_basic_authentication_is_handed_on(kubeconfig):
-    """User and password become the scheme Basic and its token."""
-    access = await access_of(kubeconfig(user={"username": "u", "password": "p"}))
-    assert (access.scheme, access.token) == ("Basic", "dTpw")
-
-
-async def test_a_token_file_is_read_again(kubeconfig, tmp_path, monkeypatch):
-    """A token that somebody else renews in its file is used."""
-    monkeypatch.setattr(cluster, "REFRESH", 0)
-    file = tmp_path / "token"
-    file.write_text("t1")
-    async with connected(kubeconfig(user={"tokenFile": str(file)})) as api_server:
-        assert (await api_server.access()).token == "t1"
-        file.write_text("t2")
-        assert (await api_server.access()).token == "t2"
-        file.unlink()
-        with pytest.raises(ClusterUnreachable, match="token"):
-            await api_server.access()
-
-
-def exec_plugin(tmp_path):
-    """Return a user whose exec plugin prints the file `credential`, and that file."""
-    file = tmp_path / "credential"
-    plugin = {
-        "apiVersion": "client.authentication.k8s.io/v1",
-        "command": sys.executable,
-        "args": ["-c", f"print(open({str(file)!r}).read())"],
-    }
-
-    def issue(token):
-        status = {"token": token}
-        credential = {"apiVersion": plugin["apiVersion"], "kind": "x", "status": status}
-        file.write_text(json.dumps(credential))
-
-    return {"exec": plugin}, issue
-
-
-async def test_an_exec_plugin_gives_tokens(kubeconfig, tmp_path, monkeypatch):
-    """The plugin is asked at the start, and later again."""
-    monkeypatch.setattr(cluster, "REFRESH", 0)
-    user, issue = exec_plugin(tmp_path)
-    issue("t1")
-    async with connected(kubeconfig(user=user)) as api_server:
-        issue("t2")
-        assert (await api_server.access()).token == "t2"
-
-
-async def test_an_exec_plugin_that_failed_is_asked_again(kubeconfig, tmp_path, monkeypatch):
-    """A plugin that fails at the start does not leave us without a token for ever."""
-    monkeypatch.setattr(cluster, "REFRESH", 0)
-    user, issue = exec_plugin(tmp_path)
-    async with connected(kubeconfig(user=user)) as api_server:
-        issue("t1")
-        assert (await api_server.access()).token == "t1"
-
-
-async def test_a_service_account_is_used_and_its_token_renewed(tmp_path, monkeypatch):
-    """In a pod the mounted token counts, and is read again after a minute."""
-    for name, content in (("token", "t1"), ("ca.crt", "ca"), ("namespace", "shop\n")):
-        (tmp_path / name).write_text(content)
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
-    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
-    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
-    monkeypatch.setattr(cluster, "SERVICE_ACCOUNT_NAMESPACE", str(tmp_path / "namespace"))
-    # The client is not made: the certificate is none.
-    monkeypatch.setattr(cluster, "ApiClient", lambda _: SimpleNamespace(user_agent=""))
-    api_server = await ApiServer.connect(replica="r1")
-    assert await api_server.access() == cluster.Access(
-        server="https://10.0.0.1:443",
-        ca_path=str(tmp_path / "ca.crt"),
-        scheme="bearer",
-        token="t1",
-        default_namespace="shop",
-    )
-    (tmp_path / "token").write_text("t2")
-    assert (await api_server.access()).token == "t1"
-    later = dt.datetime.now() + dt.timedelta(minutes=2)  # noqa: DTZ005  # as the library
-    clock = SimpleNamespace(now=lambda: later)
-    monkeypatch.setattr(
-        incluster_config,
-        "datetime",
-        SimpleNamespace(datetime=clock, timedelta=dt.timedelta),
-    )
-    assert (await api_server.access()).token == "t2"
-
-
-@pytest.mark.parametrize(
-    ("environment", "proxy"),
-    (
-        ({}, None),
-        ({"http_proxy": "http://proxy:3128"}, "http://proxy:3128"),
-        ({"http_proxy": "http://proxy:3128", "no_proxy": ".example"}, None),
-        ({"https_proxy": "http://proxy:3128"}, None),
-    ),
-)
-async def test_a_proxy_comes_from_the_environment(environment, proxy, kubeconfig, monkeypatch):
-    """The usual variables count, once, when connecting."""
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert (await access_of(kubeconfig())).proxy_url == proxy
-
-
-# Requests
-
-
 @pytest.fixture
-async def serve(kubeconfig):
+async def serve():
     """Return a function that makes an `ApiServer` in front of a function that answers requests."""
     async with contextlib.AsyncExitStack() as stack:
 
@@ -486,7 +204,7 @@ async def serve(kubeconfig):
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
             return await stack.enter_async_context(
-                connected(kubeconfig(server=f"http://127.0.0.1:{runner.addresses[0][1]}"))
+                connected(f"http://127.0.0.1:{runner.addresses[0][1]}")
             )
 
         yield start
@@ -639,9 +357,9 @@ async def test_the_wait_for_a_turn_counts_against_no_limit_of_its_own(busy):
     assert (await waiting).name == "a"
 
 
-async def test_nobody_listening_is_unreachable(kubeconfig):
+async def test_nobody_listening_is_unreachable():
     """A refused connection is an unreachable cluster, and nothing was sent."""
-    async with connected(kubeconfig(server="http://127.0.0.1:1")) as api_server:
+    async with connected("http://127.0.0.1:1") as api_server:
         with pytest.raises(Unconnected, match=r"127\.0\.0\.1:1"):
             await patch(api_server)
 
@@ -956,21 +674,6 @@ async def test_a_slow_consumer_loses_nothing(serve):
                 await asyncio.sleep(0.05)
     assert seen == [str(version) for version in range(count)]
     assert script.requests == ["list", "5"]
-
-
-def test_the_kernel_looks_after_the_connection_of_a_watch():
-    """TCP keep-alive is on, with times of our own where the system has them."""
-    with socket.socket() as link:
-        transport = SimpleNamespace(get_extra_info=lambda name: {"socket": link}[name])
-        cluster.keep_alive(SimpleNamespace(connection=SimpleNamespace(transport=transport)))
-        assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        if hasattr(socket, "TCP_KEEPIDLE"):
-            assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
-
-
-def test_a_watch_that_has_ended_already_needs_no_keep_alive():
-    """An answer that is complete has given its connection back."""
-    cluster.keep_alive(SimpleNamespace(connection=None))
 
 
 async def test_closing_a_watch_closes_its_connection(serve):

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from incumbent import cluster
-from incumbent.cluster import ApiServer, Overrides
+from incumbent import connection
+from incumbent.connection import Connection, Overrides
 from incumbent.errors import ConfigurationError
 
 CONFIG = {
@@ -31,9 +31,7 @@ def connect(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(file))
 
     async def run(*, context=None, **overrides):
-        server = await ApiServer.connect(
-            context=context, replica="r", overrides=Overrides(**overrides)
-        )
+        server = await Connection.find(context=context, overrides=Overrides(**overrides))
         access = await server.access()
         await server.aclose()
         headers = (server._configuration.client_session_kwargs or {}).get("headers", [])
@@ -71,7 +69,7 @@ async def test_what_is_not_in_the_kubeconfig(connect, overrides, named):
 
 async def test_server_token_and_certificates(connect, monkeypatch):
     """They count more than what the kubeconfig says, also after its token was renewed."""
-    monkeypatch.setattr(cluster, "REFRESH", 0)
+    monkeypatch.setattr(connection, "REFRESH", 0)
     server, access, _ = await connect(
         server="https://other:1/",
         token="given",

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from incumbent.cluster import Expired
+from incumbent.connection import Expired
 from incumbent.errors import ClusterUnreachable
 from incumbent.flags import Failure
 from incumbent.kubectl import change, cli, client

@@ -12,14 +12,8 @@ from typing import Any
 import click
 
 from incumbent import clock, logs
-from incumbent.cluster import (
-    JSON,
-    MERGE_PATCH,
-    ApiServer,
-    Expired,
-    Overrides,
-    elections_path,
-)
+from incumbent.cluster import MERGE_PATCH, ApiServer, elections_path
+from incumbent.connection import JSON, Expired, Overrides
 from incumbent.errors import ClusterUnreachable
 from incumbent.flags import INTERRUPTED, Failure, said_by_click
 from incumbent.kubectl.common import PROGRAM
@@ -54,7 +48,7 @@ async def _run(work: Work, connection: Mapping[str, Any], options: Mapping[str, 
     client = await Client.connect(
         kubeconfig, context=context, replica="kubectl", overrides=overrides
     )
-    client.namespace = namespace or client.default_namespace or "default"
+    client.namespace = namespace or client.connection.default_namespace or "default"
     client.request_timeout = REQUEST_TIMEOUT if limit is None else limit or math.inf
     try:
         return await work(client, **options)

@@ -54,7 +54,7 @@ class Examination:
         """
         self.progress.say("for the API server")
         version = await self._client.ask("GET", "/version")
-        server = (await self._client.access()).server
+        server = (await self._client.connection.access()).server
         topic = "Kubernetes"
         findings = [Finding(topic, Level.OK, f"{version['gitVersion']} answers at {server}")]
         served = await self._served()
