@@ -44,7 +44,8 @@ def candidates(pods: Iterable[Pod], selector: Selector, *, away_from: str = "") 
 
     A template is as new as its newest candidate: while pods are replaced, that is the one they are
     replaced with, also when it is an earlier one. An old pod that is replaced in the middle of a
-    rolling update can deceive this; that costs one more hand-over.
+    rolling update can deceive this, and so can templates of the same second, which is as fine as
+    `creationTimestamp` is; that costs one more hand-over.
     """
     able = sorted(
         (pod for pod in pods if not why_not(pod, selector)), key=lambda pod: (pod.created, pod.name)

@@ -29,10 +29,10 @@ def rolled_out(deployment):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "most"), ((CAREFUL, 1), (None, 2)), ids=("none unavailable", "default")
+    ("strategy", "unavailable"), ((CAREFUL, 0), (None, 2)), ids=("none unavailable", "default")
 )
-async def test_rolling_update_of_a_deployment(election, private_nats, start, strategy, most):
-    """Ten pods are replaced, which costs one hand-over, or two where old pods go too early."""
+async def test_rolling_update_of_a_deployment(election, private_nats, start, strategy, unavailable):
+    """Ten pods are replaced, which costs one hand-over, and one for each that may go too early."""
     await start(election, private_nats.url, "replica-1")
     kube, path = election.kube, f"/apis/apps/v1/namespaces/{election.namespace}/deployments/web"
     await kube.deployment(election.namespace, "web", replicas=SIZE, annotations=SLOW)
@@ -40,6 +40,7 @@ async def test_rolling_update_of_a_deployment(election, private_nats, start, str
         await kube.patch(path, {"spec": {"strategy": strategy}})
     await election.create()
     old = await settled(election)
+    await asyncio.sleep(1)  # times of creation are whole seconds: else no template is the newer
     async with Timeline(election) as timeline:
         template = {"metadata": {"annotations": {"changed": "yes"}}}
         await kube.patch(path, {"spec": {"template": template}})
@@ -49,8 +50,8 @@ async def test_rolling_update_of_a_deployment(election, private_nats, start, str
         await asyncio.sleep(1)
     assert timeline.most == 1
     assert new != old
-    assert 1 <= len(timeline.reigns) <= most, str(timeline)
-    assert (await election.status())["transitions"] == 1 + len(timeline.reigns)
+    terms = (await election.status())["transitions"] - 1  # a pod may go before it has the label
+    assert 1 <= len(timeline.reigns) <= terms <= 1 + unavailable, str(timeline)
 
 
 @pytest.mark.parametrize("how", ("three candidates", "one candidate", "at once"))

@@ -92,7 +92,7 @@ class Timeline:
 
     def __str__(self) -> str:
         """Return all changes, one a line."""
-        return "\n".join(f"{len(self.changes)} changes", *map(str, self.changes))
+        return "\n".join((f"{len(self.changes)} changes", *map(str, self.changes)))
 
     async def __aenter__(self) -> Self:
         """Begin."""
