@@ -179,7 +179,7 @@ def new_operator(
 
     yield make
     for process in processes:
-        process.process.kill()
+        process.kill()
         assert "Traceback" not in process.log
 
 

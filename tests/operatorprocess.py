@@ -6,11 +6,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from controlplane.processes import Process, free_port
+from controlplane.processes import Process, Startable, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ SOURCES = Path(__file__).parents[1] / "operator"
 STEPPED_CLOCK = Path(__file__).parent / "steppedclock"
 
 
-class OperatorProcess:
+class OperatorProcess(Startable):
     """One replica. It keeps its name, its port and its log over restarts.
 
     Args:
@@ -87,9 +87,13 @@ class OperatorProcess:
 
         await self.process.wait_until(said, timeout=timeout)
 
+    def kill(self) -> None:
+        """End it at once, as a machine that fails does."""
+        self.process.kill()
+
     async def restart(self) -> None:
         """Kill it, and start it anew."""
-        self.process.kill()
+        self.kill()
         await self.start()
 
     async def readyz(self) -> tuple[int, str]:
@@ -131,19 +135,6 @@ class OperatorProcess:
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
-
-    async def __aenter__(self) -> Self:
-        """Start it, and wait until it is ready."""
-        try:
-            await self.start()
-        except BaseException:
-            self.process.kill()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Kill it."""
-        self.process.kill()
 
 
 def series(metric: str, election: Election, **labels: str) -> str:

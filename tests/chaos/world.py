@@ -245,7 +245,7 @@ class World:
     async def _kill(self, replica: Replica, fault: Fault) -> None:
         async with replica.turn:
             with self._spell(Trouble.DEAD, replica):
-                replica.operator.process.kill()
+                replica.operator.kill()
                 await asyncio.sleep(fault.seconds)
                 await replica.start()
 

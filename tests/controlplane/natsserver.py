@@ -6,11 +6,11 @@ import asyncio
 import shutil
 import sysconfig
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 
-from controlplane.processes import ControlPlaneError, Process, free_port, http_status
+from controlplane.processes import ControlPlaneError, Process, Startable, free_port, http_status
 
 
 def _binary() -> Path:
@@ -21,7 +21,7 @@ def _binary() -> Path:
     return binary
 
 
-class NatsServer:
+class NatsServer(Startable):
     """One server. It keeps its port and, unless told otherwise, its store over restarts.
 
     Args:
@@ -113,21 +113,8 @@ class NatsServer:
         ):
             return await response.json()
 
-    async def __aenter__(self) -> Self:
-        """Start it."""
-        try:
-            await self.start()
-        except BaseException:
-            self.kill()
-            raise
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        """Kill it."""
-        self.kill()
-
-
-class NatsCluster:
+class NatsCluster(Startable):
     """Servers that form one cluster, so that buckets may have replicas."""
 
     def __init__(self, folder: Path, *, size: int = 3, config: str = "") -> None:
@@ -158,16 +145,3 @@ class NatsCluster:
         """End all at once."""
         for server in self.servers:
             server.kill()
-
-    async def __aenter__(self) -> Self:
-        """Start all."""
-        try:
-            await self.start()
-        except BaseException:
-            self.kill()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Kill all."""
-        self.kill()

@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
@@ -45,6 +45,29 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
+
+
+class Startable:
+    """What is started by entering it as an asynchronous context manager, and killed at the end."""
+
+    async def start(self) -> None:
+        """Start it, and wait until it is ready."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End it at once, also when it is started in part only."""
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.kill()
 
 
 async def http_status(url: str, *, verify: bool = True, token: str = "") -> int:

@@ -6,12 +6,11 @@ import base64
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 import yaml
 
 from controlplane.build import programs
-from controlplane.processes import Process, free_port, http_status
+from controlplane.processes import Process, Startable, free_port, http_status
 from controlplane.sites import Site
 
 LOOPBACK = "127.0.0.1"
@@ -76,7 +75,7 @@ class Etcd:
         await self.process.wait_until(ready, timeout=_START_TIMEOUT)
 
 
-class ControlPlane:
+class ControlPlane(Startable):
     """Runs one site. It is up about 5 s after `start`, without any node.
 
     Args:
@@ -160,19 +159,6 @@ class ControlPlane:
         self.api_server.kill()
         if self._owns_etcd:
             self.etcd.process.kill()
-
-    async def __aenter__(self) -> Self:
-        """Start everything."""
-        try:
-            await self.start()
-        except BaseException:
-            self.kill()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """End everything."""
-        self.kill()
 
     def _write_files(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

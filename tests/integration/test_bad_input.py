@@ -269,7 +269,7 @@ async def test_missing_definition_of_the_resource(private_plane, private_nats, t
             await election.wait_gone()
         assert "Traceback" not in operator.log
     finally:
-        operator.process.kill()
+        operator.kill()
 
 
 async def test_process_that_waits_ends_politely(site, namespace, start):

@@ -78,7 +78,7 @@ async def test_terms_survive_restarts_and_are_written_once(private_nats, electio
         third = await election.wait_leader(other_than=second)
 
         for operator in (one, two):
-            operator.process.kill()
+            operator.kill()
         await store.until(election.key, lambda message: not message or not message.value)
         await asyncio.gather(one.start(), two.start())
         causes = [None, "expired", "evicted", "handed over"]
@@ -115,7 +115,7 @@ async def test_term_is_written_although_its_steward_died_at_once(
         leader = await election.lead()  # no stream yet, so nothing is written
         await two.start()
         await two.wait_said("bucket.watched")
-        one.process.kill()
+        one.kill()
         await make_stream(store)
         await until_causes(two, election, [None])
         await election.wait_leader()

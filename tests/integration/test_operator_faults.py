@@ -40,7 +40,7 @@ async def test_restart_changes_nothing(election, private_nats, start, how, ttl):
     before = await election.status()
     async with LabelWatch(election) as watch, store_on(private_nats) as store:
         if how == "SIGKILL":
-            operator.process.kill()
+            operator.kill()
         else:
             began = time.monotonic()
             await operator.process.stop()
@@ -69,7 +69,7 @@ async def test_leader_that_died_during_a_restart_is_replaced(election, private_n
     operator = start(private_nats)
     await operator.start()
     leader = await election.lead()
-    operator.process.kill()
+    operator.kill()
     await election.kube.delete(election.pod_path(leader), grace=0)
 
     await operator.start()
@@ -208,7 +208,7 @@ async def test_two_replicas_share_the_work(site, election, private_nats, start):
         await asyncio.sleep(1)
         since = site.audit.position()
 
-        replicas[steward].process.kill()
+        replicas[steward].kill()
         await steward_is(standby)
         await replicas[steward].start()
         await asyncio.sleep(1)

@@ -146,7 +146,7 @@ async def test_one_of_two_sites_leads(kube, namespace, start, second_site, priva
             await elsewhere.wait_leader()
             assert LEADER not in (await election.labels()).values()
         finally:
-            operator.process.kill()
+            operator.kill()
             await there.delete(f"/api/v1/namespaces/{namespace}")
 
 

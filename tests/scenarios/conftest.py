@@ -45,7 +45,7 @@ def new_replica(tmp_path: Path) -> Iterator[Callable[..., OperatorProcess]]:
 
     yield make
     for replica in made:
-        replica.process.kill()
+        replica.kill()
     for replica in made:
         assert not replica.complaints
 

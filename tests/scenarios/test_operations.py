@@ -38,7 +38,7 @@ async def test_election_goes_away_without_an_operator(election, private_nats, st
     (replica,) = (await start(election, private_nats.url, "replica-1")).values()
     await election.lead()
     await settled(election)
-    replica.process.kill()
+    replica.kill()
     await election.delete()
 
     await follow("An election does not go away")

@@ -53,7 +53,7 @@ async def test_killed_replica(election, private_nats, start, who):
     (standby,) = replicas.keys() - {steward}
     killed, survivor = (steward, standby) if who == "steward" else (standby, steward)
     async with undisturbed(election), store_on(private_nats) as store:
-        replicas[killed].process.kill()
+        replicas[killed].kill()
         await wait_steward(election, survivor)
         before = await store.latest(election.key)
         await asyncio.sleep(TTL)
@@ -61,7 +61,7 @@ async def test_killed_replica(election, private_nats, start, who):
         assert after.revision > before.revision
         assert after.headers["Incumbent-Replica"].startswith(f"{survivor}/")
         await start(election, private_nats.url, "replica-3")
-        replicas[survivor].process.kill()
+        replicas[survivor].kill()
         await wait_steward(election, "replica-3")
 
 

@@ -102,7 +102,7 @@ async def test_all_replicas_of_the_leading_site_are_killed(sides):
     async with Timeline(leading.election, other.election) as timeline:
         (old,) = timeline.leaders
         for replica in leading.replicas:
-            replica.process.kill()
+            replica.kill()
         new = await timeline.wait_for(other.election, timeout=2 * TTL)
         assert int(new.token) > int(old.token)
         assert {x.uid for x in timeline.leaders} == {old.uid, new.uid}
