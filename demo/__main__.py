@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from controlplane.processes import ControlPlaneError
-from demo.stage import LABEL, ROOT, TTL, DemoError, Stage, stage
+from demo.stage import LABEL, ROOT, TTL, Change, DemoError, Stage, stage
 
 _EXAMPLE = ROOT / "examples" / "quickstart.yaml"
 _PODS = 3
@@ -91,8 +91,13 @@ async def _delete_leader(play: Stage) -> None:
     seen = len(play.changes)
     await play.kubectl("delete", "pod", _name(old), "--wait=false")
     new = await _succeeded(play, old)
-    since = next(c.at for c in play.changes[seen:] if c.name == _name(old) and c.deleted)
-    _timed(play, seen, since, new, "from the deletion event to the new label")
+    await _timed(
+        play,
+        seen,
+        lambda change: change.name == _name(old) and change.deleted,
+        new,
+        "from the deletion event to the new label",
+    )
     await _served(play, new)
 
 
@@ -103,8 +108,13 @@ async def _leader_not_ready(play: Stage) -> None:
     seen = len(play.changes)
     await play.set_ready(old, ready=False)
     new = await _succeeded(play, old)
-    since = next(c.at for c in play.changes[seen:] if c.name == _name(old) and not c.ready)
-    _timed(play, seen, since, new, "from the NotReady event to the new label")
+    await _timed(
+        play,
+        seen,
+        lambda change: change.name == _name(old) and not change.ready,
+        new,
+        "from the NotReady event to the new label",
+    )
     await _served(play, new)
     await play.set_ready(old, ready=True)
     await play.until(30, "three pods should be ready again", _count(play, "ready", _PODS))
@@ -199,11 +209,19 @@ def _count(play: Stage, what: str, number: int) -> Callable[[], Awaitable[bool]]
     return counted
 
 
-def _timed(play: Stage, seen: int, since: float, new: Any, what: str) -> None:
-    labelled = [c.at for c in play.changes[seen:] if c.name == _name(new) and c.label == "leader"]
-    # The watch shows what the API server stored; it can be a moment behind a read.
-    at = labelled[0] if labelled else time.monotonic()
-    _say(f"{_name(new)} leads: {1000 * (at - since):.0f} ms {what}")
+async def _timed(
+    play: Stage, seen: int, begins: Callable[[Change], bool], new: Any, what: str
+) -> None:
+    """Say how long it took, on the clock of our watch, which may be a moment behind a read."""
+
+    async def both() -> tuple[float, float] | None:
+        changes = play.changes[seen:]
+        began = [change.at for change in changes if begins(change)]
+        led = [c.at for c in changes if c.name == _name(new) and c.label == "leader"]
+        return (began[0], led[0]) if began and led else None
+
+    began, led = await play.until(10, "the watch should show the change and the new leader", both)
+    _say(f"{_name(new)} leads: {1000 * (led - began):.0f} ms {what}")
 
 
 async def _show(play: Stage) -> None:

@@ -169,10 +169,10 @@ class Election:
         about.sort(key=lambda e: e.get("eventTime") or "")
         return [event for event in about if reason in {"", event["reason"]}]
 
-    async def wait_event(self, reason: str, *, timeout: float = 20) -> Any:
-        """Wait for an event of this reason, and return the latest."""
+    async def wait_event(self, reason: str, *, times: int = 1, timeout: float = 20) -> Any:
+        """Wait for so many events of this reason, which follow the status; return the latest."""
         deadline = time.monotonic() + timeout
-        while not (found := await self.events(reason)):
+        while len(found := await self.events(reason)) < times:
             assert time.monotonic() < deadline, f"no event {reason} after {timeout} s"
             await asyncio.sleep(0.05)
         return found[-1]

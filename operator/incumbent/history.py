@@ -15,6 +15,7 @@ from typing import Any
 
 from incumbent.model import Entry as Latest
 from incumbent.model import Marker, Nothing, Record
+from incumbent.names import shown
 from incumbent.ports import Sighting
 
 ELECTED = "Elected"
@@ -141,8 +142,8 @@ class Tracker:
                         end = min(at, before_at + ttl)
                         news.append(Ended(found.revision, "expired", end, bucket))
                 exact = found.revision == found.term and (sighting.live or not found.stranger)
-                site = found.site_name
-                begun = Began(found.term, found.holder, at, bucket, site, how, exact=exact)
+                site, holder = shown(found.site_name), shown(found.holder)
+                begun = Began(found.term, holder, at, bucket, site, how, exact=exact)
                 return [*news, replace(begun, stranger=found.stranger)]
             case Marker(revision, cause):
                 if before == found or (isinstance(before, Marker) and sighting.live):

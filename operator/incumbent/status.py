@@ -19,8 +19,12 @@ from incumbent.errors import (
     Refused,
 )
 from incumbent.model import BucketInfo, Pod, Record, State
+from incumbent.names import shown
 from incumbent.resource import Resource
 from incumbent.slices import Obstacle
+
+LONGEST_MESSAGE = 32768
+"""Characters of a condition's message that the definition allows; a webhook may say any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
         status["routing"] = {"service": situation.routed}
     if record is not None:
         status["transitions"] += _begins_reign(record, resource, before)
-        status["holder"] = record.holder
+        status["holder"] = shown(record.holder)
         if _gives_token(record, resource, before):
             status["token"] = record.term
     known = before if status.get("token") == before.get("token") else {}
@@ -245,7 +249,7 @@ def _begins_reign(record: Record, resource: Resource, before: Mapping[str, Any])
     """
     if _gives_token(record, resource, before):
         return record.term != before.get("token")
-    return record.holder != before.get("holder")
+    return shown(record.holder) != before.get("holder")
 
 
 def _term(status: Mapping[str, Any]) -> tuple[str, int | None]:
@@ -285,7 +289,7 @@ def _conditions(situation: Situation, before: Mapping[str, Any], now: str) -> li
                 "type": kind,
                 "status": status,
                 "reason": reason,
-                "message": message,
+                "message": message[:LONGEST_MESSAGE],
                 "observedGeneration": situation.resource.generation,
                 "lastTransitionTime": since,
             }
@@ -298,7 +302,7 @@ _Verdict = tuple[str, str, str]
 
 def _ready_now(situation: Situation) -> _Verdict:
     record, problem = situation.record, situation.problem
-    if situation.resource.suspend:
+    if situation.resource.suspend and situation.leader is None:
         return "False", "Suspended", "the election is suspended: no pod of this site leads"
     if problem is not None and situation.leader is None:
         return "False", problem.reason, problem.message
@@ -307,11 +311,12 @@ def _ready_now(situation: Situation) -> _Verdict:
     if not situation.seen:
         return "Unknown", "Starting", "the key and the pods have not been seen yet"
     if record is not None and not situation.ours:
-        return "True", "LedElsewhere", f"{record.holder} holds the record"
+        return "True", "LedElsewhere", f"{shown(record.holder)} holds the record"
     if situation.ready == 0:
         return "False", "NoCandidates", _no_candidates(situation)
     if record is not None:
-        return "False", "Vacant", f"{record.holder} holds the record, but is not labelled yet"
+        holder = shown(record.holder)
+        return "False", "Vacant", f"{holder} holds the record, but is not labelled yet"
     return "False", "Vacant", "no pod leads; a candidate campaigns"
 
 

@@ -127,6 +127,23 @@ async def released(shell, key=KEY):
     return entry.cause.value == "released"
 
 
+@asynccontextmanager
+async def held(shell, key, value):
+    """A member that knows nothing of ours: it writes again and again."""
+
+    async def write():
+        while True:
+            await put(shell, key, value)
+            await asyncio.sleep(TTL / 4)
+
+    await put(shell, key, value)
+    writing = asyncio.create_task(write())
+    yield
+    writing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await writing
+
+
 async def put(shell, key, value):
     client = await nats.connect(shell.server.url)
     try:
@@ -308,13 +325,12 @@ async def test_file_replaces_its_own_leftover_and_nothing_else(shell, tmp_path):
 async def test_list_and_info_show_who_holds_what(shell):
     """Members of ours with a token, anybody else without, and nobody."""
     assert await shell.json("list") == []
-    async with leading(shell.member("here")) as election:
-        await put(shell, "other", b"stranger")
+    async with leading(shell.member("here")) as election, held(shell, "other", b"stran\x1bger"):
         code, out, err = await shell.call("list")
         assert (code, err) == (0, "")
         title, *rows = [re.split(r"\s{2,}", line) for line in out.splitlines()]
         assert title == ["KEY", "HOLDER", "TOKEN", "RENEWED AGO"]
-        assert [row[:2] for row in rows] == [[KEY, "here"], ["other", "stranger"]]
+        assert [row[:2] for row in rows] == [[KEY, "here"], ["other", r"stran\x1bger"]]
         assert rows[0][2] == str(election.token)
         code, out, err = await shell.call("info", KEY)
         assert (code, err) == (0, "")

@@ -72,8 +72,8 @@ async def test_objects_of_users_carry_nothing_of_the_framework(shared, operator)
     metadata = (await shared.kube.get(shared.path))["metadata"]
     assert metadata["finalizers"] == ["incumbent.dev/cleanup"]
     assert "annotations" not in metadata
+    await shared.wait_event("LeaderElected")
     (event,) = await shared.events()
-    assert event["reason"] == "LeaderElected"
     assert event["reportingController"] == "incumbent.dev/operator"
 
 
@@ -262,14 +262,16 @@ async def test_election_may_have_the_manners_of_a_choria_member(shared, operator
     assert (await operator.metrics())[series("campaign_interval_seconds", shared)] == 0.75 * TTL
 
 
-async def test_overwritten_record_ends_the_term(shared, operator, store):
-    """A stranger's record is respected: the label goes at once."""
+@pytest.mark.parametrize("more", ("", "!" * 100_000, "\x1b[2J\n"), ids=("", "long", "control"))
+async def test_overwritten_record_ends_the_term(shared, operator, store, more):
+    """A stranger's record is respected, whatever it says: the label goes at once."""
     await shared.lead("one")
 
-    await store.put(shared.key, "somebody else")
+    await store.put(shared.key, f"somebody else{more}")
 
     condition = await shared.wait_reason("LedElsewhere")
     assert "somebody else" in condition["message"]
+    assert condition["message"].isprintable()
     assert LEADER not in (await shared.labels()).values()
     await shared.wait_event("LeaderLost")
     await shared.delete()
@@ -308,7 +310,7 @@ async def test_recreated_election_starts_anew(shared, operator):
 
     await shared.wait_leader(timeout=3)
     assert (await shared.status())["transitions"] == 1
-    assert len(await shared.events("LeaderElected")) == 2
+    await shared.wait_event("LeaderElected", times=2)
 
 
 async def test_younger_election_waits_for_the_key(shared, operator):

@@ -86,7 +86,7 @@ async def test_leader_steps_down_when_nats_is_away_for_too_long(election, privat
     Mostly in another term. A server that starts removes what expired meanwhile a moment later, and
     a record that is still there untouched is renewed.
     """
-    operator = start(private_nats)
+    operator = start(private_nats, TTL)
     await operator.start()
     leader = await election.lead("one")
     token = (await election.status())["token"]
@@ -97,7 +97,7 @@ async def test_leader_steps_down_when_nats_is_away_for_too_long(election, privat
         assert "NATS" in condition["message"]
         assert watch.changes[-1].leaders
         change = await watch.wait(lambda c: not c.leaders)
-        assert change.at - stopped < SHORT_TTL
+        assert change.at - stopped < TTL
         await election.wait_reason("BucketUnreachable")
         await election.wait_event("BucketUnreachable")
         await election.wait_event("LeaderLost")
@@ -182,6 +182,7 @@ async def test_outage_of_the_api_server_changes_no_leader(
         await election.wait_labels({leader: LEADER, other: "candidate"})
         await election.patch(suspend=True)
         await election.wait_reason("Suspended")
+        await watch.wait(lambda change: not change.leaders)
     assert [dict(c.leaders) for c in watch.changes][1:] == [{}]
     assert (await election.status())["transitions"] == 1
 

@@ -437,6 +437,26 @@ def test_conditions_of_others_do_not_confuse():
     ]
 
 
+@given(holder=st.text())
+def test_a_holder_is_shown_printable_and_not_endless(holder):
+    """Whoever can write a key decides what is in it, and must not stop or garble the status."""
+    for text in (holder, holder * 200 + "a" * 40_000):
+        record = led_elsewhere(holder=text)
+        status = latest(record)
+        assert latest(record, record) == status
+        for shown in (status["holder"], condition(status, "Ready")["message"]):
+            assert shown.isprintable()
+            assert len(shown) <= 32768
+    if holder.isprintable():
+        assert latest(led_elsewhere(holder=holder))["holder"] == holder
+
+
+def test_a_message_is_no_longer_than_the_definition_allows():
+    """A webhook may say why it refuses a label in as many words as it likes."""
+    case = led_by(A, 5, unlabelled="no " * 20_000)
+    assert len(condition(latest(case), "LabelsInSync")["message"]) == 32768
+
+
 # Conditions
 
 
@@ -455,6 +475,8 @@ def test_conditions_of_others_do_not_confuse():
         (situation(ready=0), ("False", "NoCandidates"), "none of 3 matching pods can lead"),
         (led_by(A, 5, leader=None, ready=0), ("False", "NoCandidates"), "none of 3"),
         (situation(resource=SUSPENDED), ("False", "Suspended"), "suspended"),
+        (led_by(A, 5, resource=SUSPENDED), ("True", "Leading"), "pod a leads"),
+        (led_elsewhere(holder="x\n\x1b[2J"), ("True", "LedElsewhere"), r"x\n\x1b[2J holds"),
         (
             situation(resource=SUSPENDED, problem=Problem("KeyInUse", "taken")),
             ("False", "Suspended"),

@@ -15,6 +15,7 @@ from incumbent.commands.common import KEY_ARGUMENT, Session, command
 from incumbent.errors import BucketError, BucketUnreachable
 from incumbent.flags import Failure
 from incumbent.model import Entry, Marker, Peer, Record
+from incumbent.names import shown
 from incumbent.ports import Outcome, Sighting
 from incumbent.status import warnings_about
 from incumbent.timing import LONGEST_WRITE
@@ -41,7 +42,8 @@ async def list_keys(session: Session) -> None:
     held = {key: s for key, s in sorted(found.items()) if isinstance(s.entry, Record)}
     rows = [_row(key, sighting) for key, sighting in held.items()]
     lines = [
-        (row["key"], row["holder"], str(row["token"] or ""), f"{row['age']:.1f} s") for row in rows
+        (row["key"], shown(row["holder"]), str(row["token"] or ""), f"{row['age']:.1f} s")
+        for row in rows
     ]
     session.show(rows, _table(("KEY", "HOLDER", "TOKEN", "RENEWED AGO"), lines))
 
@@ -114,7 +116,7 @@ async def evict(session: Session, key: str, *, yes: bool) -> None:
                 msg = f"nobody holds {key}"
                 raise Failure(msg)
             if not yes:
-                click.confirm(f"Evict {entry.holder} from {key}?", abort=True, err=True)
+                click.confirm(f"Evict {shown(entry.holder)} from {key}?", abort=True, err=True)
                 yes = True
                 continue  # it has renewed meanwhile
             answer = await bucket.remove(
@@ -125,10 +127,11 @@ async def evict(session: Session, key: str, *, yes: bool) -> None:
             )
             if answer.outcome is Outcome.STORED:
                 value = {"key": key, "evicted": entry.holder}
-                session.show(value, f"{entry.holder} was evicted from {key}")
+                session.show(value, f"{shown(entry.holder)} was evicted from {key}")
                 return
             if answer.outcome is Outcome.UNKNOWN:
-                msg = f"it is not known whether {entry.holder} was evicted: {answer.reason}"
+                holder = shown(entry.holder)
+                msg = f"it is not known whether {holder} was evicted: {answer.reason}"
                 raise BucketUnreachable(msg)
     msg = f"{key} changed at every try; try again"
     raise Failure(msg)
@@ -159,7 +162,8 @@ async def watch(session: Session, key: str | None) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         cause = str(entry.cause.value) if isinstance(entry, Marker) else ""
         value = {"time": now, "key": name, "holder": holder, "cause": cause or None}
-        session.show(value, f"{now}  {name}  {holder or f'vacant ({cause})'}")
+        text = shown(holder) if holder else f"vacant ({cause})"
+        session.show(value, f"{now}  {name}  {text}")
 
     async with session.connected() as nats:
         await nats.bucket(session.bucket).info()
@@ -213,13 +217,14 @@ def _about(key: str, sighting: Sighting) -> list[str]:
     if not isinstance(entry, Record):
         cause = f" ({entry.cause.value})" if isinstance(entry, Marker) else ""
         return [f"Key       {key}", f"Holder    nobody{cause}"]
-    lines = [f"Key       {key}", f"Holder    {entry.holder}"]
+    lines = [f"Key       {key}", f"Holder    {shown(entry.holder)}"]
     if entry.stranger:
         lines.append("Member    not one of ours: no token")
     else:
         lines.append(f"Token     {entry.term}")
         lines.append(
-            f"Replica   {entry.replica}" + (f" of site {entry.site}" if entry.site else "")
+            f"Replica   {shown(entry.replica)}"
+            + (f" of site {shown(entry.site)}" if entry.site else "")
         )
     return [*lines, f"Renewed   {sighting.age:.1f} s ago"]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from incumbent.kubectl.describe import condition, led_by, status_of
 from incumbent.model import BucketInfo, Pod, Record
+from incumbent.names import shown
 from incumbent.resource import FINALIZER, GROUP, PLURAL, STEP_DOWN, VERSION, Resource
 from incumbent.timing import MAXIMUM_TTL, MINIMUM_TTL
 from incumbent.verdict import LEADER, candidates, why_not
@@ -229,7 +230,7 @@ def _about_labels(
 def about_record(name: str, election: Mapping[str, Any], record: Record | None) -> list[Finding]:
     """Compare the record in the bucket with what the status says of it."""
     holder = status_of(election).get("holder", "")
-    found = record.holder if record is not None else ""
+    found = shown(record.holder) if record is not None else ""
     if holder == found:
         return []
     said = f"{holder} holds the key" if holder else "nobody holds the key"
