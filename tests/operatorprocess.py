@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -142,3 +143,17 @@ def series(metric: str, election: Election, **labels: str) -> str:
     labels = {"election": election.name, "namespace": election.namespace, **labels}
     shown = ",".join(f'{name}="{value}"' for name, value in labels.items())
     return f"incumbent_{metric}{{{shown}}}"
+
+
+async def run_cleanup(kubeconfig: Path, *arguments: str) -> tuple[int, str]:
+    """Run `incumbent cleanup`; return its exit code, and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "incumbent", "cleanup", *arguments),
+        f"--kubeconfig={kubeconfig}",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": str(SOURCES)},
+    )
+    printed, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, printed.decode()

@@ -172,7 +172,14 @@ class Connection:
             namespace = load_service_account(configuration)
             if overrides:
                 override(configuration, overrides)
-        return cls(configuration, default_namespace=namespace)
+        try:
+            return cls(configuration, default_namespace=namespace)
+        except (OSError, ValueError) as error:
+            msg = (
+                f"The API server {configuration.host} cannot be reached as configured: {error};"
+                " correct its address or the certificates"
+            )
+            raise ConfigurationError(msg) from error
 
     async def access(self) -> Access:
         """Return how to reach the API server, with a token that is valid now."""
@@ -293,14 +300,15 @@ def kubeconfig_loader(files: str, context: str | None, overrides: Overrides) -> 
         ConfigException: there is no such context, cluster or user.
     """
     merged = KubeConfigMerger(files).config
+    name = context or merged.safe_get("current-context")
+    parts = merged["contexts"].get_with_name(name)["context"].value if name else {}
+    if overrides.cluster:
+        parts = {**parts, "cluster": overrides.cluster}
+    if overrides.user:
+        parts = {**parts, "user": overrides.user}
+    if parts.get("user"):
+        merged["users"].get_with_name(parts["user"])  # a missing one would mean: no user
     if overrides.cluster or overrides.user:
-        name = context or merged.safe_get("current-context")
-        parts = merged["contexts"].get_with_name(name)["context"].value if name else {}
-        if overrides.cluster:
-            parts = {**parts, "cluster": overrides.cluster}
-        if overrides.user:
-            merged["users"].get_with_name(overrides.user)  # a missing one would mean: no user
-            parts = {**parts, "user": overrides.user}
         context = "the one that the flags describe"
         merged.value["contexts"].append({"name": context, "context": parts})
     return KubeConfigLoader(merged, active_context=context, config_base_path=None)

@@ -63,8 +63,11 @@ class Text(click.ParamType[Any, Any]):
             self.fail(str(error), param, ctx)
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:
-        """Split a list from the environment, of which a comma at the end is no part."""
-        return [part.strip() for part in rv.split(",") if part.strip()]
+        """Split a list from the environment, of which a comma at the end is no part.
+
+        Where there is nothing else, that is a value, too: no list at all would mean something else.
+        """
+        return [part.strip() for part in rv.split(",") if part.strip()] or [rv.strip()]
 
 
 def http_address(text: str) -> str:

@@ -20,6 +20,8 @@ import yaml
 from controlplane.kube import ApiError, Kube
 from elections import Election
 from helm import Helm
+from incumbent.resource import FINALIZER
+from operatorprocess import run_cleanup
 
 if TYPE_CHECKING:
     from controlplane.sites import Site
@@ -34,6 +36,24 @@ RULES = "/apis/admissionregistration.k8s.io/v1"
 LABEL, TOKEN = "incumbent.dev/web", "incumbent.dev/web.token"
 CUSTOM = "example.com/primary"
 CONTAINERS = [{"name": "main", "image": "none.invalid/none"}]
+LEFT = {
+    "observedGeneration": 1,
+    "state": "Leader",
+    "token": 7,
+    "leader": {"podName": "web-one", "podUID": "x", "acquiredTime": "2026-11-24T06:41:09Z"},
+    "conditions": [
+        {
+            "type": "Ready",
+            "status": "True",
+            "observedGeneration": 1,
+            "lastTransitionTime": "2026-11-24T06:41:09Z",
+            "reason": "Leading",
+            "message": "",
+        }
+    ],
+}
+"""The status of an election whose operator was killed."""
+
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "a", "uid": "b", "controller": True}
 
 
@@ -237,6 +257,7 @@ async def test_nobody_else_creates_a_leader(guarded):
         (LED, metadata(labels={LABEL: None})),
         (LED, metadata(labels={LABEL: "candidate"})),
         (LED, metadata(annotations={TOKEN: None})),
+        (LED, metadata(annotations={TOKEN: "0"})),
         (LED, metadata(labels={"tier": "gold"}, annotations={"note": "ours"})),
         ({}, metadata(labels={LABEL: "candidate"})),
         ({}, metadata(labels={"example.org/x": "leader"})),
@@ -258,6 +279,30 @@ async def test_nobody_else_writes_a_status(guarded):
     assert caught.value.status == 403
     await guarded.operator.patch(f"{election.path}/status", status)
     await guarded.admin.patch(election.path, {"spec": {"suspend": True}})
+
+
+async def test_whoever_cleans_up_by_hand_is_not_refused(guarded):
+    """An administrator runs the command where no hook of helm's does, policies or not."""
+    election = Election(guarded.admin, guarded.namespace, "left")
+    await election.create()
+    await guarded.admin.patch(election.path, {"metadata": {"finalizers": [FINALIZER]}})
+    path = f"{election.path}/status"
+    await guarded.operator.patch(path, {"status": LEFT})
+    pod = await guarded.pod(labels={election.label: "leader"})  # its token is gone
+
+    unserved = [{**LEFT["conditions"][0], "status": "Unknown", "reason": "NotServed"}]
+    for change in ({}, {"leader": None}, {"leader": None, "token": 8, "conditions": unserved}):
+        with pytest.raises(ApiError, match="by the operator only"):
+            await guarded.admin.patch(path, {"status": {"key": "x", **change}})
+
+    kubeconfig = guarded.admin.site.kubeconfig
+    code, said = await run_cleanup(kubeconfig, f"--namespace={guarded.namespace}")
+    assert code == 0, said
+    found = await guarded.admin.get(election.path)
+    assert "finalizers" not in found["metadata"]
+    assert "leader" not in found["status"]
+    assert [one["reason"] for one in found["status"]["conditions"]] == ["NotServed"]
+    assert election.label not in (await guarded.admin.get(pod))["metadata"]["labels"]
 
 
 async def test_a_label_in_a_template_is_only_warned_about(guarded):

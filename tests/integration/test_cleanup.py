@@ -1,14 +1,13 @@
 """`incumbent cleanup`: after it, nothing needs the operator any more."""
 
 import asyncio
-import os
-import sys
+import functools
 
 import pytest
 
 from elections import LEADER, condition_of
 from incumbent.resource import FINALIZER
-from operatorprocess import SOURCES
+from operatorprocess import run_cleanup
 
 STATUS = {
     "observedGeneration": 1,
@@ -32,19 +31,7 @@ STATUS = {
 @pytest.fixture
 def cleanup(site):
     """Return a coroutine function that runs the command, and returns exit code and output."""
-
-    async def run(*arguments):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "incumbent", "cleanup", *arguments),
-            f"--kubeconfig={site.kubeconfig_for('operator')}",
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": str(SOURCES)},
-        )
-        printed, _ = await process.communicate()
-        return process.returncode, printed.decode()
-
-    return run
+    return functools.partial(run_cleanup, site.kubeconfig_for("operator"))
 
 
 async def served(election, *, labels=None):
@@ -130,14 +117,8 @@ async def test_a_missing_right_is_said(site, kube, namespace, election):
     account = f"/api/v1/namespaces/{namespace}/serviceaccounts"
     await kube.create(account, {"metadata": {"name": "nobody"}})
     token = await kube.service_account_token(namespace, "nobody")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "incumbent", "cleanup", f"--namespace={namespace}"),
-        f"--kubeconfig={site.kubeconfig_for(f'nobody-{namespace}', token=token)}",
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": str(SOURCES)},
-    )
-    printed, _ = await process.communicate()
-    assert process.returncode == 1
-    assert printed.startswith(b"Error: A right is missing: ")
+    kubeconfig = site.kubeconfig_for(f"nobody-{namespace}", token=token)
+    code, said = await run_cleanup(kubeconfig, f"--namespace={namespace}")
+    assert code == 1
+    assert said.startswith("Error: A right is missing: ")
     await kube.patch(election.path, {"metadata": {"finalizers": None}})

@@ -285,6 +285,7 @@ async def test_file_is_removed_on_loss_and_comes_back(shell, tmp_path):
         ("text", "", "Error: leader.json is not a file of `incumbent file`\n"),
         ("[]", "", "Error: leader.json is not a file of `incumbent file`\n"),
         ('{"deadline": 5}', "", "Error: leader.json is not a file of `incumbent file`\n"),
+        ("[" * 100_000, "", "Error: leader.json is not a file of `incumbent file`\n"),
     ),
     ids=("missing", "stale", "text", "list", "no time"),
 )

@@ -217,6 +217,13 @@ def test_a_refusal_names_the_variable(settings_of):
     assert "'INCUMBENT_BUCKET_TTL'" in refused(INCUMBENT_BUCKET_TTL="soon")
 
 
+@pytest.mark.parametrize("value", (",", " ", " , "))
+@pytest.mark.parametrize("name", ("INCUMBENT_NATS_URL", "INCUMBENT_NAMESPACE"))
+def test_a_list_of_nothing_is_refused(name, value):
+    """No list at all would mean all namespaces; whoever sets a variable means something."""
+    assert name in refused(**{name: value})
+
+
 @pytest.mark.parametrize(
     "url", ("http://u:hidden@a", "nats://u:hid/den@a:b", "u:hidden@", "nats://u:hidden@a:b")
 )

@@ -8,6 +8,7 @@ import datetime as dt
 import json
 import socket
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -135,6 +136,14 @@ async def test_an_unknown_context_is_one_sentence(kubeconfig):
         await access_of(kubeconfig(), "three")
 
 
+async def test_an_unknown_user_is_one_sentence(kubeconfig):
+    """A context may name one that is not there."""
+    path = Path(kubeconfig())
+    path.write_text(path.read_text().replace("user: user\n", "user: nobody\n"))
+    with pytest.raises(ConfigurationError, match="name nobody in"):
+        await Connection.find(str(path))
+
+
 @pytest.mark.parametrize("content", ("", "[", "a: b", "contexts: 3", "\0"))
 async def test_a_broken_kubeconfig_is_one_sentence(content, tmp_path):
     """Whatever the library makes of it, it is an error of configuration."""
@@ -142,6 +151,26 @@ async def test_a_broken_kubeconfig_is_one_sentence(content, tmp_path):
     path.write_text(content)
     with pytest.raises(ConfigurationError, match="is of no use with its current context"):
         await access_of(str(path))
+
+
+@pytest.mark.parametrize(
+    ("cluster", "user"),
+    (
+        ({"server": "https://[::1"}, {}),
+        ({"server": "https://one.example", "certificate-authority": "no.crt"}, {}),
+        ({"server": "https://one.example"}, {"client-certificate-data": "bm8=", "client-key": "k"}),
+    ),
+)
+async def test_what_cannot_be_connected_with_is_one_sentence(cluster, user, kubeconfig, tmp_path):
+    """A broken address or certificate is found when connecting, and no traceback."""
+    for name in ("no.crt", "k"):
+        (tmp_path / name).write_text("no")
+    path = Path(kubeconfig(user={"token": "t", **user}))
+    content = yaml.safe_load(path.read_text())
+    content["clusters"][0]["cluster"] = cluster
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigurationError, match=r"of no use|cannot be reached as configured"):
+        await Connection.find(str(path))
 
 
 async def test_basic_authentication_is_handed_on(kubeconfig):

@@ -102,6 +102,7 @@ def test_another_pod_leads(step_down):
             124,
             "Not within 0.1 s: a still leads web; the request stays",
         ),
+        ([], ("--timeout", "0"), 124, "Not within 0 s: a still leads web; the request stays"),
         ([election(requested=""), None], (), 1, "There is no web"),
     ),
 )

@@ -150,7 +150,7 @@ def _read(path: Path) -> tuple[dict[str, Any], float]:
         return content, datetime.fromisoformat(content["deadline"]).timestamp() - time.time()
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         msg = f"{path} is not a file of `incumbent file`"
         raise Failure(msg) from error
 
@@ -163,7 +163,7 @@ def _check(session: Session, path: Path) -> int:
         return NOT_FRESH
     if left <= 0:
         text = f"{path} is stale: its deadline passed {-left:.1f} s ago"
-        session.show({"fresh": False, **content}, text)
+        session.show({**content, "fresh": False}, text)
         return NOT_FRESH
-    session.show({"fresh": True, **content}, f"{path} is fresh for another {left:.1f} s")
+    session.show({**content, "fresh": True}, f"{path} is fresh for another {left:.1f} s")
     return 0

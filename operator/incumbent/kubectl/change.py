@@ -104,7 +104,7 @@ async def step_down(
         asked = f"asked to step down from {leader}" + (f" to {to}" if to else "")
         _show(after, f"{kind_and_name(name)} {asked}{DONE[dry_run]}", output)
         return
-    after = await _moved(client, name, before, limit)
+    after = await _moved(client, name, before, after, limit)
     _show(after, _result(name, before, after, to), output)
 
 
@@ -194,10 +194,13 @@ def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any
 
 
 async def _moved(
-    client: Client, name: str, before: Mapping[str, Any], limit: float
+    client: Client, name: str, before: Mapping[str, Any], after: Mapping[str, Any], limit: float
 ) -> Mapping[str, Any]:
-    """Wait until the office has moved, or the operator is done with the request all the same."""
-    after, done = before, False
+    """Wait until the office has moved, or the operator is done with the request all the same.
+
+    The request lies between `before` and `after`, which is returned anew.
+    """
+    done = False
     loop = asyncio.get_running_loop()
     with Progress() as progress, contextlib.suppress(TimeoutError):
         async with asyncio.timeout(limit) as timeout:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -86,7 +85,6 @@ async def get(
                 shown.show(found, listed=kind == "LIST")
         return
     if names:
-        await asyncio.gather(*(client.election(name) for name in names))
         pages = [
             await client.ask(
                 "GET",
@@ -96,6 +94,9 @@ async def get(
             )
             for name in names
         ]
+        for name, page in zip(names, pages, strict=True):
+            if not shown.items(page):
+                raise client.missing(name)
     else:
         pages = [await client.ask("GET", path, query=query, accept=shown.accept)]
         while more := pages[-1]["metadata"].get("continue"):
