@@ -25,6 +25,7 @@ from incumbent.errors import (
     BucketUnreachable,
     ClusterError,
     ConfigurationError,
+    Conflict,
     Refused,
 )
 from incumbent.events import Loss
@@ -502,8 +503,9 @@ class Campaigner:
             self._report()
 
     def _failed(self, error: ClusterError, failures: int) -> None:
-        if failures in LOGGED_FAILURES:
-            self._log.warning("labels.not_written", problem=str(error))
+        # A first conflict is no failure: somebody else wrote, and the next pass sees what.
+        if failures in LOGGED_FAILURES and not (failures == 1 and isinstance(error, Conflict)):
+            self._log.warning("pass.failed", problem=str(error))
         if isinstance(error, Refused):
             self._refused = problem_from(error)
         if isinstance(error, Refused) or failures > 1:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from fakecluster import make_pod
-from incumbent.errors import BucketNotFound
+from incumbent.errors import BucketNotFound, Conflict
 from stage import KEY, LABEL, TTL, View
 
 pytestmark = [
@@ -129,6 +130,24 @@ async def test_request_moves_the_office_to_anybody_else(stage):
     assert stage.leaders == ["b"]
     assert stage.first.counts.transitions == 2
     assert stage.most_at_once() == 1
+
+
+async def test_status_that_is_written_meanwhile_is_nothing_to_warn_of(stage, monkeypatch):
+    """A request is noted on the resource, to which the reporter writes, too."""
+    await stage.lead()
+    annotate = stage.cluster.annotate_election
+
+    async def conflict(*_, **__):
+        monkeypatch.setattr(stage.cluster, "annotate_election", annotate)
+        msg = "the object changed"
+        raise Conflict(msg)
+
+    monkeypatch.setattr(stage.cluster, "annotate_election", conflict)
+    with capture_logs() as logs:
+        stage.annotate(step_down="")
+        await stage.until(lambda: stage.leaders == ["b"], timeout=1)
+    assert stage.cluster.annotate_election is annotate
+    assert not [line for line in logs if line["log_level"] == "warning"]
 
 
 async def test_request_can_name_the_next_leader(stage):
