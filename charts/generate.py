@@ -111,10 +111,8 @@ def definition_of(text: str) -> str:
         "{{- if .Values.crds.enabled }}\n"
         f"{head}{name}"
         "  labels:\n"
-        '    {{- include "incumbent.labels" . | nindent 4 }}\n'
-        "    {{- with .Values.crds.labels }}\n"
-        "    {{- toYaml . | nindent 4 }}\n"
-        "    {{- end }}\n"
+        '    {{- include "incumbent.labels" (dict "root" . "labels" .Values.crds.labels)'
+        " | nindent 4 }}\n"
         "  {{- $keep := ternary"
         ' (dict "helm.sh/resource-policy" "keep") (dict) .Values.crds.keep }}\n'
         '  {{- with include "incumbent.annotations" (dict "root" . "annotations"'

@@ -344,6 +344,12 @@ def test_long_names_fit(helm3):
             "install the Prometheus operator",
         ),
         ({"extraArgs": ["--release-on-exit"]}, "set replicaCount to 1"),
+        ({"extraArgs": ["--release-on-exit=true"]}, "set replicaCount to 1"),
+        (
+            {"extraEnv": [{"name": "INCUMBENT_RELEASE_ON_EXIT", "value": "1"}]},
+            "set replicaCount to 1",
+        ),
+        ({"labelPrefixes": ["app.kubernetes.io"]}, "use a domain of your own"),
         ({"serviceAccount": {"create": False}}, "set serviceAccount.name"),
     ),
 )
@@ -366,12 +372,42 @@ def test_what_cannot_work_is_refused_with_a_sentence(helm3, values, sentence):
         {"image": {"tag": 1.2}},
         {"nats": {"bucket": {"replicas": 2}}},
         {"watch": {"namespaces": ["Team"]}},
+        {"labelPrefixes": ["Example.com"]},
+        {"labelPrefixes": ["it's"]},
+        {"labelPrefixes": ["a: b"]},
+        {"nats": {"bucket": {"ttl": "abc"}}},
     ),
 )
 def test_values_that_do_not_exist_are_refused(helm, values):
     """So are those of a wrong type."""
     with pytest.raises(HelmError, match="schema"):
         helm.render(values)
+
+
+def test_labels_of_ones_own_stand_beside_those_of_the_chart(helm):
+    """On everything, and none of the chart's own can be replaced: selectors need them."""
+    part_of = "app.kubernetes.io/part-of"
+    ours = {part_of: "incumbent", "app.kubernetes.io/name": "incumbent"}
+    extra = {"team": "shop", **dict.fromkeys(ours, "shop")}
+    values = {"commonLabels": extra, "service": {"labels": {**extra, "only": "service"}}}
+    for document in helm.render(values):
+        labels = document["metadata"]["labels"]
+        assert {**ours, "team": "shop"}.items() <= labels.items()
+        assert ("only" in labels) == (
+            document["kind"] == "Service" and labels["app.kubernetes.io/component"] == "operator"
+        )
+
+
+@pytest.mark.parametrize(
+    "url", ("nats://a:4222, nats://b:4222,", ["nats://a:4222", "nats://b:4222"])
+)
+def test_urls_may_be_written_as_a_list_or_with_commas(helm, url):
+    """A comma at the end is no URL."""
+    rendered = helm.render({"nats": {"url": url}})
+    (deployment,) = (one for one in rendered if one["kind"] == "Deployment")
+    arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    urls = [one for one in arguments if one.startswith("--nats-url")]
+    assert urls == ["--nats-url=nats://a:4222", "--nats-url=nats://b:4222"]
 
 
 def test_the_chart_can_be_a_part_of_another(helm, tmp_path):

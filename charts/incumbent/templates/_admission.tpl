@@ -44,7 +44,7 @@ kind: ValidatingAdmissionPolicyBinding
 metadata:
   name: {{ .name }}
   labels:
-    {{- include "incumbent.labels" .root | nindent 4 }}
+    {{- include "incumbent.labels" (dict "root" .root) | nindent 4 }}
   {{- with include "incumbent.annotations" (dict "root" .root) | trim }}
   {{- nindent 2 . }}
   {{- end }}

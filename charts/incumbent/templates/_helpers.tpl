@@ -38,25 +38,22 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: nats
 {{- end }}
 
-{{- define "incumbent.commonLabels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/part-of: incumbent
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
-{{- end }}
-
-{{/* The labels of everything, but what belongs to the built-in NATS. */}}
+{{/* All labels of an object: root, labels, own. Where keys are the same, the chart's own labels count: root.Values
+gives none that selectors and `kubectl incumbent` look for. */}}
 {{- define "incumbent.labels" -}}
-{{ include "incumbent.selectorLabels" . }}
-{{ include "incumbent.commonLabels" . }}
+{{- $own := .own | default (include "incumbent.selectorLabels" .root | fromYaml) -}}
+{{- $chart := dict
+  "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63)
+  "app.kubernetes.io/version" .root.Chart.AppVersion
+  "app.kubernetes.io/managed-by" .root.Release.Service
+  "app.kubernetes.io/part-of" "incumbent"
+-}}
+{{- toYaml (merge (dict) $own $chart (.labels | default dict) (.root.Values.commonLabels | default dict)) -}}
 {{- end }}
 
 {{/* The key `annotations` with all annotations of an object, or nothing: root, annotations. */}}
 {{- define "incumbent.annotations" -}}
-{{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
+{{- with merge (dict) (.annotations | default dict) (.root.Values.commonAnnotations | default dict) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -100,7 +97,7 @@ tolerations:
 {{- if not .Values.nats.url -}}
 {{- list (printf "nats://%s-nats.%s.svc:4222" (include "incumbent.fullname" .) (include "incumbent.namespace" .)) | toJson -}}
 {{- else if kindIs "string" .Values.nats.url -}}
-{{- splitList "," (nospace .Values.nats.url) | toJson -}}
+{{- splitList "," (nospace .Values.nats.url) | compact | toJson -}}
 {{- else -}}
 {{- toJson .Values.nats.url -}}
 {{- end -}}
