@@ -20,7 +20,7 @@ LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check fix bench bench-scale bench-storm soak simulate model chaos scenarios verify e2e up down build chart image image-check docs lock clean
+.PHONY: help demo test test-unit check fix bench bench-scale bench-storm soak simulate model chaos scenarios verify e2e up env down build chart image image-check docs lock clean
 
 help: ## Show this text
 	@echo 'Usage: make TARGET'

@@ -351,6 +351,8 @@ def conditions_page() -> str:
         f"# Conditions and events\n\n{NOTE}"
         "`Ready` says whether somebody leads, and `kubectl wait --for=condition=Ready` waits for"
         " it; the others say what that rests on. `Stalled` is True if a person has to act."
+        " Whatever is said here, `incumbent cleanup` sets all of them to Unknown with the reason"
+        " `NotServed`: then no operator says anything any more."
         " [Operations](../operations.md) says what to do.\n\n"
         "## Conditions\n\n"
         + table(("condition", "status", "reason", "which means that"), rows)

@@ -11,8 +11,8 @@ from pathlib import Path
 class Settings:
     """The settings of one operator process.
 
-    `incumbent.cli` checks them. Here nothing is checked, and no file is read: credentials are read
-    at each connect, so that a renewed file is used without a restart.
+    `incumbent.flags` checks them. Here nothing is checked, and no file is read: credentials are
+    read at each connect, so that a renewed file is used without a restart.
     """
 
     nats_urls: tuple[str, ...] = ("nats://127.0.0.1:4222",)

@@ -16,10 +16,9 @@ import click
 from incumbent import logs
 from incumbent.access import NatsAccess, access_from
 from incumbent.bucket import Nats
-from incumbent.errors import BucketUnreachable, ConfigurationError
+from incumbent.errors import BucketUnreachable
 from incumbent.flags import (
     INTERRUPTED,
-    Refusal,
     Text,
     check,
     flag,
@@ -88,10 +87,8 @@ def command(work: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..
     def called(*, bucket: str, output: str, **options: Any) -> None:
         names = [name for name in options if name.startswith("nats_")]
         settings = Settings(**{name: options.pop(name) for name in names})
-        try:
+        with said_by_click():
             check(settings)
-        except ConfigurationError as error:
-            raise Refusal(str(error)) from error
         access = access_from(settings, name="incumbent " + work.__name__.replace("_", " "))
         session = Session(access, bucket, json=output == "json")
         logs.configure("text", level="error")

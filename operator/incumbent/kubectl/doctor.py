@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from incumbent.errors import ConfigurationError
-from incumbent.flags import Refusal, Text, check, flag, nats_flags
+from incumbent.flags import Text, check, flag, nats_flags, said_by_click
 from incumbent.kubectl.common import (
     SETTINGS,
     UNWELL,
@@ -69,10 +68,8 @@ async def doctor(
     """  # noqa: D301
     context = click.get_current_context()
     settings = Settings(bucket=bucket, **nats)
-    try:
+    with said_by_click():
         check(settings)
-    except ConfigurationError as error:
-        raise Refusal(str(error)) from error
     from incumbent.kubectl.examination import Examination  # noqa: PLC0415  # it imports yaml
 
     with Progress() as progress:

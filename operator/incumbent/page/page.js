@@ -206,10 +206,10 @@ class Row {
     const start = end - span;
     const at = (time) => Math.min(100, Math.max(0, (100 * (time - start)) / span));
     const parts = [draw("line", { class: "track", x1: "0", x2: "100%", y1: "10", y2: "10" })];
-    const ticks = [];
+    const handedOver = [];
     const terms = this.terms.toReversed();
     const colours = new Map();
-    let gaps = 0, handovers = 0, shown = 0, led = 0, idle = 0;
+    let gaps = 0, shown = 0, led = 0, idle = 0;
     terms.forEach((term, index) => {
       const next = terms[index + 1];
       const from = Date.parse(term.from);
@@ -233,8 +233,7 @@ class Row {
       const began = Date.parse(next.from);
       if (began < start) return;
       if (term.cause === "handed over" || term.cause === "overtaken") {
-        handovers += 1;
-        ticks.push(draw("path", { class: "handover", d: "M-3 0 L3 0 L0 5 Z", transform: "translate(0 0)" }), began);
+        handedOver.push(began);
       } else if (term.to) addGap(to, began, term.cause);
       else gaps += 1;
     });
@@ -246,16 +245,18 @@ class Row {
         class: "gap", x: `${left}%`, width: `${Math.max(0.7, right - left)}%`, y: "1", height: "18",
       }, `nobody led for ${duration((to - from) / 1000)} after the term before was ${cause}`));
     }
-    for (let i = 0; i < ticks.length; i += 2) {
+    for (const time of handedOver) {
       // A nested svg takes percentages, which a path does not.
-      const place = draw("svg", { x: `${at(ticks[i + 1])}%`, y: "0", overflow: "visible", width: "1", height: "20" });
-      ticks[i].append(Object.assign(document.createElementNS(SVG, "title"), { textContent: `handed over, ${when(ticks[i + 1])}` }));
-      place.append(draw("line", { class: "handover", x1: "0", x2: "0", y1: "0", y2: "20" }), ticks[i]);
+      const place = draw("svg", { x: `${at(time)}%`, y: "0", overflow: "visible", width: "1", height: "20" });
+      place.append(
+        draw("line", { class: "handover", x1: "0", x2: "0", y1: "0", y2: "20" }),
+        draw("path", { class: "handover", d: "M-3 0 L3 0 L0 5 Z" }, `handed over, ${when(time)}`),
+      );
       parts.push(place);
     }
     this.svg.replaceChildren(...parts);
     const label = shown
-      ? `${shown} ${shown === 1 ? "term" : "terms"}, ${handovers} handed over, ${gaps} ${gaps === 1 ? "gap" : "gaps"}` +
+      ? `${shown} ${shown === 1 ? "term" : "terms"}, ${handedOver.length} handed over, ${gaps} ${gaps === 1 ? "gap" : "gaps"}` +
         `${idle ? ` of ${duration(idle / 1000)}` : ""} in the last ${$("window").selectedOptions[0].text}`
       : `no term in the last ${$("window").selectedOptions[0].text}`;
     this.svg.setAttribute("aria-label", label);
