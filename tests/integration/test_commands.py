@@ -287,7 +287,7 @@ async def test_file_is_removed_on_loss_and_comes_back(shell, tmp_path):
         ('{"deadline": 5}', "", "Error: leader.json is not a file of `incumbent file`\n"),
         ("[" * 100_000, "", "Error: leader.json is not a file of `incumbent file`\n"),
     ),
-    ids=("missing", "stale", "text", "list", "no time"),
+    ids=("missing", "stale", "text", "list", "no time", "deep"),
 )
 async def test_check_says_whether_a_file_counts(shell, tmp_path, content, out, err):
     """Exit code 1 unless it is fresh; no server is asked."""
