@@ -97,7 +97,7 @@ class Campaign:
 
     @property
     def timing(self) -> Timing:
-        """The durations. A lower TTL shortens the lease at once."""
+        """The durations. A lower TTL shortens the lease at once, a higher one lets it be renewed."""
         return self._timing
 
     @timing.setter
@@ -341,7 +341,9 @@ class Campaign:
         return timeout if self.lease is None else min(timeout, self.lease.deadline - now)
 
     def _renewal_due(self, lease: Lease) -> float:
-        due = self.timing.renewal_after(lease.sent_at)
+        # The deadline is another one than of this timing if the TTL was raised in the meantime.
+        latest = lease.deadline - (self.timing.lease - self.timing.interval)
+        due = min(self.timing.renewal_after(lease.sent_at), latest)
         return min(due, lease.promotable_at) if lease.acts_from == NEVER else due
 
     def _hears_nothing(self, record: Record) -> bool:

@@ -83,95 +83,113 @@ class Health:
         return self.waiting
 
 
-async def _operate(settings: Settings, *, version: str) -> None:
-    health = Health()
-    connection = Nats(access_from(settings, name=f"incumbent {settings.replica}"))
-    replica = Replica(settings.replica, secrets.token_hex(4))
-    cluster = await ApiServer.connect(
-        kubeconfig=settings.kubeconfig, context=settings.context, replica=settings.replica
-    )
-    site = Site(settings.site or "", "")
-    namespaces: dict[str, NamespacePods] = {}
-    turns = asyncio.Semaphore(CHANGES_AT_ONCE)
+class Operator:
+    """The parts of the process, and what they do together."""
 
-    def make(body: Mapping[str, Any], resource: Resource) -> Campaigner:
-        namespace = resource.key.namespace
-        pods = namespaces.setdefault(namespace, NamespacePods(cluster, namespace))
-        return Campaigner(
-            body,
-            resource,
-            site=site,
-            replica=replica,
-            bucket=connection.bucket(resource.bucket),
-            cluster=cluster,
-            pods=pods,
-            observer=metrics,
-            changed=roster.touch,
-            turns=turns,
-            historian=historian,
+    def __init__(self, settings: Settings, cluster: ApiServer, *, version: str) -> None:
+        self.health = Health()
+        self.connection = Nats(access_from(settings, name=f"incumbent {settings.replica}"))
+        self.replica = Replica(settings.replica, secrets.token_hex(4))
+        self.roster = Roster(
+            self._campaigner,
+            default_bucket=settings.bucket,
+            label_prefixes=settings.label_prefixes,
         )
-
-    roster = Roster(make, default_bucket=settings.bucket, label_prefixes=settings.label_prefixes)
-    metrics = Metrics(
-        roster.campaigners.values,
-        connected=lambda: connection.connected,
-        tasks=lambda: len(asyncio.all_tasks()),
-        version=version,
-    )
-    historian = None
-    if settings.history_stream is not None:
-        historian = Historian(
-            connection.history(settings.history_stream), replica=str(replica), observer=metrics
+        self.metrics = Metrics(
+            self.roster.campaigners.values,
+            connected=lambda: self.connection.connected,
+            tasks=lambda: len(asyncio.all_tasks()),
+            version=version,
         )
-    server = await http.serve(
-        settings.http_address,
-        health=health,
-        metrics=metrics.render,
-        directory=roster,
-        notes=lambda: {} if historian is None else {"history": historian.problem},
-    )
-    stop = asyncio.Event()
-    handlers.stop_on_signals(stop)
+        self.historian: Historian | None = None
+        if settings.history_stream is not None:
+            store = self.connection.history(settings.history_stream)
+            self.historian = Historian(store, replica=str(self.replica), observer=self.metrics)
+        self._settings = settings
+        self._cluster = cluster
+        self._site = Site(settings.site or "", "")  # until the cluster has been asked
+        self._namespaces: dict[str, NamespacePods] = {}
+        self._turns = asyncio.Semaphore(CHANGES_AT_ONCE)
 
-    found = asyncio.Event()
-
-    async def serve() -> None:
-        nonlocal site
-        site = await _until_found(health, "kubernetes", lambda: _find_site(settings, cluster))
-        found.set()
-        log.info("site.found", site=site.name)
-        with garbage.looked_for_briefly(lambda: roster.turnover):
-            await handlers.watch_elections(
-                roster,
-                log_in=cluster.connection.access,
-                namespaces=settings.namespaces,
-                release_on_exit=settings.release_on_exit,
-                stop=stop,
-            )
-
-    log.info("operator.started", version=version, replica=str(replica))
-    try:
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve the elections, until `stop`."""
         async with asyncio.TaskGroup() as tasks:
-            await connection.start()
-            background = tasks.create_task(_prepare_bucket(settings, connection, health))
-            serving = tasks.create_task(serve())
-            writing = tasks.create_task(historian.run()) if historian is not None else None
+            await self.connection.start()
+            preparing = tasks.create_task(
+                _prepare_bucket(self._settings, self.connection, self.health)
+            )
+            serving = tasks.create_task(self._serve(stop))
+            writing = tasks.create_task(self.historian.run()) if self.historian else None
             stopping = tasks.create_task(stop.wait())
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not found.is_set():
+            if "kubernetes" in self.health.waiting:
                 serving.cancel()
             await asyncio.wait({serving})
             stopping.cancel()
-            background.cancel()
-            if writing is not None and historian is not None:
+            preparing.cancel()
+            if self.historian is not None and writing is not None:
                 writing.cancel()
-                await historian.finish(within=FINISH_WITHIN)
+                await self.historian.finish(within=FINISH_WITHIN)
+
+    def notes(self) -> Mapping[str, str]:
+        """Return what is wrong without keeping the process from being ready, by component."""
+        return {} if self.historian is None else {"history": self.historian.problem}
+
+    async def _serve(self, stop: asyncio.Event) -> None:
+        self._site = await _until_found(
+            self.health, "kubernetes", lambda: _find_site(self._settings, self._cluster)
+        )
+        log.info("site.found", site=self._site.name)
+        with garbage.looked_for_briefly(lambda: self.roster.turnover):
+            await handlers.watch_elections(
+                self.roster,
+                log_in=self._cluster.connection.access,
+                namespaces=self._settings.namespaces,
+                release_on_exit=self._settings.release_on_exit,
+                stop=stop,
+            )
+
+    def _campaigner(self, body: Mapping[str, Any], resource: Resource) -> Campaigner:
+        namespace = resource.key.namespace
+        pods = self._namespaces.setdefault(namespace, NamespacePods(self._cluster, namespace))
+        return Campaigner(
+            body,
+            resource,
+            site=self._site,
+            replica=self.replica,
+            bucket=self.connection.bucket(resource.bucket),
+            cluster=self._cluster,
+            pods=pods,
+            observer=self.metrics,
+            changed=self.roster.touch,
+            turns=self._turns,
+            historian=self.historian,
+        )
+
+
+async def _operate(settings: Settings, *, version: str) -> None:
+    cluster = await ApiServer.connect(
+        kubeconfig=settings.kubeconfig, context=settings.context, replica=settings.replica
+    )
+    operator = Operator(settings, cluster, version=version)
+    server = await http.serve(
+        settings.http_address,
+        health=operator.health,
+        metrics=operator.metrics.render,
+        directory=operator.roster,
+        notes=operator.notes,
+    )
+    stop = asyncio.Event()
+    handlers.stop_on_signals(stop)
+    log.info("operator.started", version=version, replica=str(operator.replica))
+    try:
+        await operator.run(stop)
     except* IncumbentError as errors:
         raise errors.exceptions[0] from None
     finally:
         log.info("operator.stopped")
         await server.aclose()
-        await connection.aclose()
+        await operator.connection.aclose()
         await cluster.aclose()
 
 

@@ -108,7 +108,7 @@ async def test_leader_steps_down_when_nats_is_away_for_too_long(election, privat
         await watch.wait(lambda c: c.leaders, timeout=5)
     assert await election.wait_leader() == leader
     assert (await election.status())["token"] >= token
-    assert (await election.wait_reason("BucketAtRisk", kind="BucketReady"))["status"] == "True"
+    assert (await election.wait_reason("BucketFound", kind="BucketReady"))["status"] == "True"
 
 
 async def test_short_absence_of_nats_changes_nothing(election, private_nats, start):

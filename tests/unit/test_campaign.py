@@ -794,6 +794,22 @@ def test_a_lower_ttl_shortens_the_lease_at_once():
     assert scene.campaign.lease is None
 
 
+def test_a_higher_ttl_loses_no_lease():
+    """The lease in hand ends by the old TTL, so it is renewed before the new interval is over."""
+    scene = prompt(ttl=6)
+    scene.lead()
+    scene.after(1)
+    deadline = scene.campaign.lease.deadline
+
+    scene.campaign.timing = timing_for(TTL)
+    assert scene.campaign.lease.deadline == deadline
+    assert scene.step == Renew()
+    scene.store(scene.campaign.begin_renewal(scene.now))
+    assert scene.campaign.lease.deadline == scene.now + DEADLINE
+    assert isinstance(scene.step, Wait)
+    assert scene.lost() == []
+
+
 # Promotion
 
 
