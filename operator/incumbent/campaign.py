@@ -97,7 +97,7 @@ class Campaign:
 
     @property
     def timing(self) -> Timing:
-        """The durations. A lower TTL shortens the lease at once, a higher one lets it be renewed."""
+        """The durations. A lower TTL shortens the lease at once; a higher one has it renewed."""
         return self._timing
 
     @timing.setter

@@ -187,6 +187,7 @@ class Campaigner:
         self._begun = 0
         self._evicted = False
         self._resigned = False
+        self._successor: Resource | None = None
         self._retire_by = NEVER
         self._yields = 0
         """How often another replica has relieved us since the election was deleted."""
@@ -251,8 +252,12 @@ class Campaigner:
         self._office.routing.claim(obstacle)
         self._wake()
 
-    async def retire(self) -> None:
-        """Take everything back: labels, annotations, the record. Bounded if NATS is away."""
+    async def retire(self, successor: Resource | None = None) -> None:
+        """Take everything back: labels, annotations, the record. Bounded if NATS is away.
+
+        Of a `successor`, which has the same name and is served already, nothing is touched.
+        """
+        self._successor = successor
         self._retire_by = clock.now() + DELETE_WITHIN
         self._office.resource = replace(self.resource, deleting=True)
         self._interrupt()
@@ -530,6 +535,10 @@ class Campaigner:
 
     async def _take_back(self) -> None:
         """Take everything back, and end."""
+        if self._successor is not None:
+            await self._office.make_way(self._successor)
+            self._ended.set()
+            return
         foreign = self._blocked is not None and self._blocked.reason != "KeyInUse"
         if foreign:
             await self._office.vacate()  # the label key is not ours

@@ -250,6 +250,21 @@ class Office:
         await self._labels.strip_all([*ours, *self._labels.doubtful])
         self._in_office, self._answers = 0, False
 
+    async def make_way(self, successor: Resource) -> None:
+        """Of an election that is gone, take back what its successor of the same name does not use.
+
+        The labels of both are the same, mostly, and their records: only what we did is undone.
+        """
+        if self._driver.lease is not None:
+            await self.give_up()
+        else:
+            await self.vacate()
+        if successor.label_key != self.resource.label_key:
+            await self._labels.strip_all(self._labels.suspects)
+            await self._labels.mark_all(None)
+        if successor.service != self.resource.service:
+            await self.routing.take_back()
+
     async def take_back(self) -> Literal["labels", "record", ""]:
         """Of a deleted election, take back everything; return what is left for another try."""
         if self.rests:

@@ -9,7 +9,8 @@ does not matter for a label key, for leader labels are looked for by the key alo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from incumbent.campaigner import Campaigner
@@ -48,6 +49,10 @@ class Roster:
         self._default_bucket = default_bucket
         self._prefixes = (GROUP, *label_prefixes)
         self._resources: dict[ElectionKey, Resource] = {}
+        self._ages: dict[ElectionKey, tuple[str, int]] = {}
+        """When each was created, and in which version it was seen last."""
+        self._gone: dict[str, asyncio.Future[Resource | None]] = {}
+        """By the UID of each that is served: done when the resource is gone, with its successor."""
         self._claims: dict[Claim, set[ElectionKey]] = {}
 
     def elections(self) -> list[Mapping[str, Any]]:
@@ -76,9 +81,15 @@ class Roster:
         news.set()
 
     def look(self, body: Mapping[str, Any]) -> Resource:
-        """Take in a resource as it is now."""
+        """Take in a resource as it is now, and that an earlier one of its name is gone."""
         resource = resource_from(body, default_bucket=self._default_bucket)
+        if self._outlived(body):
+            return resource
+        known = self._resources.get(resource.key)
         self._enter(resource.key, resource)
+        self._ages[resource.key] = _age(body)
+        if known is not None and known.uid != resource.uid:
+            self._end(known.uid, resource)
         campaigner = self._campaigner_of(resource)
         if campaigner is not None:
             campaigner.update(body, resource)
@@ -87,10 +98,12 @@ class Roster:
 
     def forget_body(self, body: Mapping[str, Any]) -> None:
         """Take in that this very resource is gone, not another one of its name."""
-        key = ElectionKey(body["metadata"]["namespace"], body["metadata"]["name"])
+        key = _key(body)
         resource = self._resources.get(key)
         if resource is not None and resource.uid == body["metadata"]["uid"]:
             self._enter(key, None)
+            del self._ages[key]
+        self._end(body["metadata"]["uid"], self._resources.get(key))
 
     async def serve(
         self, body: Mapping[str, Any], stopped: Awaitable[object], *, ending: Callable[[], str]
@@ -98,19 +111,34 @@ class Roster:
         """Serve one election until `stopped`, and then end it as `ending` says.
 
         `ending` returns `retire` (the resource was deleted: take everything back), `leave` (this
-        process ends, others go on), `resign` (it ends, and nobody goes on) or nothing.
+        process ends, others go on), `resign` (it ends, and nobody goes on) or nothing. Retired is
+        also what is gone without having been deleted in order, by hand or by a restored etcd.
         """
-        campaigner = self._enlist(body)
-        del body  # it would stay in memory as it was at first
+        stop = asyncio.ensure_future(stopped)
+        try:
+            if not await self._may_begin(body, stop):
+                return
+            campaigner = self._enlist(body)
+            del body  # it would stay in memory as it was at first
+            await self._serve(campaigner, stop, ending)
+        finally:
+            stop.cancel()
+
+    async def _serve(
+        self, campaigner: Campaigner, stop: asyncio.Future[Any], ending: Callable[[], str]
+    ) -> None:
+        uid = campaigner.resource.uid
+        gone = self._gone[uid] = asyncio.get_running_loop().create_future()
         work = asyncio.create_task(campaigner.run(), name=f"election {campaigner.key}")
-        tasks: list[asyncio.Future[Any]] = [work, asyncio.ensure_future(stopped)]
+        tasks: list[asyncio.Future[Any]] = [work, stop, gone]
         try:
             await _first_of(tasks)
-            end = {
-                "retire": campaigner.retire,
+            endings: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+                "retire": partial(campaigner.retire, gone.result() if gone.done() else None),
                 "leave": campaigner.leave,
                 "resign": campaigner.resign,
-            }.get(ending())
+            }
+            end = endings.get("retire" if gone.done() else ending())
             if end is not None:
                 tasks.append(asyncio.create_task(end(), name=f"end of election {campaigner.key}"))
                 await _first_of([work, tasks[-1]])
@@ -118,10 +146,30 @@ class Roster:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self._gone.get(uid) is gone:
+                del self._gone[uid]
             if self.campaigners.get(campaigner.key) is campaigner:
                 del self.campaigners[campaigner.key]
             self.turnover += 1
             self.touch()
+
+    async def _may_begin(self, body: Mapping[str, Any], stop: asyncio.Future[Any]) -> bool:
+        """Wait for the end of an earlier election of the same name; False if there is no need.
+
+        To NATS both would be one member, and each would take the records of the other for its own.
+        """
+        self.look(body)
+        uid, key = body["metadata"]["uid"], _key(body)
+        while not self._outlived(body) and not stop.done():
+            earlier = self.campaigners.get(key)
+            if earlier is None or earlier.resource.uid == uid:
+                return True
+            change = asyncio.ensure_future(self.changed(self.version))
+            try:
+                await asyncio.wait({stop, change}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                change.cancel()
+        return False
 
     def _enlist(self, body: Mapping[str, Any]) -> Campaigner:
         resource = self.look(body)
@@ -150,6 +198,19 @@ class Roster:
             campaigner = self._campaigner_of(self._resources[rival])
             if campaigner is not None:
                 self._judge(campaigner, self._resources[rival])
+
+    def _outlived(self, body: Mapping[str, Any]) -> bool:
+        """Whether a resource is gone, for a later one of its name has been seen."""
+        key = _key(body)
+        known = self._resources.get(key)
+        other = known is not None and known.uid != body["metadata"]["uid"]
+        return other and self._ages[key] > _age(body)
+
+    def _end(self, uid: str, successor: Resource | None) -> None:
+        """Let whoever serves a resource take back what it did, for that is gone."""
+        gone = self._gone.get(uid)
+        if gone is not None and not gone.done():
+            gone.set_result(successor)
 
     def _judge(self, campaigner: Campaigner, resource: Resource) -> None:
         """Tell whoever serves a resource what keeps it from working."""
@@ -202,6 +263,20 @@ class Roster:
         rivals = (self._resources[key] for key in self._claims[claim])
         oldest = min(rivals, key=lambda rival: (rival.created, rival.uid))
         return oldest.key if oldest.key != resource.key else None
+
+
+def _key(body: Mapping[str, Any]) -> ElectionKey:
+    return ElectionKey(body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+def _age(body: Mapping[str, Any]) -> tuple[str, int]:
+    """Return what is greater of the later one of two resources of the same name.
+
+    Versions can be compared, but not across a restored etcd; times of creation are whole seconds.
+    """
+    version = body["metadata"].get("resourceVersion", "")
+    created = body["metadata"].get("creationTimestamp", "")
+    return created, int(version) if version.isdecimal() else 0
 
 
 def _claims(resource: Resource) -> tuple[Claim, ...]:

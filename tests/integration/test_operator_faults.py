@@ -13,6 +13,7 @@ from operatorprocess import series
 
 TTL = 5.0
 SHORT_TTL = 3.0
+STORED = 'incumbent_bucket_write_seconds_count{outcome="stored"}'
 
 
 @pytest.fixture
@@ -252,3 +253,44 @@ async def test_leader_that_dies_with_the_steward_is_replaced(election, private_n
     assert watch.most == 1
     assert len(watch.changes) == 3
     assert (await election.status())["transitions"] == 2
+
+
+# An election that is gone without having been deleted in order
+
+
+@pytest.mark.parametrize(
+    "spec",
+    (None, {}, {"key": "moved"}, {"label": {"key": "incumbent.dev/other"}}),
+    ids=("gone", "same", "other key", "other label"),
+)
+async def test_election_that_was_removed_by_force_leaves_nothing_behind(
+    election, private_nats, start, spec
+):
+    """Its finalizer is removed while the operator stands still, and it may be made anew at once."""
+    operator = start(private_nats)
+    await operator.start()
+    await election.lead()
+    operator.process.pause()
+    await election.kube.patch(election.path, {"metadata": {"finalizers": None}})
+    await election.kube.delete(election.path)
+    if spec is not None:
+        await election.create(**spec)
+    async with LabelWatch(election) as watch:
+        operator.process.resume()
+        if spec is None:
+            await election.wait_labels({}, timeout=10)
+        else:
+            await election.wait_reason("Leading", timeout=10)
+        await asyncio.sleep(SHORT_TTL)
+        changes = len(watch.changes)
+        writes = (await operator.metrics()).get(STORED, 0)
+        await asyncio.sleep(2)
+        assert len(watch.changes) == changes
+        assert (await operator.metrics()).get(STORED, 0) - writes < 10
+    assert watch.most <= 1
+    if spec is None:
+        assert "status" not in await operator.election(election.namespace, election.name)
+    for pod in (await election.pods()).values():
+        label = election.label if not (spec and "label" in spec) else spec["label"]["key"]
+        kept = {"app", label} if spec is not None else {"app"}
+        assert pod["metadata"]["labels"].keys() <= kept

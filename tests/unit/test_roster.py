@@ -54,8 +54,9 @@ class FakeCampaigner:
         """Return what can be told."""
         return {"name": self.resource.key.name, "status": self.body["status"]}
 
-    async def retire(self):
+    async def retire(self, successor=None):
         """End, for the resource is deleted."""
+        self.successor = successor
         await self._end("retire")
 
     async def leave(self):
@@ -110,18 +111,27 @@ async def serve(roster):
             await one.end()
 
 
-def election(name, age=0, *, uid=None, **spec):
+def election(name, age=0, *, uid=None, version="1", **spec):
     """Return an election that is the older, the smaller its age in seconds after a beginning."""
     return make_election(
         name,
         spec=spec,
         uid=uid or f"uid-{name}",
+        resourceVersion=version,
         creationTimestamp=f"2026-01-01T00:00:{age:02}Z",
     )
 
 
 def campaigner(roster, name):
     return roster.campaigners[ElectionKey("shop", name)]
+
+
+async def served_by(roster, uid):
+    """Wait until the election `a` is served as this resource."""
+    async with asyncio.timeout(1):
+        while not (found := roster.elections()) or campaigner(roster, "a").resource.uid != uid:
+            await asyncio.sleep(0)
+    assert len(found) == 1
 
 
 def reason(roster, name):
@@ -265,7 +275,7 @@ async def test_who_retires_is_not_told_about_a_namesake(roster, serve):
     assert (retiring.problem, retiring.body) == before
     await serve(election("a", 3, uid="new", **LABEL))
     await first.end("retire")
-    assert campaigner(roster, "a").resource.uid == "new"
+    await served_by(roster, "new")
 
 
 @pytest.mark.parametrize(
@@ -437,3 +447,42 @@ async def test_an_election_is_not_kept_as_it_was_at_first(roster, serve):
     roster.look(election("a"))
     gc.collect()
     assert first() is None
+
+
+# Gone without a word
+
+
+async def test_who_is_gone_without_a_deletion_is_retired(roster, serve):
+    """A finalizer may be removed by hand, and then nothing else ends the election."""
+    body = election("a")
+    served = await serve(body)
+    gone = campaigner(roster, "a")
+    roster.forget_body(body)
+    await served.task
+    assert gone.told == ["retire while running"]
+    assert gone.successor is None
+    assert not roster.campaigners
+
+
+async def test_who_has_a_successor_makes_way_for_it(roster, serve):
+    """Nobody may have seen the end of the first one."""
+    served = await serve(election("a", uid="first"))
+    first = campaigner(roster, "a")
+    second = await serve(election("a", uid="second", version="2"))
+    await served.task
+    assert first.told == ["retire while running"]
+    assert first.successor.uid == "second"
+    await served_by(roster, "second")
+    roster.forget_body(election("a", uid="first"))
+    assert not second.task.done()
+
+
+async def test_late_word_of_an_earlier_resource_ends_nobody(roster, serve):
+    """Each resource has a queue of its own, so what comes last need not be what was last."""
+    await serve(election("a", uid="second", version="10"))
+    second = campaigner(roster, "a")
+    roster.look(election("a", uid="first", version="9"))
+    late = await serve(election("a", uid="first", version="9"))
+    await late.task
+    assert campaigner(roster, "a") is second
+    assert not second.told
