@@ -154,10 +154,15 @@ class Campaign:
         return self.lease is None and self.record is not None and self.ours(self.record)
 
     def ours(self, record: Record) -> bool:
-        """Whether a record was written by this process or by a replica of its site."""
+        """Whether a record was written by this process or by a replica of its site.
+
+        Two operators of one site may serve different namespaces. Then they are no replicas of each
+        other, for neither reaches the pods of the other.
+        """
         if record.replica == self.member.replica:
             return True
-        return bool(self.member.site) and record.site == self.member.site
+        same_site = bool(self.member.site) and record.site == self.member.site
+        return same_site and record.holder.startswith(self.member.holders)
 
     @property
     def has_events(self) -> bool:

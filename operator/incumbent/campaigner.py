@@ -40,7 +40,7 @@ from incumbent.slices import Obstacle
 from incumbent.status import Event, Problem, Situation, problem_from
 from incumbent.timing import MAXIMUM_TTL, Timing, timing_for
 from incumbent.tokens import TokenGuard
-from incumbent.verdict import labelled, why_not
+from incumbent.verdict import identities, labelled, why_not
 
 log = structlog.get_logger(__name__)
 
@@ -148,7 +148,11 @@ class Campaigner:
         self._reporter = Reporter(body, cluster=cluster, changed=changed)
         self._driver = Driver(
             # Who only follows has no part in the records of its site.
-            Member(str(replica), "" if resource.observed else self._site.header),
+            Member(
+                str(replica),
+                "" if resource.observed else self._site.header,
+                identities(self._site.name, resource.key.namespace),
+            ),
             bucket,
             resource.record_key,
             observer=observer,

@@ -19,6 +19,8 @@ class Member:
     """A name and a nonce; no two processes share it."""
     site: str = ""
     """The site as in the header of a record; empty for a member outside Kubernetes."""
+    holders: str = ""
+    """How the identities of all begin for whom this process and its peers campaign."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,12 @@ def choose(able: list[Pod], evicted: Nominee | None = None) -> Pod | None:
 
 def identity(site: str, pod: Pod) -> str:
     """Return the identity under which a pod of a site holds a record."""
-    return f"{site}/{pod.namespace}/{pod.name}"
+    return f"{identities(site, pod.namespace)}{pod.name}"
+
+
+def identities(site: str, namespace: str) -> str:
+    """Return how the identities of all pods of a namespace of a site begin."""
+    return f"{site}/{namespace}/"
 
 
 def holder_pod(record: Record, site: str, pods: Mapping[str, Pod], namespace: str) -> Pod | None:
@@ -87,7 +92,7 @@ def holder_pod(record: Record, site: str, pods: Mapping[str, Pod], namespace: st
 
     A pod of the same name with another UID is another pod.
     """
-    prefix = f"{site}/{namespace}/"
+    prefix = identities(site, namespace)
     if not record.holder.startswith(prefix):
         return None
     pod = pods.get(record.holder.removeprefix(prefix))

@@ -810,6 +810,17 @@ def test_a_higher_ttl_loses_no_lease():
     assert scene.lost() == []
 
 
+def test_another_namespace_of_the_site_is_somebody_else():
+    """An operator for other namespaces has the same site, and none of our pods."""
+    scene = prompt()
+    scene.campaign.member = replace(scene.campaign.member, holders="site/shop/")
+    scene.watch(replace(SIBLING, holder="site/other/a"))
+    assert not scene.campaign.ours(scene.campaign.record)
+    assert isinstance(scene.step, Wait)
+    scene.watch(SIBLING)
+    assert scene.campaign.ours(scene.campaign.record)
+
+
 # Promotion
 
 

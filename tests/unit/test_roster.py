@@ -130,7 +130,7 @@ async def served_by(roster, uid):
     """Wait until the election `a` is served as this resource."""
     async with asyncio.timeout(1):
         while not (found := roster.elections()) or campaigner(roster, "a").resource.uid != uid:
-            await asyncio.sleep(0)
+            await roster.changed(roster.version)
     assert len(found) == 1
 
 
