@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from incumbent import wire
-from incumbent.errors import BucketDenied, BucketError, BucketUnreachable
+from incumbent.errors import BucketDenied, BucketError, BucketInvalid, BucketUnreachable
 from incumbent.model import BucketInfo, Cause, Entry, Marker, Nothing, Record
 from incumbent.ports import Answer, Outcome, Sighting
 
@@ -58,7 +58,7 @@ class FakeBucket:
         self.clustered = clustered
         self.problem: BucketError | None = None
         self.settings: BucketInfo | None = None
-        self.denied: dict[str, BucketDenied] = {}
+        self.denied: dict[str, BucketDenied | BucketInvalid] = {}
         self.calls: list[Operation] = []
         self._generation = 1
         """How many buckets of this name there were."""

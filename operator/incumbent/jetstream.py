@@ -17,6 +17,8 @@ from incumbent.model import BucketInfo, Entry, Peer
 from incumbent.ports import Answer, Outcome
 
 _WRONG_LAST_SEQUENCE = 10071
+_NO_ROOM = frozenset({10002, 10023, 10028, 10047, 10054, 10077})
+"""Limits of an account, a server's memory or disk, or a bucket's bytes, in all or in a message."""
 _STREAM_NOT_FOUND = 10059
 _NO_MESSAGE = 10037
 _NO_JETSTREAM = frozenset({10039, 10076})
@@ -130,6 +132,15 @@ def answer_from(answer: Json) -> Answer:
     # Among the others 10164: another message on the subject is in flight, perhaps our own.
     outcome = Outcome.REFUSED if refused else Outcome.UNKNOWN
     return Answer(outcome, reason=error.get("description", "unknown error"))
+
+
+def refusal_from(name: str, answer: Json) -> BucketInvalid | None:
+    """Return why a bucket does not take a record, if that is for more than a moment."""
+    error = answer.get("error") or {}
+    if error.get("err_code") not in _NO_ROOM:
+        return None
+    what = error.get("description", "unknown error")
+    return BucketInvalid(f"bucket {name} does not take a record: {what}; raise that limit")
 
 
 def info_from(name: str, answer: Json) -> BucketInfo:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from incumbent.errors import BucketDenied, BucketError
+from incumbent.errors import BucketDenied, BucketError, BucketInvalid
 from incumbent.model import BucketInfo, Entry, Pod
 
 
@@ -91,8 +91,8 @@ class WatchedBucket(Bucket, Protocol):
     """Why it cannot be used now; None while it can."""
     settings: BucketInfo | None
     """What the server said last; None before the first answer."""
-    denied: dict[str, BucketDenied]
-    """Keys that we may not write, as far as was tried, and why."""
+    denied: dict[str, BucketDenied | BucketInvalid]
+    """Keys that we may not write, or have no room for, as far as was tried, and why."""
 
     def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call `changed` when `problem`, `settings` or `denied` change; returns how to end that."""

@@ -17,6 +17,7 @@ from incumbent import clock, jetstream, wire
 from incumbent.errors import (
     BucketDenied,
     BucketError,
+    BucketInvalid,
     BucketNotFound,
     BucketUnreachable,
     NotSent,
@@ -88,7 +89,7 @@ class NatsBucket:
         """Why the bucket cannot be used now; None while it can, and before the first look."""
         self.settings: BucketInfo | None = None
         """What the server said last."""
-        self.denied: dict[str, BucketDenied] = {}
+        self.denied: dict[str, BucketDenied | BucketInvalid] = {}
         """Keys of which NATS refused us a write since it is connected; a later one may succeed."""
         self._connection = connection
         self._api = jetstream.api_of(connection.domain)
@@ -255,10 +256,10 @@ class NatsBucket:
             return Answer(Outcome.UNKNOWN, reason=str(failure))
         except BucketError as failure:
             return Answer(Outcome.UNKNOWN, reason=str(failure))
-        self._permitted(key)
+        self._permitted(key, jetstream.refusal_from(self.name, answer))
         return jetstream.answer_from(answer)
 
-    def _permitted(self, key: str, error: BucketDenied | None = None) -> None:
+    def _permitted(self, key: str, error: BucketDenied | BucketInvalid | None) -> None:
         """Take in whether we may write a key."""
         if str(error or "") == str(self.denied.get(key, "")):
             return

@@ -111,6 +111,9 @@ async def told(election, operator, reason, *words):
     return condition["message"]
 
 
+LIMITS = ("max_msg_size", "max_bytes")
+
+
 # The bucket
 
 
@@ -148,6 +151,27 @@ async def test_bucket_with_impossible_ttl(shared, operator, jetstream, config, w
     await jetstream.add_stream(bucket(name))
 
     assert await shared.wait_leader() == "one"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    (
+        ({"max_msg_size": 64}, "message size exceeds maximum allowed"),
+        ({"max_bytes": 100, "discard": "new"}, "maximum bytes exceeded"),
+    ),
+    ids=("for this record", "for any"),
+)
+async def test_bucket_without_room(shared, operator, jetstream, config, words):
+    """Nobody can lead, and the server's reason is told; a higher limit is enough."""
+    name = f"B{secrets.token_hex(4)}"
+    await jetstream.add_stream(bucket(name, **config))
+    await shared.add_pods("one")
+    await shared.create(bucket=name)
+    await told(shared, operator, "BucketInvalid", words, "raise that limit")
+
+    await jetstream.update_stream(bucket(name, **{**config, **dict.fromkeys(LIMITS, -1)}))
+
+    assert await shared.wait_leader(timeout=10) == "one"
 
 
 async def test_interval_that_the_ttl_does_not_allow(shared, operator, jetstream):

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from structlog.testing import capture_logs
@@ -511,6 +512,22 @@ async def test_a_write_that_is_not_permitted_is_told_of_its_key(
         await bucket.remove("a", expected=0, headers={}, timeout=1)
         assert told == [["a"], []]
         end()
+
+
+async def test_a_bucket_without_room_is_told_of_its_key(
+    server: Server, bucket: NatsBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that is too long, or a bucket that is full, would otherwise look like silence."""
+    error = {"code": 400, "err_code": 10054, "description": "message size exceeds maximum allowed"}
+    async with watched(bucket):
+        with monkeypatch.context() as patched:
+            patched.setattr(server, "request", AsyncMock(return_value={"error": error}))
+            answer = await bucket.write("a", "x", expected=0, headers={}, timeout=1)
+        assert answer.outcome is Outcome.UNKNOWN
+        assert isinstance(bucket.denied["a"], BucketInvalid)
+        assert "bucket B does not take a record: message size exceeds" in str(bucket.denied["a"])
+        await bucket.remove("a", expected=0, headers={}, timeout=1)
+        assert not bucket.denied
 
 
 @pytest.mark.parametrize("how", ("the connection is lost", "nobody watches the key"))
