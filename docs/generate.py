@@ -63,6 +63,7 @@ MEANINGS = {
     ("RoutingInSync", "SliceNotWritten"): "a slice could not be written; the message says why",
     ("RoutingInSync", "ServiceNotFound"): "there is no such Service",
     ("RoutingInSync", "ServiceHasSelector"): "Kubernetes finds pods for the Service, too",
+    ("RoutingInSync", "ServiceHasOthers"): "other EndpointSlices lead its clients elsewhere",
     ("RoutingInSync", "ServiceInvalid"): "the Service cannot lead to a pod; the message says why",
     ("RoutingInSync", "ServiceInUse"): "an older election of the namespace names this Service",
     ("RoutingInSync", "Starting"): "the key and the pods have not been seen yet",

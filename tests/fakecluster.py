@@ -22,6 +22,7 @@ from incumbent.errors import (
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced
 from incumbent.resource import API_VERSION, KIND
+from incumbent.slices import SERVICE_NAME
 from incumbent.status import Event
 
 NAMESPACE = "shop"
@@ -219,6 +220,16 @@ class FakeCluster:
         """Return an EndpointSlice, None if there is none."""
         await self._arrive(Operation("get_slice", name))
         return copy.deepcopy(self.slices.get((namespace, name)))
+
+    async def list_slices(self, namespace: str, service: str) -> list[dict[str, Any]]:
+        """Return the EndpointSlices of a Service."""
+        await self._arrive(Operation("list_slices", service))
+        return [
+            copy.deepcopy(found)
+            for (where, _), found in self.slices.items()
+            if where == namespace
+            and found["metadata"].get("labels", {}).get(SERVICE_NAME) == service
+        ]
 
     async def create_slice(
         self, body: Mapping[str, Any], *, timeout: float, within: float | None = None

@@ -42,6 +42,7 @@ from incumbent.errors import (
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced
 from incumbent.resource import API_VERSION, PLURAL, whole
+from incumbent.slices import SERVICE_NAME
 
 log = structlog.get_logger(__name__)
 
@@ -231,6 +232,12 @@ class ApiServer:
     async def get_slice(self, namespace: str, name: str) -> dict[str, Any] | None:
         """Read an EndpointSlice as JSON, consistently; None if there is none."""
         return await self._find(f"{slices_path(namespace)}/{name}")
+
+    async def list_slices(self, namespace: str, service: str) -> list[dict[str, Any]]:
+        """Return the EndpointSlices of a Service: as many as Kubernetes makes, so one page."""
+        query = {"labelSelector": f"{SERVICE_NAME}={service}"}
+        answer: dict[str, Any] = await self._ask("GET", slices_path(namespace), query=query)
+        return list(answer["items"])
 
     async def create_slice(
         self, body: Mapping[str, Any], *, timeout: float, within: float | None = None

@@ -21,7 +21,9 @@ DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 """The rule of Kubernetes for DNS subdomain names."""
 
 _KEY = r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*"
-_LONGEST_KEY = 255
+_LONGEST_KEY = 512
+"""As in the definition of `LeaderElection`."""
+_LONGEST_IDENTITY = 255
 
 LONGEST_SHOWN = 1000
 """Characters of a holder that are shown; of ours, `<site>/<namespace>/<pod>` has 571 at most."""
@@ -155,10 +157,10 @@ def identity_name(text: str) -> str:
     Raises:
         ConfigurationError: it is empty or long, or breaks the header that it becomes a part of.
     """
-    if text.isprintable() and text.strip() == text and 0 < len(text) <= _LONGEST_KEY:
+    if text.isprintable() and text.strip() == text and 0 < len(text) <= _LONGEST_IDENTITY:
         return text
     msg = (
-        f"{text!r} is not a valid identity; it must consist of 1 to {_LONGEST_KEY} printable"
+        f"{text!r} is not a valid identity; it must consist of 1 to {_LONGEST_IDENTITY} printable"
         " characters, the first and the last not a space."
     )
     raise ConfigurationError(msg)

@@ -264,6 +264,10 @@ class Cluster(Protocol):
         """Read an EndpointSlice as JSON, consistently; None if there is none."""
         ...
 
+    async def list_slices(self, namespace: str, service: str) -> list[dict[str, Any]]:
+        """Return the EndpointSlices of a Service, whoever wrote them."""
+        ...
+
     async def create_slice(
         self, body: Mapping[str, Any], *, timeout: float, within: float | None = None
     ) -> dict[str, Any]:

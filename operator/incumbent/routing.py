@@ -47,6 +47,7 @@ from incumbent.slices import (
     name_of,
     obstacle_from,
     of_another_service,
+    others_from,
     service_from,
     shows,
     unknown_ports,
@@ -302,7 +303,11 @@ class Routing:
         self._known.clear()
         try:
             body = await self._cluster.get_service(key.namespace, self._resource.service)
-            self._found = obstacle_from(self._resource, body)
+            obstacle = obstacle_from(self._resource, body)
+            if obstacle is None:
+                others = await self._cluster.list_slices(key.namespace, self._resource.service)
+                obstacle = others_from(self._resource, others)
+            self._found = obstacle
             self._service = service_from(body) if body and not self._found else None
             await self._read_missing()
             if self.obstacle is not None:
@@ -316,7 +321,7 @@ class Routing:
                 raise
             pause = LOOK_SOON
         if self.obstacle not in {None, before}:
-            log.warning("service.unusable", namespace=key.namespace, problem=self.obstacle)
+            log.warning("service.unusable", namespace=key.namespace, problem=self.obstacle.message)
         pause = LOOK_SOON if self.obstacle is not None else pause
         self._look_at = clock.now() + pause * random.uniform(0.8, 1.0)  # noqa: S311
         self._wake(self._look_at - clock.now())

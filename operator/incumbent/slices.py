@@ -8,7 +8,7 @@ hold one pod or none.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,26 @@ def obstacle_from(resource: Resource, body: Mapping[str, Any] | None) -> Obstacl
         message = f"Service {name} is a name outside (ExternalName): give it another type"
         return Obstacle("ServiceInvalid", message)
     return None
+
+
+def others_from(resource: Resource, found: Iterable[Slice]) -> Obstacle | None:
+    """Say which slices lead clients of the Service elsewhere; None if none do.
+
+    Those of elections are left out: which of these has the Service is decided elsewhere.
+    """
+    names = sorted(
+        one["metadata"]["name"]
+        for one in found
+        if one.get("endpoints") and one["metadata"].get("labels", {}).get(MANAGED_BY) != GROUP
+    )
+    if not names:
+        return None
+    message = (
+        f"Service {resource.service} reaches others, too, by EndpointSlices that Kubernetes leaves"
+        f" when a selector is removed, or that somebody made ({', '.join(names[:3])}): delete the"
+        f" Endpoints {resource.service}, if there are any, and then these slices"
+    )
+    return Obstacle("ServiceHasOthers", message)
 
 
 def name_of(resource: Resource, family: str) -> str:

@@ -173,11 +173,13 @@ def events_from(
             events.append(Event("Warning", "LeaderLost", "StepDown", note))
     if new and (not old or _term(before) != _term(after)):
         name, token = new["podName"], after.get("token")
+        # A stranger's record has no token.
+        known = "" if token is None else f"with token {token}"
         if old and not evicted and old["podUID"] != new["podUID"]:
-            note = f"pod {name} leads after pod {old['podName']}, with token {token}"
+            note = f"pod {name} leads after pod {old['podName']}" + (known and f", {known}")
             events.append(Event("Normal", "HandedOver", "HandOver", note))
         else:
-            note = f"pod {name} leads with token {token}"
+            note = f"pod {name} leads" + (known and f" {known}")
             events.append(Event("Normal", "LeaderElected", "Elect", note))
     if reason in _TROUBLES and reason != _ready(before)[0]:
         events.append(Event("Warning", reason, "Campaign", message))
@@ -188,7 +190,14 @@ def events_from(
 
 
 _OBSTACLES = frozenset(
-    {"ServiceNotFound", "ServiceHasSelector", "ServiceInvalid", "ServiceInUse", "PermissionDenied"}
+    {
+        "ServiceNotFound",
+        "ServiceHasSelector",
+        "ServiceHasOthers",
+        "ServiceInvalid",
+        "ServiceInUse",
+        "PermissionDenied",
+    }
 )
 """Reasons for which a Service is not led to the leader."""
 

@@ -196,6 +196,12 @@ async def test_service_with_a_selector_is_refused_until_it_has_none(shared, oper
     assert await shared.kube.until(shared.slice_path, lambda found: found is None) is None
     service = f"/api/v1/namespaces/{shared.namespace}/services/{shared.name}"
     await shared.kube.patch(service, {"spec": {"selector": None}})
+    # Kubernetes leaves what it made by the selector, and that leads to every pod.
+    condition = await shared.wait_reason("ServiceHasOthers", kind="RoutingInSync")
+    assert f"delete the Endpoints {shared.name}" in condition["message"]
+    await shared.kube.delete(f"/api/v1/namespaces/{shared.namespace}/endpoints/{shared.name}")
+    for left in await shared.slices():
+        await shared.kube.delete(f"{shared.slices_path}/{left['metadata']['name']}")
     await shared.wait_reached(leader)
 
 

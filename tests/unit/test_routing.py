@@ -11,7 +11,16 @@ from incumbent.errors import ClusterUnreachable, Forbidden
 from incumbent.model import ElectionKey
 from incumbent.resource import resource_from
 from incumbent.routing import Routing
-from incumbent.slices import FAMILIES, Obstacle, emptied, filled, service_from, shows
+from incumbent.slices import (
+    FAMILIES,
+    MANAGED_BY,
+    SERVICE_NAME,
+    Obstacle,
+    emptied,
+    filled,
+    service_from,
+    shows,
+)
 from stage import KEY, TOKEN, TTL, View, Watches
 
 pytestmark = [
@@ -185,6 +194,29 @@ async def test_service_that_cannot_be_used_is_refused(stage, spec, reason):
     stage.cluster.put_service()
     await stage.until(lambda: reached(stage) == ["a"])
     await stage.until(lambda: stage.condition("Stalled")[0] == "False")
+
+
+@pytest.mark.parametrize(
+    ("labels", "endpoints", "harmful"),
+    (
+        ({MANAGED_BY: "endpointslice-controller.k8s.io"}, [{"addresses": ["10.0.0.9"]}], True),
+        ({}, [{"addresses": ["10.0.0.9"]}], True),
+        ({}, [], False),
+        ({MANAGED_BY: "incumbent.dev"}, [{"addresses": ["10.0.0.9"]}], False),
+        ({SERVICE_NAME: "other"}, [{"addresses": ["10.0.0.9"]}], False),
+    ),
+)
+async def test_slices_of_others_are_an_obstacle(routed, labels, endpoints, harmful):
+    """Kubernetes leaves its own when a selector is removed, and they lead to every pod."""
+    await routed.lead()
+    name = "web-x7d9z"
+    about = {"namespace": NAMESPACE, "name": name, "labels": {SERVICE_NAME: "web", **labels}}
+    routed.cluster.slices[NAMESPACE, name] = {"metadata": about, "endpoints": endpoints}
+    await asyncio.sleep(A_WHILE)
+    state = ("False", "ServiceHasOthers") if harmful else ("True", "SliceWritten")
+    assert routed.condition("RoutingInSync") == state
+    del routed.cluster.slices[NAMESPACE, name]
+    await routed.until(lambda: reached(routed) == ["a"])
 
 
 async def test_selector_that_comes_later_ends_the_routing(routed):
@@ -422,7 +454,7 @@ async def point(stage, routing, name, *, token=7, granted=True, tenure=1, left=1
 async def test_slice_is_read_before_the_bucket_is_written(stage, routing):
     """And written after that."""
     assert await point(stage, routing, "a")
-    operations = ["get_service", "get_slice", "get_slice", "warrant", "create_slice"]
+    operations = ["get_service", "list_slices", *["get_slice"] * 2, "warrant", "create_slice"]
     assert stage.cluster.operations == operations
 
 

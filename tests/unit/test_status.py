@@ -701,6 +701,12 @@ def test_events_say_who_and_why():
     assert told(led_by(A, 5), led_by(B, 9)) == [
         Event("Normal", "HandedOver", "HandOver", "pod b leads after pod a, with token 9")
     ]
+    first, second = (
+        situation(record=strange(pod.name, 5), ours=True, leader=pod, state=State.LEADER)
+        for pod in (A, B)
+    )
+    assert told(first)[0].note == "pod a leads"
+    assert told(first, second)[0].note == "pod b leads after pod a"
     assert told(led_by(A, 5), led_elsewhere()) == [
         Event(
             "Warning",

@@ -129,6 +129,11 @@ class _Cluster(ApiServer):
         try:
             scale = await self._ask("PATCH", path, body=body, content_type=MERGE_PATCH)
         except NotFound:
+            click.echo(
+                f"There is no Deployment {name} in the namespace {namespace}, so nothing was"
+                " stopped: see that no operator is running under another name",
+                err=True,
+            )
             return
         until = clock.now() + STOP_WITHIN
         while pods := await self.list_pods(namespace, scale["status"]["selector"]):

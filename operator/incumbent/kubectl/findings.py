@@ -150,6 +150,7 @@ _REMEDIES = {
     "LabelKeyInUse": "give one of the two elections another label key, or delete it",
     "TokenRegressed": "see docs/operations.md, then set onTokenRegress to Accept",
     "ServiceNotFound": "create the Service that `routing` names, without a selector",
+    "ServiceHasOthers": "delete what else leads clients of that Service somewhere",
     "ServiceHasSelector": "remove the selector of the Service that `routing` names",
     "ServiceInvalid": "give the Service that `routing` names another type",
     "ServiceInUse": "give one of the two elections another Service",
