@@ -45,7 +45,7 @@ class Cluster(FakeCluster):
 
     def __init__(self):
         super().__init__()
-        self.hanging = set()
+        self.stuck = set()
         """Names of the methods whose calls do not return."""
         self.shown = []
         """Functions that are called with each state of an election."""
@@ -75,7 +75,7 @@ class Cluster(FakeCluster):
 
     async def _arrive(self, operation):
         await super()._arrive(operation)
-        if operation.name in self.hanging:
+        if operation.name in self.stuck:
             await asyncio.Event().wait()
 
 

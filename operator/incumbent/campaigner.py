@@ -8,6 +8,7 @@ The *reports* (`reporter`) tell people. This module decides when each of them ha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,8 @@ log = structlog.get_logger(__name__)
 
 DELETE_WITHIN = 4.0
 """Seconds after which a deleted election no longer waits for NATS: its record will lapse."""
+SHORT_PAUSE = 0.3
+"""Seconds until the next pass at most, when those before have failed and there is news."""
 LEAST = 0.001
 LONGEST_PAUSE = 2.0
 """Seconds between passes that are not done, at least and at most."""
@@ -174,6 +177,8 @@ class Campaigner:
         )
         self.counts = Counts(self._driver.attempts)
         self._due = asyncio.Event()
+        self._urgent = asyncio.Event()
+        """Set when a pass may not wait, whatever came of those before."""
         self._due_at = self._began_at = clock.now()
         self._timer: asyncio.TimerHandle | None = None
         self._limit: asyncio.Timeout | None = None
@@ -191,11 +196,13 @@ class Campaigner:
         self._begun = 0
         self._evicted = False
         self._resigned = False
-        self._successor: Resource | None = None
         self._retire_by = NEVER
         self._yields = 0
         """How often another replica has relieved us since the election was deleted."""
+        self.gone = asyncio.get_running_loop().create_future()
+        """Done when it is known that this election is gone, though nobody may have said so."""
         self._ended = asyncio.Event()
+        self._over = False
 
     # From outside
 
@@ -224,6 +231,7 @@ class Campaigner:
                 tasks.create_task(self._passes(), name=f"passes of {self.key}")
                 tasks.create_task(self._reporter.run(), name=f"reports of {self.key}")
         finally:
+            self._over = True
             self._driver.end()
             for end in ends:
                 end()
@@ -256,12 +264,11 @@ class Campaigner:
         self._office.routing.claim(obstacle)
         self._wake()
 
-    async def retire(self, successor: Resource | None = None) -> None:
+    async def retire(self) -> None:
         """Take everything back: labels, annotations, the record. Bounded if NATS is away.
 
-        Of a `successor`, which has the same name and is served already, nothing is touched.
+        Of a successor, an election of the same name, nothing is touched.
         """
-        self._successor = successor
         self._retire_by = clock.now() + DELETE_WITHIN
         self._office.resource = replace(self.resource, deleting=True)
         self._interrupt()
@@ -358,11 +365,14 @@ class Campaigner:
 
     def _interrupt(self) -> None:
         """End the pass that is under way, so that the next one need not wait for it."""
+        self._urgent.set()
         if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time())
 
     def _configure(self) -> None:
         """Bring the campaign in line with the bucket's settings."""
+        if self._over:
+            return  # a timer was still on its way
         info = self._bucket.settings
         before, self._settings = self._settings, info
         if self._blocked is not None:
@@ -488,6 +498,12 @@ class Campaigner:
         failures = 0
         while True:
             await self._due.wait()
+            if failures > 1:
+                # Perhaps our own write has woken us, such as the strip of a hand-over that failed.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(SHORT_PAUSE, _pause(failures))):
+                        await self._urgent.wait()
+            self._urgent.clear()
             self._due.clear()
             if self._timer is not None:
                 self._timer.cancel()
@@ -535,14 +551,12 @@ class Campaigner:
         )
         if self._resigned and done and self._driver.lease is None:
             self._ended.set()
+        if self._office.outlived and not self.gone.done():
+            self.gone.set_result(None)
         return done
 
     async def _take_back(self) -> None:
         """Take everything back, and end."""
-        if self._successor is not None:
-            await self._office.make_way(self._successor)
-            self._ended.set()
-            return
         foreign = self._blocked is not None and self._blocked.reason != "KeyInUse"
         if foreign:
             await self._office.vacate()  # the label key is not ours
@@ -550,7 +564,13 @@ class Campaigner:
             # Another replica takes back, too: if each relieved the other at once, none would end.
             await asyncio.sleep(_pause(self._yields))
         tries = 0
-        while not foreign and (left := await self._office.take_back()):
+        while not foreign:
+            if successor := await self._office.successor():
+                await self._office.make_way(successor)
+                break
+            left = await self._office.take_back()
+            if not left:
+                break
             time_left = self._retire_by - clock.now()
             if left == "record" and time_left <= 0:
                 self._log.warning("record.left", reason="NATS does not answer; it will lapse")

@@ -55,6 +55,8 @@ class Labels:
         self.resource = resource
         self._cluster = cluster
         self._learn = learn
+        self.outlived = False
+        """Whether the election was found to be gone."""
         self._doubtful: dict[str, Pod] = {}
 
     @property
@@ -169,6 +171,7 @@ class Labels:
         key = self.resource.key
         body = await self._cluster.get_election(key.namespace, key.name)
         metadata = body["metadata"] if body is not None else {}
+        self.outlived = metadata.get("uid") != self.resource.uid
         return metadata.get("uid") == self.resource.uid and "deletionTimestamp" not in metadata
 
     async def carriers(self, *, since: str = "") -> list[Pod]:

@@ -8,6 +8,7 @@ ours, one write of them, after the bucket's, moves the traffic, and the labels f
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Literal
@@ -23,7 +24,7 @@ from incumbent.labelset import LabelSet, together
 from incumbent.model import Cause, Marker, Nominee, Pod, Record
 from incumbent.pods import ElectionPods
 from incumbent.ports import Cluster, Observer
-from incumbent.resource import Resource
+from incumbent.resource import Resource, resource_from
 from incumbent.routing import Routing
 from incumbent.stepdown import StepDown
 from incumbent.verdict import (
@@ -44,6 +45,9 @@ UNDONE_AFTER = 1.0
 blind towards its API server."""
 LONGEST_PATIENCE = 30.0
 """The same, at most, after it took the record and could not do the work either."""
+
+PREDECESSORS = 4
+"""Of so many earlier holders is known that they were ours; a hand-over has one of them."""
 
 
 class Office:
@@ -93,6 +97,8 @@ class Office:
         self.routing = Routing(cluster, resource, wake, observer)
         self._follower = Follower(site, driver, self._labels, self.routing, wake)
         self._last_held: Record | None = None
+        self._held_before: deque[str] = deque(maxlen=PREDECESSORS)
+        """The pods of earlier records, by UID: in a hand-over one of them carries the label yet."""
         self._in_office = 0
         """The term whose pod was labelled by us, or seen to be."""
         self._begun = (0, 0)
@@ -177,8 +183,11 @@ class Office:
         campaign = self._driver.campaign
         if campaign is None or record is None or not campaign.ours(record):
             return
-        if record != self._last_held:
+        last = self._last_held
+        if record != last:
             self._relieved = False
+        if last is not None and last.pod_uid != record.pod_uid:
+            self._held_before.append(last.pod_uid)
         self._last_held = record
         if campaign.lease is not None:
             self._answers = True
@@ -199,9 +208,13 @@ class Office:
         Raises:
             ClusterError: the API server did not do its part; what was done so far stays.
         """
-        campaign = self._driver.campaign
+        settled = await self._settle(withdrawn=withdrawn, blind=blind, since=since)
         if self.routing.routed and not (self.resource.service or self.rests):
-            await self.routing.take_back()  # not asked for any more
+            await self.routing.take_back()  # not asked for any more, and no strip waits for it
+        return settled
+
+    async def _settle(self, *, withdrawn: bool, blind: bool, since: float) -> bool:
+        campaign = self._driver.campaign
         if campaign is None or campaign.latest is None:
             await self._settle_blindly(withdrawn=withdrawn)
             return True
@@ -210,20 +223,24 @@ class Office:
         kept = None if withdrawn else self._kept
         chosen = None if withdrawn else kept or choose(self.able, campaign.evicted)
         vacant = campaign.lease is None and (self.lapsed or not campaign.stands_by)
-        if vacant and not await self._stood_aside(campaign.timing.interval):
+        aside = vacant and self._stands_aside(campaign.timing.interval)
+        if aside:
             chosen = None
         self._driver.nominate(self._nominee(chosen) if chosen is not None else None)
         if campaign.lease is not None:
+            self._aside_since = NEVER
             try:
                 settled = await self._govern(chosen, withdrawn=withdrawn, since=since)
             except Unconnected:
                 await self._give_way(campaign.timing.interval)
                 raise
             self._patience = UNDONE_AFTER if settled else self._patience
-        elif campaign.stands_by and not self.lapsed:
+        elif not vacant:
             settled = await self._stand_by(withdrawn=withdrawn)
         else:
             settled = await self._stand_down(kept, blind=blind)
+            if self.resource.step_down is not None and not aside:
+                await self._step_down.clear(self.resource)
             if chosen is not None and self._driver.create_due:
                 settled = await self._take_office(chosen, since=since)
         if not self.rests:
@@ -243,12 +260,33 @@ class Office:
         return await self._driver.release(tenure=tenure)
 
     async def vacate(self) -> None:
-        """Strip the pod that we labelled, if we did: this election may not go on."""
-        ours = [self._pod_of(self._last_held)] if self._answers and self._last_held else []
+        """Strip the pods that we labelled, if we did: this election may not go on.
+
+        What another election has labelled by the same key is left alone.
+        """
+        ours = []
+        if self._answers and self._last_held is not None:
+            earlier = [pod for pod in self._labels.suspects if pod.uid in self._held_before]
+            ours = [self._pod_of(self._last_held), *earlier]
+        strip = self._labels.strip_all([*ours, *self._labels.doubtful])
         if self._answers or self.routing.doubtful:
-            await self.routing.empty()
-        await self._labels.strip_all([*ours, *self._labels.doubtful])
+            await together(strip, self.routing.empty())
+        else:
+            await strip
         self._in_office, self._answers = 0, False
+
+    @property
+    def outlived(self) -> bool:
+        """Whether this election was found to be gone."""
+        return self._labels.outlived
+
+    async def successor(self) -> Resource | None:
+        """Return the election that has our name now, if it is another one."""
+        key = self.resource.key
+        body = await self._cluster.get_election(key.namespace, key.name)
+        if body is None or body["metadata"]["uid"] == self.resource.uid:
+            return None
+        return resource_from(body, default_bucket=self.resource.bucket)
 
     async def make_way(self, successor: Resource) -> None:
         """Of an election that is gone, take back what its successor of the same name does not use.
@@ -602,19 +640,16 @@ class Office:
             return None
         return None if why_not(carriers[0], self.resource.selector) else carriers[0]
 
-    async def _stood_aside(self, interval: float) -> bool:
-        """Whether nobody has asked for a step-down, or this site was out of office since.
+    def _stands_aside(self, interval: float) -> bool:
+        """Whether somebody has asked for a step-down, and others still have their chance.
 
-        For an interval others have their chance; then the request has been carried out.
+        That is for an interval out of office; then the request has been carried out.
         """
         if self.resource.step_down is None:
             self._aside_since = NEVER
-            return True
-        self._aside_since = min(self._aside_since, clock.now())
-        if not self._reached(self._aside_since + interval):
             return False
-        await self._step_down.clear(self.resource)
-        return True
+        self._aside_since = min(self._aside_since, clock.now())
+        return not self._reached(self._aside_since + interval)
 
     async def _strip_known(self) -> None:
         """Strip all pods that carry the label as far as known, or may do so because we led."""

@@ -6,6 +6,7 @@ This has a loop of its own, so that no change of leader waits for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from incumbent import clock
 from incumbent.errors import ClusterError, Conflict, NotFound
 from incumbent.ports import Cluster
 from incumbent.status import Event, Situation, events_from, status_from
@@ -22,6 +24,10 @@ log = structlog.get_logger(__name__)
 
 LONGEST_PAUSE = 5.0
 """Seconds between attempts to write a status, at most."""
+LONGEST_QUARREL = 30.0
+"""The same while somebody else writes another status again and again."""
+FORGIVEN_AFTER = 60.0
+"""Seconds without such a quarrel after which a change of somebody else is corrected at once."""
 AFTER_CONFLICT = 0.1
 """Seconds to wait before another try, at most, when somebody else wrote the status."""
 LOGGED_FAILURES = frozenset({1, 10, 100})
@@ -52,6 +58,10 @@ class Reporter:
         self._situation: Situation | None = None
         self._evicted = False
         self._said: object = None
+        self._written: object = None
+        self._written_at = 0.0
+        self._repeats = 0
+        """How often in a row we have written what somebody else had changed since."""
         self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
         metadata = body["metadata"]
         self._log = log.bind(namespace=metadata["namespace"], election=metadata["name"])
@@ -113,12 +123,17 @@ class Reporter:
             self._log.warning("status.not_written", problem=str(error))
 
     async def _write(self) -> None:
-        metadata = self.body["metadata"]
+        metadata, waited = self.body["metadata"], False
         while (situation := self._situation) is not None:
             before = self.status
             status = status_from(situation, before, _timestamp())
             if status == before or self._leaves_it(situation, before):
                 return
+            repeated = self._repeats_itself()
+            if repeated and not waited:
+                await self._let_others_learn()
+                waited = True
+                continue
             try:
                 self.body = await self._cluster.replace_status(
                     metadata["namespace"],
@@ -135,11 +150,36 @@ class Reporter:
                 await asyncio.sleep(AFTER_CONFLICT * random.uniform(0.5, 1.0))  # noqa: S311
                 continue
             self._said = _gist(situation)
+            self._repeats = self._repeats + 1 if repeated else 0
+            self._written, self._written_at = _timeless(status), clock.now()
             self._changed()
             evicted = self._evicted and _reign(before) != _reign(status)
             self._evicted = self._evicted and not evicted
             self._events.extend(events_from(before, status, evicted=evicted))
             return
+
+    async def _let_others_learn(self) -> None:
+        """Wait before the same is written again, but not once there is something else to say.
+
+        A replica whose view lags, or that looks at a Service at another time, says something else.
+        Without a leader here none of the two is the steward, and each would correct the other.
+        """
+        if clock.now() - self._written_at > FORGIVEN_AFTER:
+            self._repeats = 0
+        if not self._repeats:
+            return
+        pause = min(LONGEST_QUARREL, 0.1 * 2 ** min(self._repeats, 10))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):  # noqa: S311
+                while self._repeats_itself():
+                    await self._stirred.wait()
+                    self._stirred.clear()
+
+    def _repeats_itself(self) -> bool:
+        """Whether what is to be written is what we wrote last, so that somebody changed it."""
+        if self._situation is None:
+            return False
+        return _timeless(status_from(self._situation, self.status, "")) == self._written
 
     def _leaves_it(self, situation: Situation, before: Mapping[str, Any]) -> bool:
         """Whether the status is better left as it is, for another replica sees more."""
@@ -179,6 +219,14 @@ def _knows_less(situation: Situation, before: Mapping[str, Any]) -> bool:
     if (before.get("bucket") or {}).get("createdTime") != bucket.created:
         return False
     return bool((before.get("steward") or {}).get("revision", 0) > record.revision)
+
+
+def _timeless(status: Mapping[str, Any]) -> object:
+    """Return a status without the times of its changes, and without what only counts them."""
+    times = {"lastTransitionTime", "acquiredTime"}
+    parts = [status.get("leader") or {}, *status["conditions"]]
+    plain = [{name: part[name] for name in part if name not in times} for part in parts]
+    return {**status, "transitions": 0, "leader": plain[0], "conditions": plain[1:]}
 
 
 def _gist(situation: Situation) -> object:

@@ -9,8 +9,7 @@ does not matter for a label key, for leader labels are looked for by the key alo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from incumbent.campaigner import Campaigner
@@ -51,8 +50,8 @@ class Roster:
         self._resources: dict[ElectionKey, Resource] = {}
         self._ages: dict[ElectionKey, tuple[str, int]] = {}
         """When each was created, and in which version it was seen last."""
-        self._gone: dict[str, asyncio.Future[Resource | None]] = {}
-        """By the UID of each that is served: done when the resource is gone, with its successor."""
+        self._served: dict[str, Campaigner] = {}
+        """By the UID, also those whose name another one has by now."""
         self._claims: dict[Claim, set[ElectionKey]] = {}
 
     def elections(self) -> list[Mapping[str, Any]]:
@@ -89,7 +88,7 @@ class Roster:
         self._enter(resource.key, resource)
         self._ages[resource.key] = _age(body)
         if known is not None and known.uid != resource.uid:
-            self._end(known.uid, resource)
+            self._end(known.uid)
         campaigner = self._campaigner_of(resource)
         if campaigner is not None:
             campaigner.update(body, resource)
@@ -103,7 +102,7 @@ class Roster:
         if resource is not None and resource.uid == body["metadata"]["uid"]:
             self._enter(key, None)
             del self._ages[key]
-        self._end(body["metadata"]["uid"], self._resources.get(key))
+        self._end(body["metadata"]["uid"])
 
     async def serve(
         self, body: Mapping[str, Any], stopped: Awaitable[object], *, ending: Callable[[], str]
@@ -128,17 +127,16 @@ class Roster:
         self, campaigner: Campaigner, stop: asyncio.Future[Any], ending: Callable[[], str]
     ) -> None:
         uid = campaigner.resource.uid
-        gone = self._gone[uid] = asyncio.get_running_loop().create_future()
+        self._served[uid] = campaigner
         work = asyncio.create_task(campaigner.run(), name=f"election {campaigner.key}")
-        tasks: list[asyncio.Future[Any]] = [work, stop, gone]
+        tasks: list[asyncio.Future[Any]] = [work, stop, campaigner.gone]
         try:
             await _first_of(tasks)
-            endings: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
-                "retire": partial(campaigner.retire, gone.result() if gone.done() else None),
+            end = {
+                "retire": campaigner.retire,
                 "leave": campaigner.leave,
                 "resign": campaigner.resign,
-            }
-            end = endings.get("retire" if gone.done() else ending())
+            }.get("retire" if campaigner.gone.done() else ending())
             if end is not None:
                 tasks.append(asyncio.create_task(end(), name=f"end of election {campaigner.key}"))
                 await _first_of([work, tasks[-1]])
@@ -146,8 +144,8 @@ class Roster:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if self._gone.get(uid) is gone:
-                del self._gone[uid]
+            if self._served.get(uid) is campaigner:
+                del self._served[uid]
             if self.campaigners.get(campaigner.key) is campaigner:
                 del self.campaigners[campaigner.key]
             self.turnover += 1
@@ -206,11 +204,11 @@ class Roster:
         other = known is not None and known.uid != body["metadata"]["uid"]
         return other and self._ages[key] > _age(body)
 
-    def _end(self, uid: str, successor: Resource | None) -> None:
+    def _end(self, uid: str) -> None:
         """Let whoever serves a resource take back what it did, for that is gone."""
-        gone = self._gone.get(uid)
-        if gone is not None and not gone.done():
-            gone.set_result(successor)
+        campaigner = self._served.get(uid)
+        if campaigner is not None and not campaigner.gone.done():
+            campaigner.gone.set_result(None)
 
     def _judge(self, campaigner: Campaigner, resource: Resource) -> None:
         """Tell whoever serves a resource what keeps it from working."""

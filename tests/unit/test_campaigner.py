@@ -413,7 +413,7 @@ async def test_hand_over_that_cannot_be_labelled_is_given_up(stage):
 async def test_term_whose_label_may_have_been_sent_is_kept(stage):
     """No answer to the label is no reason: an outage of the API server changes no leader."""
     await stage.start()
-    stage.cluster.hanging.add("patch_pod")
+    stage.cluster.stuck.add("patch_pod")
     await stage.until(lambda: "a=leader" in stage.writes)
     with stage.cluster.unreachable():
         await asyncio.sleep(3 * TTL)
@@ -557,7 +557,7 @@ async def test_release_does_not_go_on_after_another_replica_led(stage):
 async def test_slow_api_server_makes_no_renewal_late(stage):
     """A pass that hangs does not keep the record from being renewed."""
     await stage.lead()
-    stage.cluster.hanging = {"patch_pod", "get_pod", "list_pods", "replace_status"}
+    stage.cluster.stuck = {"patch_pod", "get_pod", "list_pods", "replace_status"}
     stage.cluster.change("a", ready=False)
     await asyncio.sleep(3 * TTL)
     renewals = [call.at for call in stage.cluster.calls if call.name == "renew"]
@@ -569,7 +569,7 @@ async def test_slow_api_server_makes_no_renewal_late(stage):
 async def test_strip_comes_in_time_while_a_pass_hangs(stage, stuck):
     """When the deadline passes, a request that hangs is not waited for."""
     await stage.lead()
-    stage.cluster.hanging = {stuck}
+    stage.cluster.stuck = {stuck}
     stage.cluster.change("b", ready=False)
     if stuck != "patch_pod":
         overlook(stage.first, "a")
@@ -578,7 +578,7 @@ async def test_strip_comes_in_time_while_a_pass_hangs(stage, stuck):
         lease = stage.first._driver.lease
         await asyncio.sleep(lease.deadline - clock.now() - 0.05)
         assert stage.leaders == ["a"]
-        stage.cluster.hanging = set()
+        stage.cluster.stuck = set()
         await stage.until(lambda: not stage.leaders)
         assert clock.now() < lease.deadline + MARGIN
 
@@ -586,7 +586,7 @@ async def test_strip_comes_in_time_while_a_pass_hangs(stage, stuck):
 async def test_strip_does_not_wait_for_the_status(stage):
     """Whether another replica has taken over is asked for no longer than there is time."""
     await stage.lead()
-    stage.cluster.hanging = {"get_election", "replace_status", "emit_event"}
+    stage.cluster.stuck = {"get_election", "replace_status", "emit_event"}
     with stage.bucket.unreachable():
         lease = stage.first._driver.lease
         await stage.until(lambda: not stage.leaders)

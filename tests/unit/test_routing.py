@@ -344,7 +344,7 @@ async def test_replica_that_stood_still_moves_nothing(routed):
     await routed.start("two")
     await asyncio.sleep(1)
     view = routed.first
-    routed.cluster.hanging.add("patch_slice")
+    routed.cluster.stuck.add("patch_slice")
     routed.cluster.change("a", ready=False)
     await asyncio.sleep(0.5)
     routed.cluster.hanging.clear()
@@ -402,7 +402,7 @@ async def test_standby_empties_what_a_dead_steward_filled(stage):
     await stage.until(lambda: stage.record is None)
     with view.blind():
         second = await stage.start("two")
-        stage.cluster.hanging.add("patch_pod")
+        stage.cluster.stuck.add("patch_pod")
         stage.change(suspend=False)
         await stage.until(lambda: reached(stage) == ["a"])
         await stage.kill(second)
