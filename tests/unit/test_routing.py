@@ -347,7 +347,7 @@ async def test_replica_that_stood_still_moves_nothing(routed):
     routed.cluster.stuck.add("patch_slice")
     routed.cluster.change("a", ready=False)
     await asyncio.sleep(0.5)
-    routed.cluster.hanging.clear()
+    routed.cluster.stuck.clear()
     await routed.kill(view)
     await routed.until(lambda: routed.leaders == ["b"] and reached(routed) == ["b"])
     assert_one_at_a_time(routed)
@@ -406,7 +406,7 @@ async def test_standby_empties_what_a_dead_steward_filled(stage):
         stage.change(suspend=False)
         await stage.until(lambda: reached(stage) == ["a"])
         await stage.kill(second)
-        stage.cluster.hanging.clear()
+        stage.cluster.stuck.clear()
         assert stage.leaders == []
     await asyncio.sleep(0.1)
     stage.bucket.put(KEY, "stranger")
