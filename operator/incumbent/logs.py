@@ -63,6 +63,7 @@ def configure(form: str, *, level: str) -> None:
     numeric = logging.getLevelNamesMapping()[level.upper()]
     debugging = numeric <= logging.DEBUG
     handler = logging.StreamHandler()
+    handler.addFilter(_is_news)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*before, about_object, one_line],
@@ -82,6 +83,15 @@ def configure(form: str, *, level: str) -> None:
         force=True,
     )
     logging.getLogger("incumbent").setLevel(numeric)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line says anything: not that TLS failed on a connection that we had just closed.
+
+    uvloop says so as an error whenever an answer is given up, for example at a deadline.
+    """
+    about_tls = record.name == "asyncio" and "Fatal error on SSL protocol" in str(record.msg)
+    return not (about_tls and "closed=True" in record.getMessage())
 
 
 def redact(text: str) -> str:

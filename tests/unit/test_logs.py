@@ -96,6 +96,16 @@ def test_a_message_is_one_line(configure):
     assert line["detail"] == "future: <Task 1>"
 
 
+@pytest.mark.parametrize(("closed", "lines"), ((True, 0), (False, 1)))
+def test_an_error_on_a_connection_that_we_closed_is_no_line(configure, closed, lines):
+    """Whoever gives an answer up closes its connection, and TLS has more to say by then."""
+    written = configure()
+    logging.getLogger("asyncio").error(
+        "Fatal error on SSL protocol\ntransport: <TCPTransport closed=%s>", closed
+    )
+    assert len(written()) == lines
+
+
 def test_warnings_are_logged(configure):
     """A warning of Python is a line like all others."""
     lines = configure()
