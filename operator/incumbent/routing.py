@@ -365,6 +365,9 @@ class Routing:
             Conflict: it changed, and so is to be read.
             NotFound: it is gone.
         """
+        if family not in self._known:
+            msg = "what was read of the slices does not count any more"  # another Service is named
+            raise Conflict(msg)
         current, resource, started = self._known.pop(family), self._resource, clock.now()
         limits = {"timeout": min(PATCH_TIMEOUT, within), "within": within}
         body = emptied(resource, self._service, family) if wanted is None else wanted
@@ -399,7 +402,7 @@ class Routing:
             try:
                 for family, current in list(self._known.items()):
                     if current is not None:
-                        del self._known[family]
+                        self._known.pop(family, None)
                         await self._cluster.delete_slice(current)
                         self._known[family] = None
             except (Conflict, NotFound):

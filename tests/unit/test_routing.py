@@ -458,6 +458,28 @@ async def test_slice_is_read_before_the_bucket_is_written(stage, routing):
     assert stage.cluster.operations == operations
 
 
+async def test_service_that_is_named_in_the_middle_of_a_hand_over_is_led(stage, routing):
+    """What was read of the slices before belongs to the other one."""
+    stage.cluster.put_service("other")
+    await routing.prepare(1)
+
+    async def warrant():
+        spec = {"routing": {"service": "other"}}
+        routing.resource = resource_from(make_election(spec=spec), default_bucket="B")
+        return 7
+
+    async def lead():
+        await routing.prepare(1)
+        deadline = asyncio.get_running_loop().time() + 10
+        pod = stage.cluster.pod("a")
+        return await routing.point(pod, token=7, warrant=warrant, until=lambda: deadline)
+
+    await lead()
+    assert await lead()
+    labels = stage.cluster.slices[NAMESPACE, "incumbent-billing-ipv4"]["metadata"]["labels"]
+    assert labels[SERVICE_NAME] == "other"
+
+
 @pytest.mark.parametrize("case", ({"granted": False}, {"left": 0.0}))
 async def test_without_a_warrant_or_past_the_deadline_nothing_is_sent(stage, routing, case):
     """The caller has to look at everything anew."""
