@@ -18,7 +18,7 @@ import structlog
 from incumbent import clock
 from incumbent.campaign import NEVER
 from incumbent.driver import Driver
-from incumbent.errors import ClusterError, Unconnected
+from incumbent.errors import ClusterError, NotFound, Unconnected
 from incumbent.follower import Follower
 from incumbent.labelset import LabelSet, together
 from incumbent.model import Cause, Marker, Nominee, Pod, Record
@@ -283,7 +283,10 @@ class Office:
     async def successor(self) -> Resource | None:
         """Return the election that has our name now, if it is another one."""
         key = self.resource.key
-        body = await self._cluster.get_election(key.namespace, key.name)
+        try:
+            body = await self._cluster.get_election(key.namespace, key.name)
+        except NotFound:  # not even the kind is there
+            return None
         if body is None or body["metadata"]["uid"] == self.resource.uid:
             return None
         return resource_from(body, default_bucket=self.resource.bucket)

@@ -213,6 +213,16 @@ async def test_late_retirement_leaves_the_new_election_alone(stage):
     )
 
 
+async def test_election_whose_kind_is_gone_is_taken_back(stage):
+    """Its definition may be deleted before the last replica has heard of the deletion."""
+    await stage.lead()
+    with stage.cluster.refusing("get_election", "replace_status", error=NotFound("no such path")):
+        async with asyncio.timeout(2):
+            await stage.first.retire()
+    assert stage.leaders == []
+    assert stage.record is None
+
+
 async def test_who_missed_the_deletion_finds_out_before_it_leads(stage):
     """The other replica took everything back while this one's watch was interrupted."""
     first = await stage.start("one")
