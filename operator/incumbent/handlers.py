@@ -143,7 +143,7 @@ def _registry(
             return "resign" if release_on_exit else "leave"
 
         serving = asyncio.create_task(
-            roster.serve(_plain(body), stopped.wait(), ending=ending), name="election"
+            roster.serve(body, stopped.wait(), ending=ending), name="election"
         )
         try:
             await asyncio.wait({serving, too_late}, return_when=asyncio.FIRST_COMPLETED)

@@ -50,8 +50,6 @@ class Roster:
         self._resources: dict[ElectionKey, Resource] = {}
         self._ages: dict[ElectionKey, tuple[str, int]] = {}
         """When each was created, and in which version it was seen last."""
-        self._served: dict[str, Campaigner] = {}
-        """By the UID, also those whose name another one has by now."""
         self._claims: dict[Claim, set[ElectionKey]] = {}
 
     def elections(self) -> list[Mapping[str, Any]]:
@@ -88,7 +86,7 @@ class Roster:
         self._enter(resource.key, resource)
         self._ages[resource.key] = _age(body)
         if known is not None and known.uid != resource.uid:
-            self._end(known.uid)
+            self._end(known.key, known.uid)
         campaigner = self._campaigner_of(resource)
         if campaigner is not None:
             campaigner.update(body, resource)
@@ -102,7 +100,7 @@ class Roster:
         if resource is not None and resource.uid == body["metadata"]["uid"]:
             self._enter(key, None)
             del self._ages[key]
-        self._end(body["metadata"]["uid"])
+        self._end(key, body["metadata"]["uid"])
 
     async def serve(
         self, body: Mapping[str, Any], stopped: Awaitable[object], *, ending: Callable[[], str]
@@ -115,19 +113,16 @@ class Roster:
         """
         stop = asyncio.ensure_future(stopped)
         try:
-            if not await self._may_begin(body, stop):
-                return
-            campaigner = self._enlist(body)
+            campaigner = await self._begin(body, stop)
             del body  # it would stay in memory as it was at first
-            await self._serve(campaigner, stop, ending)
+            if campaigner is not None:
+                await self._serve(campaigner, stop, ending)
         finally:
             stop.cancel()
 
     async def _serve(
         self, campaigner: Campaigner, stop: asyncio.Future[Any], ending: Callable[[], str]
     ) -> None:
-        uid = campaigner.resource.uid
-        self._served[uid] = campaigner
         work = asyncio.create_task(campaigner.run(), name=f"election {campaigner.key}")
         tasks: list[asyncio.Future[Any]] = [work, stop, campaigner.gone]
         try:
@@ -144,33 +139,31 @@ class Roster:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if self._served.get(uid) is campaigner:
-                del self._served[uid]
             if self.campaigners.get(campaigner.key) is campaigner:
                 del self.campaigners[campaigner.key]
             self.turnover += 1
             self.touch()
 
-    async def _may_begin(self, body: Mapping[str, Any], stop: asyncio.Future[Any]) -> bool:
-        """Wait for the end of an earlier election of the same name; False if there is no need.
+    async def _begin(self, body: Mapping[str, Any], stop: asyncio.Future[Any]) -> Campaigner | None:
+        """Enlist an election as soon as an earlier one of its name has ended; None: too late.
 
         To NATS both would be one member, and each would take the records of the other for its own.
         """
-        self.look(body)
-        uid, key = body["metadata"]["uid"], _key(body)
-        while not self._outlived(body) and not stop.done():
-            earlier = self.campaigners.get(key)
-            if earlier is None or earlier.resource.uid == uid:
-                return True
+        while True:
+            latest = {name: body[name] for name in body}  # a view of kopf's goes on changing
+            resource = self.look(latest)
+            if self._outlived(latest) or stop.done():
+                return None
+            earlier = self.campaigners.get(resource.key)
+            if earlier is None or earlier.resource.uid == resource.uid:
+                return self._enlist(latest, resource)
             change = asyncio.ensure_future(self.changed(self.version))
             try:
                 await asyncio.wait({stop, change}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 change.cancel()
-        return False
 
-    def _enlist(self, body: Mapping[str, Any]) -> Campaigner:
-        resource = self.look(body)
+    def _enlist(self, body: Mapping[str, Any], resource: Resource) -> Campaigner:
         campaigner = self._make(body, resource)
         self._judge(campaigner, resource)
         self.campaigners[resource.key] = campaigner
@@ -204,11 +197,12 @@ class Roster:
         other = known is not None and known.uid != body["metadata"]["uid"]
         return other and self._ages[key] > _age(body)
 
-    def _end(self, uid: str) -> None:
+    def _end(self, key: ElectionKey, uid: str) -> None:
         """Let whoever serves a resource take back what it did, for that is gone."""
-        campaigner = self._served.get(uid)
-        if campaigner is not None and not campaigner.gone.done():
-            campaigner.gone.set_result(None)
+        campaigner = self.campaigners.get(key)
+        if campaigner is None or campaigner.resource.uid != uid or campaigner.gone.done():
+            return
+        campaigner.gone.set_result(None)
 
     def _judge(self, campaigner: Campaigner, resource: Resource) -> None:
         """Tell whoever serves a resource what keeps it from working."""

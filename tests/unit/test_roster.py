@@ -475,6 +475,19 @@ async def test_who_has_a_successor_makes_way_for_it(roster, serve):
     assert not second.task.done()
 
 
+async def test_who_had_to_wait_begins_as_it_is_by_then(roster, serve):
+    """What kopf gives is a view that goes on changing."""
+    await serve(election("a", uid="first"))
+    first = campaigner(roster, "a")
+    first.ended.clear()
+    body = election("a", uid="second", version="2")
+    await serve(body)
+    body["spec"] = {**body["spec"], "key": "changed"}
+    first.ended.set()
+    await served_by(roster, "second")
+    assert campaigner(roster, "a").resource.record_key == "changed"
+
+
 async def test_late_word_of_an_earlier_resource_ends_nobody(roster, serve):
     """Each resource has a queue of its own, so what comes last need not be what was last."""
     await serve(election("a", uid="second", version="10"))
