@@ -31,6 +31,26 @@ def with_bucket(ttl: float) -> tuple[str, ...]:
     return (f"--bucket={BUCKET}", "--create-bucket", f"--bucket-ttl={ttl:g}s")
 
 
+LED_STATUS = {
+    "observedGeneration": 1,
+    "state": "Leader",
+    "key": "shop.billing",
+    "token": 7,
+    "leader": {"podName": "web-one", "podUID": "x", "acquiredTime": "2026-11-24T06:41:09Z"},
+    "conditions": [
+        {
+            "type": "Ready",
+            "status": "True",
+            "observedGeneration": 1,
+            "lastTransitionTime": "2026-11-24T06:41:09Z",
+            "reason": "Leading",
+            "message": "",
+        }
+    ],
+}
+"""The status of an election as an operator leaves it that was killed."""
+
+
 class Election:
     """One `LeaderElection` and the pods around it.
 

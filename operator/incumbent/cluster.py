@@ -34,11 +34,7 @@ from incumbent.connection import (
     keep_alive,
     translated,
 )
-from incumbent.errors import (
-    ClusterError,
-    NotFound,
-    Unsent,
-)
+from incumbent.errors import ClusterError, NotFound, Unsent
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced
 from incumbent.resource import API_VERSION, PLURAL, whole

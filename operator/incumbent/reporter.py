@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -58,7 +59,7 @@ class Reporter:
         self._situation: Situation | None = None
         self._evicted = False
         self._said: object = None
-        self._written: object = None
+        self._written = 0
         self._written_at = 0.0
         self._repeats = 0
         """How often in a row we have written what somebody else had changed since."""
@@ -129,7 +130,8 @@ class Reporter:
             status = status_from(situation, before, _timestamp())
             if status == before or self._leaves_it(situation, before):
                 return
-            repeated = self._repeats_itself()
+            said = _said_by(status)
+            repeated = said == self._written
             if repeated and not waited:
                 await self._let_others_learn()
                 waited = True
@@ -151,7 +153,7 @@ class Reporter:
                 continue
             self._said = _gist(situation)
             self._repeats = self._repeats + 1 if repeated else 0
-            self._written, self._written_at = _timeless(status), clock.now()
+            self._written, self._written_at = said, clock.now()
             self._changed()
             evicted = self._evicted and _reign(before) != _reign(status)
             self._evicted = self._evicted and not evicted
@@ -179,7 +181,7 @@ class Reporter:
         """Whether what is to be written is what we wrote last, so that somebody changed it."""
         if self._situation is None:
             return False
-        return _timeless(status_from(self._situation, self.status, "")) == self._written
+        return _said_by(status_from(self._situation, self.status, "")) == self._written
 
     def _leaves_it(self, situation: Situation, before: Mapping[str, Any]) -> bool:
         """Whether the status is better left as it is, for another replica sees more."""
@@ -221,12 +223,16 @@ def _knows_less(situation: Situation, before: Mapping[str, Any]) -> bool:
     return bool((before.get("steward") or {}).get("revision", 0) > record.revision)
 
 
-def _timeless(status: Mapping[str, Any]) -> object:
-    """Return a status without the times of its changes, and without what only counts them."""
+def _said_by(status: Mapping[str, Any]) -> int:
+    """Return a number for what a status says, but for when it changed, and how often.
+
+    The status itself, kept a second time, would be megabytes with thousands of elections.
+    """
     times = {"lastTransitionTime", "acquiredTime"}
     parts = [status.get("leader") or {}, *status["conditions"]]
     plain = [{name: part[name] for name in part if name not in times} for part in parts]
-    return {**status, "transitions": 0, "leader": plain[0], "conditions": plain[1:]}
+    said = {**status, "transitions": 0, "leader": plain[0], "conditions": plain[1:]}
+    return hash(json.dumps(said, sort_keys=True))
 
 
 def _gist(situation: Situation) -> object:

@@ -18,7 +18,7 @@ import pytest_asyncio
 import yaml
 
 from controlplane.kube import ApiError, Kube
-from elections import Election
+from elections import LED_STATUS, Election
 from helm import Helm
 from incumbent.resource import FINALIZER
 from operatorprocess import run_cleanup
@@ -36,24 +36,6 @@ RULES = "/apis/admissionregistration.k8s.io/v1"
 LABEL, TOKEN = "incumbent.dev/web", "incumbent.dev/web.token"
 CUSTOM = "example.com/primary"
 CONTAINERS = [{"name": "main", "image": "none.invalid/none"}]
-LEFT = {
-    "observedGeneration": 1,
-    "state": "Leader",
-    "token": 7,
-    "leader": {"podName": "web-one", "podUID": "x", "acquiredTime": "2026-11-24T06:41:09Z"},
-    "conditions": [
-        {
-            "type": "Ready",
-            "status": "True",
-            "observedGeneration": 1,
-            "lastTransitionTime": "2026-11-24T06:41:09Z",
-            "reason": "Leading",
-            "message": "",
-        }
-    ],
-}
-"""The status of an election whose operator was killed."""
-
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "a", "uid": "b", "controller": True}
 
 
@@ -287,10 +269,10 @@ async def test_whoever_cleans_up_by_hand_is_not_refused(guarded):
     await election.create()
     await guarded.admin.patch(election.path, {"metadata": {"finalizers": [FINALIZER]}})
     path = f"{election.path}/status"
-    await guarded.operator.patch(path, {"status": LEFT})
+    await guarded.operator.patch(path, {"status": LED_STATUS})
     pod = await guarded.pod(labels={election.label: "leader"})  # its token is gone
 
-    unserved = [{**LEFT["conditions"][0], "status": "Unknown", "reason": "NotServed"}]
+    unserved = [{**LED_STATUS["conditions"][0], "status": "Unknown", "reason": "NotServed"}]
     for change in ({}, {"leader": None}, {"leader": None, "token": 8, "conditions": unserved}):
         with pytest.raises(ApiError, match="by the operator only"):
             await guarded.admin.patch(path, {"status": {"key": "x", **change}})

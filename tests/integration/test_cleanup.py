@@ -5,27 +5,9 @@ import functools
 
 import pytest
 
-from elections import LEADER, condition_of
+from elections import LEADER, LED_STATUS, condition_of
 from incumbent.resource import FINALIZER
 from operatorprocess import run_cleanup
-
-STATUS = {
-    "observedGeneration": 1,
-    "state": "Leader",
-    "key": "shop.billing",
-    "token": 7,
-    "leader": {"podName": "web-one", "podUID": "x", "acquiredTime": "2026-11-24T06:41:09Z"},
-    "conditions": [
-        {
-            "type": "Ready",
-            "status": "True",
-            "observedGeneration": 1,
-            "lastTransitionTime": "2026-11-24T06:41:09Z",
-            "reason": "Leading",
-            "message": "",
-        }
-    ],
-}
 
 
 @pytest.fixture
@@ -41,7 +23,7 @@ async def served(election, *, labels=None):
     await election.kube.patch(
         election.path, {"metadata": {"finalizers": [FINALIZER, "example.com/another"]}}
     )
-    status = STATUS | ({"labelKey": labels} if labels else {})
+    status = LED_STATUS | ({"labelKey": labels} if labels else {})
     await election.kube.patch(f"{election.path}/status", {"status": status})
     key = labels or election.label
     await election.annotate_or_label("one", labels={key: LEADER}, annotations={election.token: "7"})

@@ -53,12 +53,6 @@ async def led_elsewhere(stage):
     await asyncio.gather(holding, return_exceptions=True)
 
 
-def deleted(stage):
-    """Mark the election as being deleted, without a word to anybody."""
-    election = stage.cluster.elections[NAMESPACE, "billing"]
-    election["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-
-
 def shown_as_kopf_does(stage):
     """Let campaigners see also what they annotate themselves."""
     annotate = stage.cluster.annotate_election
@@ -68,6 +62,21 @@ def shown_as_kopf_does(stage):
         stage.cluster.show(await stage.cluster.get_election(namespace, name))
 
     stage.cluster.annotate_election = shown
+
+
+async def deleted_behind(stage):
+    """Let one replica take the election back, and return another one that does not hear of it."""
+    first = await stage.start("one")
+    await stage.until(lambda: stage.leaders == ["a"])
+    late = await stage.start("two")
+    await asyncio.sleep(1)
+    stage.cluster.shown.clear()
+    election = stage.cluster.elections[NAMESPACE, "billing"]
+    election["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    await first.retire()
+    await stage.kill(first)
+    del stage.cluster.elections[NAMESPACE, "billing"]
+    return late
 
 
 # Strips that something else must not hold up
@@ -193,15 +202,7 @@ async def test_replicas_that_look_at_a_service_in_turn_do_not_fight(stage, how):
 
 async def test_late_retirement_leaves_the_new_election_alone(stage):
     """Deleted, made anew at once, and one replica has not yet taken back the first one."""
-    first = await stage.start("one")
-    await stage.until(lambda: stage.leaders == ["a"])
-    late = await stage.start("two")
-    await asyncio.sleep(1)
-    stage.cluster.shown.clear()
-    deleted(stage)
-    await first.retire()
-    await stage.kill(first)
-    del stage.cluster.elections[NAMESPACE, "billing"]
+    late = await deleted_behind(stage)
     stage.cluster.put_election(make_election(uid="uid-new"))
     await stage.start("one")
     await stage.until(lambda: stage.leaders == ["a"])
@@ -225,15 +226,7 @@ async def test_election_whose_kind_is_gone_is_taken_back(stage):
 
 async def test_who_missed_the_deletion_finds_out_before_it_leads(stage):
     """The other replica took everything back while this one's watch was interrupted."""
-    first = await stage.start("one")
-    await stage.until(lambda: stage.leaders == ["a"])
-    late = await stage.start("two")
-    await asyncio.sleep(1)
-    stage.cluster.shown.pop()
-    deleted(stage)
-    await first.retire()
-    await stage.kill(first)
-    del stage.cluster.elections[NAMESPACE, "billing"]
+    late = await deleted_behind(stage)
     async with asyncio.timeout(2 * TTL):
         await late.gone
     assert stage.leaders == []

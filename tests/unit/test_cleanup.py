@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from fakecluster import make_election
+from incumbent.cluster import CONCURRENCY
 from incumbent.commands import cleanup
 
 
@@ -44,4 +45,4 @@ async def test_few_elections_are_let_go_of_at_a_time(monkeypatch):
     monkeypatch.setattr(cleanup._Cluster, "connect", connect)
     assert await cleanup._clean_up(None, (), None, None) == 200
     assert busy.done == 200
-    assert busy.most == cleanup.AT_ONCE
+    assert busy.most == CONCURRENCY

@@ -38,8 +38,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: nats
 {{- end }}
 
-{{/* All labels of an object: root, labels, own. Where keys are the same, the chart's own labels count: root.Values
-gives none that selectors and `kubectl incumbent` look for. */}}
+{{/* All labels of an object: root, labels, own. Where keys are the same, the chart's own count, for selectors and
+`kubectl incumbent` look for them. */}}
 {{- define "incumbent.labels" -}}
 {{- $own := .own | default (include "incumbent.selectorLabels" .root | fromYaml) -}}
 {{- $chart := dict

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from incumbent import clock, logs
-from incumbent.cluster import MERGE_PATCH, ApiServer, elections_path
+from incumbent.cluster import CONCURRENCY, MERGE_PATCH, ApiServer, elections_path
 from incumbent.errors import ConfigurationError, Conflict, IncumbentError, NotFound
 from incumbent.flags import Text, cluster_flags, namespaces_flag, said_by_click
 from incumbent.labels import Labels
@@ -21,9 +21,6 @@ from incumbent.verdict import LEADER
 STOP_WITHIN = 60.0
 """Seconds for the operator's pods to end: more than they have by default in the chart (30 s)."""
 STRIP_WITHIN = 10.0
-AT_ONCE = 32
-"""Elections that are let go of at a time, as many as requests are sent: otherwise the first strip
-would wait behind the lists of thousands of others for longer than it may."""
 TRIES = 5
 POLL = 0.2
 
@@ -87,7 +84,8 @@ async def _clean_up(
             for where in namespaces or (None,)
             for election in await cluster.list_elections(where)
         ]
-        turns = asyncio.Semaphore(AT_ONCE)
+        # Otherwise the first strip would wait behind the lists of thousands for longer than it may.
+        turns = asyncio.Semaphore(CONCURRENCY)
         async with asyncio.TaskGroup() as tasks:
             for election in elections:
                 tasks.create_task(_let_go(cluster, election, turns))
