@@ -47,6 +47,7 @@ MEANINGS = {
     ("Ready", "LabelKeyInUse"): "an older election of the namespace has the same label",
     ("Ready", "TokenRegressed"): "the bucket counts from an earlier number than a known token",
     ("Ready", "PermissionDenied"): "the NATS user or the service account lacks a right",
+    ("Ready", "AdmissionDenied"): "a policy, a webhook or a quota refuses the operator's write",
     ("Ready", "BucketNotFound"): "there is no such bucket",
     ("Ready", "BucketInvalid"): "the bucket cannot hold this election; the message says why",
     ("Ready", "BucketUnreachable"): "NATS does not answer",

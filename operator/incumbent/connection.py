@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import urllib.parse
 import urllib.request
@@ -25,6 +26,8 @@ from kubernetes.aio.config.kube_config import KubeConfigLoader, KubeConfigMerger
 
 from incumbent import clock
 from incumbent.errors import (
+    AdmissionDenied,
+    AdmissionUnavailable,
     ClusterError,
     ClusterUnreachable,
     ConfigurationError,
@@ -50,6 +53,23 @@ SERVICE_ACCOUNT_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/names
 """Where a pod finds the name of its namespace."""
 
 CLIENT_ERRORS = range(400, 500)
+
+LACKS_RIGHT = re.compile(r'(\S+ ("[^"]*" )?is )?forbidden: User "')
+"""How the message of an API server's 403 begins if an authorizer (RBAC, a cloud's IAM) refused.
+The rest of `Status` is the same as for a 403 of an admission plugin (`forbiddenMessage` in
+apiserver/pkg/endpoints/handlers/responsewriters/errors.go)."""
+
+DENIED = re.compile(
+    r'admission webhook "[^"]*" denied the request'
+    r'|\S+ ("[^"]*" )?is forbidden: (?!User ")'
+)
+"""How the message begins if an admission plugin refused. Policies and webhooks choose the status
+code themselves, 401, 404, 409, 429 or 500 among them, so the code does not tell (`ToStatusErr` in
+apiserver/pkg/admission/plugin/webhook/errors/statuserror.go)."""
+
+UNASKED = re.compile(r'Internal error occurred: failed calling webhook "')
+"""How the message of a 500 begins if a webhook with `failurePolicy: Fail` did not answer. Admission
+comes before the write, so nothing was written (`errCallingWebhook` in the same package)."""
 
 JSON = "application/json"
 
@@ -428,9 +448,20 @@ def status_from(content: bytes) -> dict[str, Any]:
 def error_for(
     code: int, status: Mapping[str, Any], *, request: str, retry_after: str | None = None
 ) -> ClusterError:
-    """Return the error for an HTTP status code; the text of the answer decides nothing."""
-    message = f"{status.get('message') or 'no reason given'} ({code}, {request})"
+    """Return the error for an answer's HTTP status code.
+
+    The text decides only what nothing else in a `Status` tells: whether admission refused.
+    """
+    text = str(status.get("message") or "no reason given")
+    message = f"{text} ({code}, {request})"
+    explained = status.get("kind") == "Status"  # by an API server, not by a proxy in front of it
+    if explained and DENIED.match(text):
+        return AdmissionDenied(f"An admission policy, webhook or quota refuses this: {message}")
     match code:
+        case 403 if explained and not LACKS_RIGHT.match(text):
+            return AdmissionDenied(f"An admission policy, webhook or quota refuses this: {message}")
+        case 500 if explained and UNASKED.match(text):
+            return AdmissionUnavailable(f"An admission webhook does not answer: {message}")
         case 401:
             return Forbidden(f"The API server does not accept the credentials: {message}")
         case 403:

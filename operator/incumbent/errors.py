@@ -12,11 +12,13 @@
     └── ClusterError             about the Kubernetes API
         ├── Conflict             409: the object changed after it was read
         ├── NotFound             404: no such object, or no such kind
-        ├── Refused              the API server will never accept this request
-        │   └── Forbidden        403: the service account lacks a right
+        ├── Refused              the API server does not accept this request
+        │   ├── Forbidden        401, 403: the service account lacks a right
+        │   └── AdmissionDenied  a policy, a webhook or a quota refuses it
         └── ClusterUnreachable   no answer, 429 or 5xx: *the request may have been carried out*
             └── Unsent           it was certainly not
-                └── Unconnected  for there is no connection
+                ├── Unconnected  because there is no connection
+                └── AdmissionUnavailable  because an admission webhook does not answer
 
 Libraries' errors are translated at the adapters (`bucket`, `cluster`) and nowhere else. Every
 message is one sentence for the person who operates the software.
@@ -68,11 +70,18 @@ class NotFound(ClusterError):
 
 
 class Refused(ClusterError):
-    """The API server will never accept this request as it is (4xx)."""
+    """The API server does not accept this request as it is (4xx). Nothing was written."""
 
 
 class Forbidden(Refused):
     """The user lacks a right (401, 403)."""
+
+
+class AdmissionDenied(Refused):
+    """An admission policy, an admission webhook or a quota refuses the request.
+
+    The user has the right to make it, and it may be accepted later or for another object.
+    """
 
 
 class ClusterUnreachable(ClusterError):
@@ -80,8 +89,12 @@ class ClusterUnreachable(ClusterError):
 
 
 class Unsent(ClusterUnreachable):
-    """The request was certainly not carried out: its time was over before its turn came."""
+    """The request was certainly not carried out, for example because its time was over first."""
 
 
 class Unconnected(Unsent):
     """There is no connection."""
+
+
+class AdmissionUnavailable(Unsent):
+    """The API server could not ask an admission webhook, and so it wrote nothing (500)."""

@@ -26,6 +26,7 @@ from incumbent.errors import (
     ClusterError,
     ClusterUnreachable,
     Conflict,
+    Forbidden,
     NotFound,
     Refused,
     Unsent,
@@ -327,8 +328,11 @@ class Routing:
         self._wake(self._look_at - clock.now())
 
     def _refused(self, error: Refused) -> None:
-        message = f"{error}; the chart gives the right with `rbac.endpointSlices`"
-        self._found = Obstacle("PermissionDenied", message)
+        hint = "the chart gives the right with `rbac.endpointSlices`"
+        if isinstance(error, Forbidden):
+            self._found = Obstacle("PermissionDenied", f"{error}; {hint}")
+        else:
+            self._found = Obstacle("AdmissionDenied", str(error))
         self.undone = ""
 
     def _differs(self, family: str, wanted: dict[str, Any] | None) -> bool:

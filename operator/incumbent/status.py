@@ -16,6 +16,7 @@ from incumbent.errors import (
     BucketInvalid,
     BucketNotFound,
     ConfigurationError,
+    Forbidden,
     Refused,
 )
 from incumbent.model import BucketInfo, Pod, Record, State
@@ -54,7 +55,9 @@ def problem_from(error: BucketError | ConfigurationError | Refused) -> Problem:
             return Problem("BucketInvalid", str(error))
         case BucketError():
             return Problem("BucketUnreachable", str(error))
-    return Problem("PermissionDenied", str(error), of_bucket=False)
+        case Forbidden():
+            return Problem("PermissionDenied", str(error), of_bucket=False)
+    return Problem("AdmissionDenied", str(error), of_bucket=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +200,7 @@ _OBSTACLES = frozenset(
         "ServiceInvalid",
         "ServiceInUse",
         "PermissionDenied",
+        "AdmissionDenied",
     }
 )
 """Reasons for which a Service is not led to the leader."""
@@ -208,6 +212,7 @@ _TROUBLES = frozenset(
         "BucketInvalid",
         "BucketUnreachable",
         "PermissionDenied",
+        "AdmissionDenied",
         "KeyInUse",
         "LabelKeyInUse",
         "TokenRegressed",

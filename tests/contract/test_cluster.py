@@ -9,11 +9,20 @@ from dataclasses import replace
 
 import pytest
 
+import admission
 from controlplane.kube import Kube, kubectl
 from incumbent import cluster
 from incumbent.cluster import ApiServer
 from incumbent.connection import UnknownKind
-from incumbent.errors import ClusterUnreachable, Conflict, Forbidden, NotFound, Refused
+from incumbent.errors import (
+    AdmissionDenied,
+    AdmissionUnavailable,
+    ClusterUnreachable,
+    Conflict,
+    Forbidden,
+    NotFound,
+    Refused,
+)
 from incumbent.ports import PodChanged, PodDeleted, PodsReplaced
 
 SECONDS = 30
@@ -357,6 +366,55 @@ async def test_a_token_that_nobody_knows_is_forbidden(site, namespace):
     async with connected(kubeconfig) as stranger:
         with pytest.raises(Forbidden, match="credentials"):
             await stranger.cluster_uid()
+
+
+# Admission
+
+
+@pytest.mark.parametrize("reason", (None, "Forbidden", "RequestEntityTooLarge"))
+async def test_a_refusal_by_a_policy_is_no_missing_right(reason, api_server, kube, namespace, pod):
+    """Whatever code the policy chooses: the message names the policy and what it says."""
+    path = f"/api/v1/namespaces/{namespace}/pods/a"
+    async with admission.policy(kube, namespace, "false", reason=reason):
+        await admission.until_refused(kube, path)
+        with pytest.raises(AdmissionDenied, match=r"policy.*pods \"a\".*image not signed"):
+            await label(api_server, await api_server.get_pod(namespace, "a"), l="x")
+
+
+@pytest.mark.parametrize("code", (None, 403, 404, 409, 422, 429, 500))
+async def test_a_refusal_by_a_webhook_is_no_missing_right(
+    code, api_server, kube, namespace, pod, tmp_path
+):
+    """Nor is it a conflict, a missing pod, or an API server that failed: nothing was written."""
+    path = f"/api/v1/namespaces/{namespace}/pods/a"
+    async with admission.webhook(kube, namespace, tmp_path) as hook:
+        hook.refuses = "a"
+        hook.status |= {"code": code} if code else {}
+        await admission.until_refused(kube, path)
+        with pytest.raises(AdmissionDenied, match=r'"slow.example.com" denied.*not signed'):
+            await label(api_server, await api_server.get_pod(namespace, "a"), l="x")
+
+
+async def test_a_webhook_that_does_not_answer_lets_nothing_be_written(
+    api_server, kube, namespace, pod, tmp_path
+):
+    """It is no refusal for good, and the outcome is known."""
+    path = f"/api/v1/namespaces/{namespace}/pods/a"
+    async with admission.webhook(kube, namespace, tmp_path) as hook:
+        hook.down = True
+        await admission.until_refused(kube, path)
+        with pytest.raises(AdmissionUnavailable, match="failed calling webhook"):
+            await label(api_server, await api_server.get_pod(namespace, "a"), l="x")
+
+
+async def test_a_quota_is_no_missing_right(api_server, kube, namespace):
+    """The message names the quota."""
+    hard = {"count/endpointslices.discovery.k8s.io": "0"}
+    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
+    await kube.create(quotas, {"metadata": {"name": "few"}, "spec": {"hard": hard}})
+    await kube.until(f"{quotas}/few", lambda found: found["status"].get("hard") == hard)
+    with pytest.raises(AdmissionDenied, match="exceeded quota: few"):
+        await api_server.create_slice(make_slice(namespace), timeout=SECONDS)
 
 
 # Elections

@@ -16,9 +16,9 @@ from incumbent import cluster
 from incumbent.cluster import ApiServer
 from incumbent.connection import Connection, Overloaded, UnknownKind
 from incumbent.errors import (
+    AdmissionDenied,
     ClusterUnreachable,
     Conflict,
-    Forbidden,
     NotFound,
     Unconnected,
     Unsent,
@@ -245,7 +245,7 @@ async def test_a_patch_carries_its_preconditions(serve):
 
 @pytest.mark.parametrize(
     ("code", "kind"),
-    ((403, Forbidden), (404, NotFound), (409, Conflict), (500, ClusterUnreachable)),
+    ((403, AdmissionDenied), (404, NotFound), (409, Conflict), (500, ClusterUnreachable)),
 )
 async def test_refusals_become_our_errors(code, kind, serve):
     """The message of the API server is in the sentence."""

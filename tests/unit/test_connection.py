@@ -17,6 +17,8 @@ from kubernetes.aio.config import incluster_config
 from incumbent import connection
 from incumbent.connection import Connection, Expired, UnknownKind
 from incumbent.errors import (
+    AdmissionDenied,
+    AdmissionUnavailable,
     ClusterUnreachable,
     ConfigurationError,
     Conflict,
@@ -305,6 +307,53 @@ def test_the_status_code_decides_which_error_it_is(code, kind, message):
     assert type(error) is kind
     assert message in str(error)
     assert "GET /x" in str(error)
+
+
+POLICY = (
+    "pods \"one\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no"
+)
+WEBHOOK = 'admission webhook "hook.example.com" denied the request: no'
+QUOTA = 'endpointslices "x" is forbidden: exceeded quota: q'
+OUTAGE = 'Internal error occurred: failed calling webhook "hook.example.com": connection refused'
+RIGHT = 'User "u" cannot patch resource "pods" in API group "" in the namespace "shop"'
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "kind"),
+    (
+        (422, POLICY, AdmissionDenied),
+        (403, POLICY, AdmissionDenied),
+        (401, POLICY, AdmissionDenied),
+        (400, WEBHOOK, AdmissionDenied),
+        (403, WEBHOOK, AdmissionDenied),
+        (404, WEBHOOK, AdmissionDenied),
+        (409, WEBHOOK, AdmissionDenied),
+        (500, WEBHOOK, AdmissionDenied),
+        (403, QUOTA, AdmissionDenied),
+        (403, "endpoint address 10.0.0.1 is not allowed", AdmissionDenied),
+        (403, f'pods "one" is forbidden: {RIGHT}', Forbidden),
+        (403, f"pods is forbidden: {RIGHT}", Forbidden),
+        (403, 'forbidden: User "u" cannot get path "/version"', Forbidden),
+        (422, 'Pod "one" is invalid: metadata.labels: no', Refused),
+        (500, OUTAGE, AdmissionUnavailable),
+        (500, "Internal error occurred: etcdserver: request timed out", ClusterUnreachable),
+        (500, f"etcdserver: something about {OUTAGE}", ClusterUnreachable),
+    ),
+)
+def test_admission_is_told_from_a_missing_right(code, message, kind):
+    """The API server tells them apart by the text alone; its own words come first in it."""
+    status = {"kind": "Status", "message": message, "details": {"name": "one"}}
+    error = connection.error_for(code, status, request="PATCH /x")
+    assert type(error) is kind
+    assert message in str(error)
+    assert ("A right is missing" in str(error)) is (kind is Forbidden)
+
+
+@pytest.mark.parametrize("message", (POLICY, WEBHOOK, OUTAGE))
+def test_only_an_api_server_tells_of_admission(message):
+    """A proxy in front of it may say anything after a write was carried out."""
+    error = connection.error_for(500, {"message": message}, request="PATCH /x")
+    assert type(error) is ClusterUnreachable
 
 
 def test_a_path_that_is_not_served_is_an_unknown_kind():

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from fakecluster import NAMESPACE, Operation, make_election, make_pod
-from incumbent.errors import ClusterUnreachable, Forbidden
+from incumbent.errors import AdmissionDenied, ClusterUnreachable, Forbidden
 from incumbent.model import ElectionKey
 from incumbent.resource import resource_from
 from incumbent.routing import Routing
@@ -250,6 +250,21 @@ async def test_missing_right_leaves_the_labels_alone(routed):
         await routed.until(lambda: routed.leaders == ["b"])
         routed.change(suspend=True)
         await routed.until(lambda: routed.record is None)
+
+
+async def test_slice_that_admission_refuses_is_no_missing_right(routed):
+    """The condition does not send people to look for a right that is there."""
+    denied = AdmissionDenied("exceeded quota: q")
+    with routed.cluster.refusing("create_slice", "patch_slice", error=denied):
+        await routed.lead()
+        await routed.until(
+            lambda: routed.condition("RoutingInSync") == ("False", "AdmissionDenied")
+        )
+        assert routed.condition("Stalled") == ("True", "AdmissionDenied")
+        assert "AdmissionDenied" in routed.reasons
+        [said] = [c["message"] for c in routed.status["conditions"] if c["type"] == "Stalled"]
+        assert "rbac" not in said
+    await routed.until(lambda: reached(routed) == ["a"])
 
 
 async def test_change_of_the_slice_by_somebody_else_is_corrected(routed):

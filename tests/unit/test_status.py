@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fakecluster import make_election, make_pod
 from incumbent.errors import (
+    AdmissionDenied,
     BucketDenied,
     BucketInvalid,
     BucketNotFound,
@@ -602,7 +603,8 @@ def test_stalled_calls_for_a_person(problem, verdict):
         (ConfigurationError("x"), "BucketInvalid", True),
         (BucketUnreachable("x"), "BucketUnreachable", True),
         (Forbidden("x"), "PermissionDenied", False),
-        (Refused("x"), "PermissionDenied", False),
+        (AdmissionDenied("x"), "AdmissionDenied", False),
+        (Refused("x"), "AdmissionDenied", False),
     ),
 )
 def test_an_error_becomes_a_reason(error, reason, of_bucket):
