@@ -259,7 +259,7 @@ async def test_an_exception_in_the_loop_is_a_line(configure):
     await asyncio.sleep(0)
     [line] = lines()
     assert line["logger"] == "asyncio"
-    assert line["event"].startswith("Exception in callback int('x')")
+    assert line["event"].startswith("Exception in callback int(")
     assert line["error"].startswith("ValueError: invalid literal")
 
 
