@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from incumbent.errors import ConfigurationError
+from incumbent.servers import Server, login_in, servers_from
 from incumbent.settings import Settings
 
 MINIMUM_SERVER = (2, 11)
@@ -27,6 +28,8 @@ _CLEARER = {
     "stale connection": "it does not answer pings",
     "unexpected eof": "the server closed it",
 }
+_NO_WEBSOCKET = "WSServerHandshakeError"
+"""What aiohttp raises when the answer to a websocket's request is another one."""
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
@@ -39,7 +42,7 @@ class NatsAccess:
     """
 
     urls: Sequence[str] = field(repr=False)
-    """They may hold credentials, and are not shown for that."""
+    """They may hold credentials, percent-encoded, and are not shown for that."""
     name: str = "incumbent"
     creds: Path | None = None
     nkey: Path | None = None
@@ -51,11 +54,27 @@ class NatsAccess:
     tls_key: Path | None = None
     tls_first: bool = False
     domain: str | None = None
+    servers: tuple[Server, ...] = field(init=False, repr=False, compare=False)
+    """What the URLs say."""
 
-    def check(self, info: dict[str, Any], url: str) -> str:
+    def __post_init__(self) -> None:
+        """Read the URLs.
+
+        Raises:
+            ConfigurationError: there is none, one cannot be used, or they do not go together.
+        """
+        servers = servers_from(self.urls, with_tls=self._wants_tls)
+        object.__setattr__(self, "servers", servers)  # frozen for everybody else
+
+    @property
+    def _wants_tls(self) -> bool:
+        return bool(self.tls_ca or self.tls_cert or self.tls_first)
+
+    def check(self, info: dict[str, Any], server: Server) -> str:
         """Judge what a server says about itself before anything is told to it.
 
-        Returns its version, and makes TLS a requirement where the server leaves the choice.
+        Returns its version, and makes TLS a requirement where the server leaves the choice. All
+        that it says about TLS is about its TCP listener's, which a websocket does not meet.
 
         Raises:
             ConfigurationError: it is too old, offers no TLS although that was asked for, or asks
@@ -65,19 +84,19 @@ class NatsAccess:
         numbers = re.match(r"(\d+)\.(\d+)", version)
         if numbers is None or tuple(map(int, numbers.groups())) < MINIMUM_SERVER:
             least = ".".join(map(str, MINIMUM_SERVER))
-            msg = f"NATS at {server_of(url)} has version {version}: upgrade it to {least} or newer"
+            msg = f"NATS at {server.address} has version {version}: upgrade it to {least} or newer"
             raise ConfigurationError(msg)
-        wanted = self.tls_ca or self.tls_cert or self.tls_first or url.startswith("tls://")
-        if wanted and not url.startswith("wss://"):  # that one is TLS further below
+        if server.websocket:
+            return version
+        if self._wants_tls or server.scheme == "tls":
             info["tls_required"] = info.get("tls_required") or info.get("tls_available", False)
             if not info["tls_required"]:
                 msg = (
-                    f"NATS at {server_of(url)} offers no TLS: enable it there, or ask for none here"
+                    f"NATS at {server.address} offers no TLS: enable it there, or ask for none here"
                 )
                 raise ConfigurationError(msg)
-        if info.get("tls_verify") and not self.tls_cert:
-            msg = f"NATS at {server_of(url)} asks for a client certificate: give one and its key"
-            raise ConfigurationError(msg)
+        if info.get("tls_required") and info.get("tls_verify") and not self.tls_cert:
+            raise ConfigurationError(_certificate_wanted(server))
         return version
 
     def login(self) -> dict[str, Any]:
@@ -88,6 +107,11 @@ class NatsAccess:
             ConfigurationError: what is in a file cannot be used.
         """
         options: dict[str, Any] = {}
+        if in_url := login_in(self.servers):
+            if in_url.password is None:
+                options["token"] = in_url.user
+            else:
+                options |= {"user": in_url.user, "password": in_url.password}
         if self.creds:
             options["user_credentials"] = _credentials(self.creds)
         if self.nkey:
@@ -98,7 +122,7 @@ class NatsAccess:
             options["password"] = self.password_file.read_text().strip()
         if self.token_file:
             options["token"] = self.token_file.read_text().strip()
-        if self.tls_ca or self.tls_cert or self.tls_first:
+        if self._wants_tls:
             options["tls"] = self._context()
             options["tls_handshake_first"] = self.tls_first
         return options
@@ -134,24 +158,33 @@ def access_from(settings: Settings, *, name: str) -> NatsAccess:
     )
 
 
-def server_of(url: str) -> str:
-    """Return the part of a URL that names the server."""
-    return url.rpartition("@")[2].rpartition("//")[2]
-
-
-def words(error: Exception, url: str) -> str:
-    """Say in one sentence why there is no connection to the server of a URL."""
+def words(error: Exception, server: Server) -> str:
+    """Say in one sentence why there is no connection to a server."""
+    error = _cause(error)
     why = said(error)
     if isinstance(error, ConfigurationError):
         return why
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename} cannot be read: {why}"
-    server = server_of(url)
     if isinstance(error, TimeoutError):
-        return f"NATS at {server} does not answer"
+        return f"NATS at {server.address} does not answer"
     if "authorization" in why or "authentication" in why:
-        return f"NATS at {server} refuses the login: {why}"
-    return f"NATS at {server} cannot be reached: {why}"
+        return f"NATS at {server.address} refuses the login: {why}"
+    if "alert certificate required" in why:
+        return _certificate_wanted(server)
+    return f"NATS at {server.address} cannot be reached: {why}"
+
+
+def _certificate_wanted(server: Server) -> str:
+    return f"NATS at {server.address} asks for a client certificate: give one and its key"
+
+
+def _cause(error: Exception) -> Exception:
+    """Return the error of the socket or of TLS that a websocket's errors wrap."""
+    cause = error.__cause__
+    if type(error).__module__.startswith("aiohttp") and isinstance(cause, OSError):
+        return cause
+    return error
 
 
 def said(error: Exception) -> str:
@@ -173,6 +206,8 @@ def said(error: Exception) -> str:
     if library in {"nats", "nkeys"}:
         reason = reason.strip("'").lower()
         return _CLEARER.get(reason, reason)
+    if type(error).__name__ == _NO_WEBSOCKET:
+        return "there is no websocket"
     return type(error).__name__  # and nothing that it may have read
 
 

@@ -24,16 +24,19 @@ import itertools
 import json
 import random
 import re
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, Self
+from urllib.parse import ParseResult
 
 import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.transport import WebSocketTransport
 
 from incumbent import clock
-from incumbent.access import NatsAccess, said, server_of, words
+from incumbent.access import NatsAccess, said, words
 from incumbent.errors import (
     BucketDenied,
     BucketError,
@@ -41,6 +44,7 @@ from incumbent.errors import (
     NotSent,
 )
 from incumbent.historystream import HistoryStream
+from incumbent.servers import Server
 from incumbent.stream import LONGEST_PAUSE, NatsBucket, Take, pause
 
 __all__ = ["Nats", "NatsAccess", "NatsBucket"]
@@ -223,20 +227,20 @@ class Nats:
     # The connection
 
     async def _keep_connected(self) -> None:
-        urls = self.access.urls
-        turn, failures = random.randrange(len(urls)), 0  # noqa: S311
+        servers = self.access.servers
+        turn, failures = random.randrange(len(servers)), 0  # noqa: S311
         while True:
-            began, url = clock.now(), urls[turn % len(urls)]
-            client = _Client(self.access, url, denied=self._denied)
+            began, server = clock.now(), servers[turn % len(servers)]
+            client = _Client(self.access, server, denied=self._denied)
             try:
-                self._down(await self._serve(client, url))
+                self._down(await self._serve(client, server))
             finally:
                 await client.abandon()
             turn += 1
             failures = 0 if clock.now() - began > LONGEST_PAUSE else failures + 1
             await pause(failures)
 
-    async def _serve(self, client: _Client, url: str) -> BucketError:
+    async def _serve(self, client: _Client, server: Server) -> BucketError:
         """Connect, wait for the end of the connection, and return why it ended."""
         try:
             await client.open()
@@ -247,18 +251,18 @@ class Nats:
             await client.flush(timeout=CONNECT_TIMEOUT)
             await client.flush(timeout=CONNECT_TIMEOUT)
             if client.lost.done():
-                return _problem(client.lost.result(), url)
+                return _problem(client.lost.result(), server)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next try may do better
-            return _problem(error, url)
+            return _problem(error, server)
         self._client, self.problem = client, ""
         self._up.set()
         self._complained.clear()
-        server = server_of(url)
-        log.info("nats.connected", server=server, version=client.version)
+        log.info("nats.connected", server=server.address, version=client.version)
         lost = await client.wait_lost()
         if isinstance(lost, BucketDenied):
             return lost
-        return BucketUnreachable(f"the connection to NATS at {server} was lost: {said(lost)}")
+        msg = f"the connection to NATS at {server.address} was lost: {said(lost)}"
+        return BucketUnreachable(msg)
 
     def _down(self, error: BucketError) -> None:
         """Take in that there is no connection; nobody waits for an answer any more."""
@@ -304,20 +308,24 @@ class _Client(Client):
     `wait_lost` tells, and whoever owns the client calls `abandon`.
     """
 
-    def __init__(self, access: NatsAccess, url: str, *, denied: Callable[[str], None]) -> None:
+    def __init__(
+        self, access: NatsAccess, server: Server, *, denied: Callable[[str], None]
+    ) -> None:
         super().__init__()
         self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self.version = ""
         self._access = access
-        self._url = url
+        self._server = server
         self._denied = denied
         self._opening = True
+        if server.websocket:
+            self._transport = _WebSocket(server.certificate_name)
 
     async def open(self) -> None:
         """Connect and log in; raises whatever went wrong."""
         async with asyncio.timeout(2 * CONNECT_TIMEOUT):
             await self.connect(
-                servers=[self._url],
+                servers=[self._server.url],
                 name=self._access.name,
                 allow_reconnect=False,
                 connect_timeout=CONNECT_TIMEOUT,
@@ -366,7 +374,7 @@ class _Client(Client):
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002
         if initial_connection:
-            self.version = self._access.check(info, self._url)
+            self.version = self._access.check(info, self._server)
         await super()._process_info(info, initial_connection)
 
     async def _process_err(self, err_msg: str) -> None:
@@ -384,8 +392,47 @@ class _Client(Client):
             self.lost.set_result(e)
 
 
-def _problem(error: Exception, url: str) -> BucketError:
-    return error if isinstance(error, BucketDenied) else BucketUnreachable(words(error, url))
+class _WebSocket(WebSocketTransport):
+    """nats-py's websocket, which here checks the certificate for a given name.
+
+    nats-py's own way to open it passes aiohttp a kind of time limit that it is about to drop, and
+    its way to close it waits for the other end, which may not listen.
+    """
+
+    def __init__(self, certificate_name: str) -> None:
+        super().__init__()
+        self._certificate_name = certificate_name
+
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:  # noqa: ARG002
+        """Open it without TLS."""
+        self._ws = await self._client.ws_connect(uri.geturl(), max_msg_size=0)
+
+    async def connect_tls(
+        self,
+        uri: ParseResult | str,
+        ssl_context: ssl.SSLContext,
+        buffer_size: int,  # noqa: ARG002
+        connect_timeout: int,  # noqa: ARG002
+    ) -> None:
+        """Open it with TLS; it is asked for that again when it is open."""
+        if self._ws is None and not isinstance(uri, str):
+            name = self._certificate_name or None
+            self._ws = await self._client.ws_connect(
+                uri.geturl(), max_msg_size=0, ssl=ssl_context, server_hostname=name
+            )
+
+    def close(self) -> None:
+        """Leave it to `wait_closed`."""
+
+    async def wait_closed(self) -> None:
+        """Close it without farewell."""
+        if self._ws is not None:
+            self._ws._response.close()  # noqa: SLF001  # its `close` waits for an answer
+        await self._client.close()
+
+
+def _problem(error: Exception, server: Server) -> BucketError:
+    return error if isinstance(error, BucketDenied) else BucketUnreachable(words(error, server))
 
 
 def _resolve(answer: asyncio.Future[bytes | BucketError], result: bytes | BucketError) -> None:

@@ -14,6 +14,7 @@ import click
 
 from incumbent.errors import ConfigurationError, IncumbentError
 from incumbent.names import bucket_name, namespace, nats_url
+from incumbent.servers import login_in, servers_from
 from incumbent.settings import Settings
 
 DEFAULTS = Settings()
@@ -94,12 +95,14 @@ def check(settings: Settings) -> None:
     if (settings.nats_tls_cert is None) != (settings.nats_tls_key is None):
         msg = "--nats-tls-cert and --nats-tls-key must be given together."
         raise ConfigurationError(msg)
+    with_tls = bool(settings.nats_tls_ca or settings.nats_tls_cert or settings.nats_tls_first)
+    servers = servers_from(settings.nats_urls, with_tls=with_tls)
     logins = {
         "--nats-creds": settings.nats_creds,
         "--nats-nkey": settings.nats_nkey,
         "--nats-user": settings.nats_user,
         "--nats-token-file": settings.nats_token_file,
-        "a user in --nats-url": next((url for url in settings.nats_urls if "@" in url), None),
+        "a user in --nats-url": login_in(servers),
     }
     given = [name for name, value in logins.items() if value is not None]
     if len(given) > 1:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
 from incumbent.errors import ConfigurationError
+from incumbent.servers import server_from
 from incumbent.timing import MAXIMUM_TTL, MINIMUM_TTL
 
 UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 """Units of durations, in seconds."""
-
-SCHEMES = ("nats", "tls", "ws", "wss")
-"""What nats-py can connect to."""
 
 BUCKET = r"[a-zA-Z0-9_-]+"
 """The rule of NATS for bucket names, and for JetStream domains."""
@@ -60,22 +57,10 @@ def nats_url(text: str) -> str:
     """Return the URL of a NATS server, with the scheme `nats` if there was none.
 
     Raises:
-        ConfigurationError: nats-py would not understand it; the message has no password in it.
+        ConfigurationError: it is none; the message has no part of it.
     """
-    url = text if "://" in text else f"nats://{text}"
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in SCHEMES and parts.hostname and parts.port != 0 and "," not in url
-    except ValueError:
-        valid = False
-    if valid:
-        return url
-    shown = text.rpartition("@")[2]
-    msg = (
-        f"{shown!r} is not the URL of a NATS server; write it like nats://host:4222, with the"
-        f" scheme {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}, and give the flag once for each."
-    )
-    raise ConfigurationError(msg)
+    server_from(text)
+    return text if "://" in text else f"nats://{text}"
 
 
 def bucket_name(text: str) -> str:

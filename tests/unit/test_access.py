@@ -10,27 +10,31 @@ import nats.errors
 import nkeys
 import pytest
 
-from incumbent.access import NatsAccess, server_of, words
+from incumbent.access import NatsAccess, words
 from incumbent.errors import ConfigurationError
+from incumbent.servers import server_from
 
 SECRET = "s3cr3t-of-the-test"
 URL = f"nats://op:{SECRET}@nats.example.org:4222"
 
 
+def test_a_url_is_not_shown() -> None:
+    """It may hold a login."""
+    access = NatsAccess([URL])
+    assert SECRET not in f"{access} {access.servers}"
+
+
 @pytest.mark.parametrize(
-    ("url", "server"),
+    ("url", "options"),
     (
-        ("nats://nats.example.org:4222", "nats.example.org:4222"),
-        ("nats.example.org", "nats.example.org"),
-        (URL, "nats.example.org:4222"),
-        ("tls://token@[::1]:4222", "[::1]:4222"),
-        (f"nats://op:{SECRET}@//@nats.example.org", "nats.example.org"),
+        ("nats://a", {}),
+        ("nats://op:p%40ss%2Fw%231@a", {"user": "op", "password": "p@ss/w#1"}),
+        ("nats://t%3Ak@a", {"token": "t:k"}),
     ),
 )
-def test_a_server_is_named_without_its_login(url: str, server: str) -> None:
-    """Whatever stands before the last @ is not shown."""
-    assert server_of(url) == server
-    assert SECRET not in repr(NatsAccess([url]))
+def test_a_login_in_the_url_is_decoded(url: str, options: dict[str, str]) -> None:
+    """Percent-encoded as any URL's, and given to the server as it was before that."""
+    assert NatsAccess([url]).login() == options
 
 
 def _verification() -> ssl.SSLCertVerificationError:
@@ -83,19 +87,19 @@ REFUSED = "Connect call failed ('127.0.0.1', 4222)"
             _verification(),
             "cannot be reached: its certificate is not accepted, self-signed certificate",
         ),
-        (_alert(), "cannot be reached: tlsv13 alert certificate required"),
+        (_alert(), "asks for a client certificate: give one and its key"),
         (nkeys.ErrInvalidSeed(), "cannot be reached: invalid seed"),
         (ValueError(SECRET), "cannot be reached: ValueError"),
     ),
 )
 def test_every_failure_is_one_sentence(error: Exception, sentence: str) -> None:
     """It names the server and the reason, and neither numbers nor logins."""
-    assert words(error, URL) == f"NATS at nats.example.org:4222 {sentence}"
+    assert words(error, server_from(URL)) == f"NATS at nats.example.org:4222 {sentence}"
 
 
 def test_a_sentence_of_our_own_stays_as_it_is() -> None:
     """It says already what is wrong, and what to do next."""
-    assert words(ConfigurationError("give a login"), URL) == "give a login"
+    assert words(ConfigurationError("give a login"), server_from(URL)) == "give a login"
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,10 @@ def test_a_sentence_of_our_own_stays_as_it_is() -> None:
         ({"tls_ca": "ca"}, "nats://a", {"tls_required": True}, True),
         ({"tls_ca": "ca"}, "wss://a", {}, None),
         ({"tls_cert": "c"}, "nats://a", {"tls_required": True, "tls_verify": True}, True),
+        ({}, "nats://a", {"tls_available": True, "tls_verify": True}, None),
+        ({}, "ws://a", {"tls_verify": True}, None),
+        ({}, "ws://a", {"tls_required": True, "tls_verify": True}, True),
+        ({}, "wss://a", {"tls_required": True, "tls_verify": True}, True),
     ),
 )
 def test_tls_is_used_when_one_side_asks(
@@ -115,23 +123,23 @@ def test_tls_is_used_when_one_side_asks(
 ) -> None:
     """A server that leaves the choice is taken at its word when TLS is wanted here."""
     info["version"] = "2.12.1"
-    assert NatsAccess([url], **access).check(info, url) == "2.12.1"
+    assert NatsAccess([url], **access).check(info, server_from(url)) == "2.12.1"
     assert info.get("tls_required") is required
 
 
 @pytest.mark.parametrize(
     ("access", "url", "info", "sentence"),
     (
-        ({}, "nats://a", {}, "NATS at a has version unknown: upgrade it to 2.11 or newer"),
+        ({}, "nats://a", {}, "NATS at a:4222 has version unknown: upgrade it to 2.11 or newer"),
         ({}, "nats://a", {"version": "2.10.29"}, "has version 2.10.29: upgrade it"),
-        ({}, "tls://a", {"version": "2.12.0"}, "NATS at a offers no TLS: enable it there"),
-        ({"tls_first": True}, "a", {"version": "2.12.0"}, "NATS at a offers no TLS"),
-        ({"tls_cert": "c"}, "a", {"version": "2.12.0"}, "NATS at a offers no TLS"),
+        ({}, "tls://a", {"version": "2.12.0"}, "NATS at a:4222 offers no TLS: enable it there"),
+        ({"tls_first": True}, "a", {"version": "2.12.0"}, "NATS at a:4222 offers no TLS"),
+        ({"tls_cert": "c"}, "a", {"version": "2.12.0"}, "NATS at a:4222 offers no TLS"),
         (
             {},
             "a",
             {"version": "2.12.0", "tls_required": True, "tls_verify": True},
-            "NATS at a asks for a client certificate: give one and its key",
+            "NATS at a:4222 asks for a client certificate: give one and its key",
         ),
     ),
 )
@@ -140,4 +148,4 @@ def test_a_server_that_does_not_fit_is_refused(
 ) -> None:
     """The sentence says what to change."""
     with pytest.raises(ConfigurationError, match=sentence):
-        NatsAccess([url], **access).check(info, url)
+        NatsAccess([url], **access).check(info, server_from(url))

@@ -225,12 +225,46 @@ def test_a_list_of_nothing_is_refused(name, value):
 
 
 @pytest.mark.parametrize(
-    "url", ("http://u:hidden@a", "nats://u:hid/den@a:b", "u:hidden@", "nats://u:hidden@a:b")
+    "url",
+    (
+        "http://u:hidden@a",
+        "nats://u:hid/den@a:b",
+        "u:hidden@",
+        "nats://u:hidden@a:b",
+        "nats://u:hid@den@a",
+        "nats://u:12/hidden@a",
+        "nats://u:hidden",
+    ),
 )
 def test_a_refused_url_does_not_show_its_password(url):
-    """Only what follows the user is repeated."""
-    refusal = refused("--nats-url", url)
+    """Nothing of it is repeated, for nobody knows where its password ends."""
+    for refusal in (refused("--nats-url", url), refused(INCUMBENT_NATS_URL=url)):
+        assert "This is not the URL of a NATS server: " in refusal
+        assert "hid" not in refusal
+
+
+@pytest.mark.parametrize(
+    "urls", (("nats://u:hidden@a", "nats://b"), ("nats://u:hidden@a", "nats://u:hid@b"))
+)
+def test_servers_with_different_logins_are_refused(urls):
+    """A server that NATS names would get any of them."""
+    refusal = refused(*(f"--nats-url={url}" for url in urls))
+    assert "have different logins, or only some of them have one: give the same" in refusal
     assert "hid" not in refusal
+
+
+@pytest.mark.parametrize("value", ("nats://u:hid,den@a", "nats://u:12,hidden@a", "tok,hidden@a"))
+def test_a_comma_in_a_password_does_not_make_two_servers(value):
+    """The variable is a list, and neither part of such a password is used."""
+    refusal = refused(INCUMBENT_NATS_URL=value)
+    assert "hid" not in refusal
+    assert "den" not in refusal
+
+
+@pytest.mark.parametrize("flag", (f"--nats-tls-ca={__file__}", "--nats-tls-first"))
+def test_tls_that_a_url_cannot_have_is_refused(flag):
+    """Who asks for TLS is not sent through a websocket without."""
+    assert "write wss, or give no flag for TLS" in refused("--nats-url=ws://a", flag)
 
 
 def test_what_cannot_work_is_a_sentence_later_too(settings_of):
