@@ -24,6 +24,7 @@ import structlog
 from incumbent import clock
 from incumbent.connection import (
     JSON,
+    Body,
     Connection,
     Expired,
     Overloaded,
@@ -34,7 +35,7 @@ from incumbent.connection import (
     keep_alive,
     translated,
 )
-from incumbent.errors import ClusterError, NotFound, Unsent
+from incumbent.errors import ClusterError, ClusterUnreachable, NotFound, Unsent
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced
 from incumbent.resource import API_VERSION, PLURAL, whole
@@ -400,8 +401,6 @@ class ApiServer:
                 )
             try:
                 keep_alive(response)
-                # A line may have 4 MB: twice the buffer that the library asks aiohttp for. An
-                # object has at most 1.5 MiB in etcd.
                 async for line in response.content:
                     event = json.loads(line)
                     if event["type"] == "ERROR":
@@ -436,32 +435,40 @@ class ApiServer:
             within: seconds for everything; None: no limit.
 
         Raises:
-            Unsent: it did not have its turn in time.
+            Unsent: it had no turn, or no connection, in time.
         """
-        began = clock.now()
+        until = None if within is None else clock.now() + within
         try:
             async with asyncio.timeout(within):
                 await self._turns.acquire()
         except TimeoutError as error:
             msg = f"Other requests to the API server took too long: {method} {path} was not sent"
             raise Unsent(msg) from error
+        content = None if body is None else Body(body, until=until)
         try:
             limit = self.request_timeout if timeout is None else timeout
-            if within is not None:
-                limit = min(limit, within - (clock.now() - began))
+            if until is not None:
+                limit = min(limit, until - clock.now())
             with translated(f"{method} {path}"):
                 async with asyncio.timeout(limit):
                     response = await self.connection.send(
                         method,
                         path,
                         query=query,
-                        body=body,
+                        body=content,
                         content_type=content_type,
                         accept=accept,
                     )
                     async with response:
                         return json.loads(await response.read())
+        except ClusterUnreachable as error:
+            if content is None or content.sent or isinstance(error, Unsent):
+                raise
+            msg = f"There was no connection to the API server in time: {method} {path} was not sent"
+            raise Unsent(msg) from error
         finally:
+            if content is not None:
+                content.drop()
             self._turns.release()
 
 

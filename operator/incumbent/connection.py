@@ -1,7 +1,7 @@
 """The way to a Kubernetes API server, and the only module that imports `kubernetes`.
 
-`kubernetes.aio` finds the access (kubeconfig, exec plugins, service account) and sends requests.
-What they are about is said in `incumbent.cluster`.
+`kubernetes.aio` finds the access (kubeconfig, exec plugins, service account), and aiohttp sends the
+requests. What they are about is said in `incumbent.cluster`.
 """
 
 from __future__ import annotations
@@ -9,19 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import re
 import socket
+import ssl
 import urllib.parse
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import aiohttp
+import structlog
+from aiohttp.abc import AbstractStreamWriter
 from kubernetes.aio import config
-from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client import Configuration
+from kubernetes.aio.config import incluster_config
 from kubernetes.aio.config.kube_config import KubeConfigLoader, KubeConfigMerger
 
 from incumbent import clock
@@ -36,7 +40,11 @@ from incumbent.errors import (
     NotFound,
     Refused,
     Unconnected,
+    Unsent,
 )
+from incumbent.proxies import checked, proxy_from
+
+log = structlog.get_logger(__name__)
 
 CONNECT_TIMEOUT = 2.0
 """Seconds for a TCP connection: one lost SYN is sent again after 1 s."""
@@ -46,13 +54,21 @@ KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 answering proxy in front of a dead API server is what `incumbent.cluster.SILENCE` is for."""
 
 REFRESH = 60.0
-"""Seconds after which a token from a kubeconfig is looked at again, as in-cluster ones are. An exec
-plugin runs again only when its token expires within 5 minutes, or names no time of expiry."""
+"""Seconds after which the access is read again, for tokens that expire (exec plugins, token files).
+"""
+
+LOOK_EVERY = 1.0
+"""Seconds between looks at the files of the access, for a change. Only requests look."""
+
+READ_BUFFER = 2**21
+"""Bytes of an answer that aiohttp keeps before it reads on. A line of a watch may have twice that;
+an object has at most 1.5 MiB in etcd."""
 
 SERVICE_ACCOUNT_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 """Where a pod finds the name of its namespace."""
 
 CLIENT_ERRORS = range(400, 500)
+UNAUTHORIZED = 401
 
 LACKS_RIGHT = re.compile(r'(\S+ ("[^"]*" )?is )?forbidden: User "')
 """How the message of an API server's 403 begins if an authorizer (RBAC, a cloud's IAM) refused.
@@ -129,29 +145,177 @@ class Overrides:
     as_uid: str = ""
 
 
+class Body(aiohttp.payload.BytesPayload):
+    """The JSON of a request that may not be sent after a deadline.
+
+    The deadline is compared with the clock where aiohttp hands the first byte of the request to the
+    kernel: a wait for a connection, a machine that slept, or an event loop that stood still count.
+
+    Args:
+        value: what becomes JSON.
+        until: time after which the request is not sent; None: no limit.
+    """
+
+    def __init__(self, value: object, *, until: float | None = None) -> None:
+        super().__init__(json.dumps(value).encode())
+        self._until = until
+        self._dropped = False
+        self.sent = False
+        """Whether something of the request may have reached the API server."""
+
+    def drop(self) -> None:
+        """Prevent the request from being sent from now on."""
+        self._dropped = True
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        """Send the request: aiohttp sends headers and body together."""
+        if self._dropped or (self._until is not None and clock.now() >= self._until):
+            msg = "its time was over before it could be sent"
+            raise Unsent(msg)
+        self.sent = True
+        await super().write_with_length(writer, content_length)
+
+
+class Source(Protocol):
+    """Where the access to an API server is described."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it is read from, beside certificates."""
+        ...
+
+    async def load(self) -> Configuration:
+        """Read the access. Raises whatever a broken file leads to."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An access that does not change, but for the content of its certificates' files."""
+
+    configuration: Configuration
+    files: tuple[str, ...] = ()
+
+    async def load(self) -> Configuration:
+        """Return it."""
+        return self.configuration
+
+
+class Kubeconfig:
+    """The access in a context of kubeconfig files."""
+
+    def __init__(self, files: str, context: str | None, overrides: Overrides | None) -> None:
+        self._joined, self._context, self._overrides = files, context, overrides
+        self._loader: KubeConfigLoader | None = None
+        self._read: Stamps = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The kubeconfig files."""
+        return tuple(self._joined.split(os.pathsep))
+
+    async def load(self) -> Configuration:
+        """Read the files if they have changed, and renew the token.
+
+        An exec plugin runs again only when its token expires within 5 minutes, or names no time of
+        expiry.
+        """
+        overrides, read = self._overrides, stamps_of(self.files)
+        if self._loader is None or read != self._read:
+            loader = kubeconfig_loader(self._joined, self._context, overrides or Overrides())
+            self._loader, self._read = loader, read
+        configuration = Configuration()
+        await self._loader.load_and_set(configuration)
+        if overrides:
+            override(configuration, overrides, impersonation_from(self._loader))
+        return configuration
+
+    @property
+    def namespace(self) -> str | None:
+        """The namespace of the context; None before it was read, or if it has none."""
+        context = self._loader.current_context["context"] if self._loader else {}
+        namespace: str | None = context.get("namespace")
+        return namespace
+
+
+class ServiceAccount:
+    """The access of a pod."""
+
+    def __init__(self, overrides: Overrides | None) -> None:
+        self._overrides = overrides
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The token's file."""
+        return (incluster_config.SERVICE_TOKEN_FILENAME,)
+
+    async def load(self) -> Configuration:
+        """Read the token and the name of the CA's file."""
+        configuration = Configuration()
+        config.load_incluster_config(client_configuration=configuration, try_refresh_token=False)
+        configuration.api_key["BearerToken"] = configuration.api_key["BearerToken"].strip()
+        if self._overrides:
+            override(configuration, self._overrides)
+        return configuration
+
+    @property
+    def namespace(self) -> str | None:
+        """The namespace of the pod."""
+        file = Path(SERVICE_ACCOUNT_NAMESPACE)
+        return file.read_text().strip() if file.is_file() else None
+
+
+Stamps = tuple[tuple[str, int, int, int] | tuple[str], ...]
+"""What tells whether files have changed."""
+
+
+def stamps_of(files: Iterable[str | None]) -> Stamps:
+    """Return what is different after one of these files was written or replaced."""
+    return tuple(map(_stamp, filter(None, files)))
+
+
+def _stamp(file: str) -> tuple[str, int, int, int] | tuple[str]:
+    try:
+        found = Path(file).stat()
+    except OSError:
+        return (file,)
+    return file, found.st_ino, found.st_mtime_ns, found.st_size
+
+
 class Connection:
     """How one API server is reached, and as whom.
 
     Nothing is sent before the first request, and it may be made while the API server is away.
     Nothing is retried.
+
+    The files that describe the access are read again when they change: kubeconfigs, tokens, the CA
+    and the client certificate. What cannot be read leaves everything as it was. A new certificate
+    counts for new connections; those that are open, such as watches, go on.
+
+    Args:
+        configuration: the access.
+        default_namespace: that of the context, or of the pod that this runs in.
+        source: where to read the access again; None: only certificates are.
     """
 
     def __init__(
-        self, configuration: Configuration, *, default_namespace: str | None = None
+        self,
+        configuration: Configuration,
+        *,
+        default_namespace: str | None = None,
+        source: Source | None = None,
     ) -> None:
-        # Watches would use up any limit, and requests have their own.
-        configuration.connection_pool_maxsize = 0
-        # With trust_env, aiohttp looks for a proxy and a .netrc in two threads for each request.
-        configuration.client_session_kwargs = {
-            "trust_env": False,
-            **(configuration.client_session_kwargs or {}),
-        }
-        configuration.proxy = configuration.proxy or proxy_for(configuration.host)
         self.default_namespace = default_namespace
-        """That of the context, or of the pod that this runs in."""
-        self._configuration = configuration
-        self._api = ApiClient(configuration)
-        self._api.user_agent = "incumbent"
+        self._source = source or Given(configuration)
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+        self._turn = asyncio.Lock()
+        self._problem = ""
+        self._read = stamps_of(self._source.files)
+        self._route = route_from(configuration)
+        self._looked_at = self._loaded_at = clock.now()
 
     @classmethod
     async def find(
@@ -165,19 +329,18 @@ class Connection:
 
         In this order: `kubeconfig`, the variable KUBECONFIG (each may list several files),
         ~/.kube/config, the service account of the pod. A kubeconfig is read, never written.
-        Tokens are renewed (from their file, by exec plugins), client certificates are not.
         `overrides` count more than any of these; with a server among them no kubeconfig is needed.
 
         Raises:
             ConfigurationError: there is no such file or context, it is broken, or there is nothing.
         """
-        configuration = Configuration()
         # Given explicitly, for the library reads KUBECONFIG only once: when it is imported.
         files = kubeconfig_files(kubeconfig)
+        source: Kubeconfig | ServiceAccount | Given
         if files:
-            namespace = await load_kubeconfig(
-                configuration, files=files, context=context, overrides=overrides
-            )
+            source = Kubeconfig(files, context, overrides)
+            wanted = f"the context {context}" if context else "its current context"
+            broken = f"The kubeconfig {files} is of no use with {wanted}: %s; correct it"
         elif kubeconfig or context:
             msg = (
                 f"The kubeconfig {kubeconfig} does not exist: correct the path"
@@ -186,14 +349,22 @@ class Connection:
             )
             raise ConfigurationError(msg)
         elif overrides and overrides.server:
-            namespace = None
+            configuration = Configuration()
             override(configuration, overrides)
+            source, broken = Given(configuration), "%s"
         else:
-            namespace = load_service_account(configuration)
-            if overrides:
-                override(configuration, overrides)
+            source = ServiceAccount(overrides)
+            broken = (
+                "No access to Kubernetes is configured: "
+                "set KUBECONFIG, or run in a pod with a service account (%s)"
+            )
         try:
-            return cls(configuration, default_namespace=namespace)
+            configuration = await source.load()
+        except Exception as error:  # for a broken file the library raises whatever comes
+            raise ConfigurationError(broken % error) from error
+        namespace = None if isinstance(source, Given) else source.namespace
+        try:
+            return cls(configuration, default_namespace=namespace, source=source)
         except (OSError, ValueError) as error:
             msg = (
                 f"The API server {configuration.host} cannot be reached as configured: {error};"
@@ -203,24 +374,14 @@ class Connection:
 
     async def access(self) -> Access:
         """Return how to reach the API server, with a token that is valid now."""
-        configuration = self._configuration
-        with translated("The token"):
-            scheme, _, token = (await self._authorization()).partition(" ")
-        return Access(
-            server=configuration.host,
-            ca_path=configuration.ssl_ca_cert,
-            insecure=not configuration.verify_ssl,
-            scheme=scheme or None,
-            token=token or None,
-            certificate_path=configuration.cert_file,
-            private_key_path=configuration.key_file,
-            proxy_url=configuration.proxy,
-            default_namespace=self.default_namespace,
-        )
+        await self._look_again()
+        return self._route.access(self.default_namespace)
 
     async def aclose(self) -> None:
         """Close all connections. Whoever still waits for an answer gets `ClusterUnreachable`."""
-        await self._api.close()
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
 
     async def send(
         self,
@@ -228,7 +389,7 @@ class Connection:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: object = None,
+        body: Body | None = None,
         content_type: str = JSON,
         accept: str = JSON,
         silence: float | None = None,
@@ -242,7 +403,7 @@ class Connection:
             method: of the request.
             path: of the request.
             query: of the request.
-            body: of the request.
+            body: of the request; with a deadline, if it has one.
             content_type: of the body.
             accept: what the answer may be.
             silence: seconds without a byte after which the answer is given up; None: never.
@@ -250,15 +411,16 @@ class Connection:
         Raises:
             ClusterError: the API server refused, as `error_for` says.
         """
-        headers = {"Accept": accept, "Content-Type": content_type}
-        if authorization := await self._authorization():
-            headers["Authorization"] = authorization
-        request = await self._api.param_serialize(
-            method, path, query_params=[*(query or {}).items()], header_params=headers, body=body
+        response = await self.request(
+            method,
+            path,
+            query=query,
+            body=body,
+            headers={"Accept": accept, "Content-Type": content_type},
+            limits=aiohttp.ClientTimeout(
+                total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence
+            ),
         )
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence)
-        answer = await self._api.call_api(*request, _request_timeout=limits)
-        response: aiohttp.ClientResponse = answer.response
         if response.ok:
             return response
         async with response:
@@ -270,47 +432,190 @@ class Connection:
             retry_after=response.headers.get("Retry-After"),
         )
 
-    async def _authorization(self) -> str:
-        """Return the header for the token of now, empty without one.
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        headers: Mapping[str, str],
+        limits: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        """Send a request and return its answer, whatever it is, as soon as it begins.
 
-        Not left to `ApiClient`, which renews no token before it has one, so that an exec plugin
-        that fails once at the start would never be asked again.
+        Args:
+            method: of the request.
+            path: of the request; it may have a query of its own.
+            query: of the request.
+            body: of the request.
+            headers: of the request, beside those that say who asks.
+            limits: of the time.
         """
-        return await self._configuration.get_api_key_with_prefix("BearerToken") or ""
+        await self._look_again()
+        if self._closed:
+            msg = "The connection to the API server is closed"
+            raise ClusterUnreachable(msg)
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                # Watches would use up any limit, and requests have their own.
+                connector=aiohttp.TCPConnector(limit=0),
+                # Otherwise aiohttp looks for a proxy and a .netrc in two threads per request.
+                trust_env=False,
+                read_bufsize=READ_BUFFER,
+            )
+        route = self._route
+        response = await self._session.request(
+            method,
+            route.server + path,
+            params=query,
+            data=body,
+            headers=route.signed(headers),
+            timeout=limits,
+            # Part of the key of a pooled connection: none that trusted another CA is used again.
+            ssl=route.tls if route.tls is not None else True,
+            server_hostname=route.server_name,
+            proxy=route.proxy,
+        )
+        if response.status == UNAUTHORIZED:
+            self._loaded_at = -math.inf  # a token that was replaced may be there already
+        return response
+
+    async def _look_again(self) -> None:
+        """Read the access again if it is time to, or if a file of it has changed."""
+        if not self._due(clock.now()):
+            return
+        async with self._turn:
+            now = clock.now()
+            if not self._due(now):
+                return
+            self._looked_at = now
+            read = stamps_of(self._source.files)
+            changed = read != self._read or self._route.outdated
+            if not changed and now - self._loaded_at < REFRESH:
+                return
+            self._loaded_at = now
+            try:
+                self._route = route_from(await self._source.load(), before=self._route)
+            except Exception as error:  # noqa: BLE001  # whatever a file leads to in the library
+                self._complain(str(error))
+            else:
+                self._read, self._problem = read, ""
+                if changed:
+                    log.info("cluster.access_read", server=self._route.server)
+
+    def _due(self, now: float) -> bool:
+        return now - self._looked_at >= LOOK_EVERY or now - self._loaded_at >= REFRESH
+
+    def _complain(self, problem: str) -> None:
+        if problem != self._problem:
+            self._problem = problem
+            log.warning("cluster.access_not_read", problem=problem)
 
 
-async def load_kubeconfig(
-    configuration: Configuration,
-    *,
-    files: str,
-    context: str | None,
-    overrides: Overrides | None = None,
-) -> str | None:
-    """Take the access from kubeconfigs and keep its token fresh; return the default namespace."""
-    try:
-        loader = kubeconfig_loader(files, context, overrides or Overrides())
-        await loader.load_and_set(configuration)
-        if overrides:
-            override(configuration, overrides, impersonation_from(loader))
-    except Exception as error:  # for a broken file the library raises whatever comes
-        wanted = f"the context {context}" if context else "its current context"
-        msg = f"The kubeconfig {files} is of no use with {wanted}: {error}; correct it"
-        raise ConfigurationError(msg) from error
-    refreshed = clock.now()
-    turn = asyncio.Lock()
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What of an access a request needs."""
 
-    async def refresh(configuration: Configuration) -> None:
-        nonlocal refreshed
-        async with turn:
-            if clock.now() - refreshed >= REFRESH:
-                await loader.load_and_set(configuration)
-                if overrides:
-                    override(configuration, overrides, impersonation_from(loader))
-                refreshed = clock.now()
+    server: str
+    authorization: str = field(repr=False)
+    impersonation: tuple[tuple[str, str], ...]
+    verified: bool
+    server_name: str | None
+    proxy: str | None
+    certificates: tuple[str | None, ...]
+    """The files of the CA, of the client certificate and of its key."""
+    read: Stamps
+    """What these files were like when they were read."""
+    tls: ssl.SSLContext | None
+    """None without TLS."""
 
-    configuration.refresh_api_key_hook = refresh  # type: ignore[assignment]
-    namespace: str | None = loader.current_context["context"].get("namespace")
-    return namespace
+    @property
+    def outdated(self) -> bool:
+        """Whether one of the certificates has changed since."""
+        return stamps_of(self.certificates) != self.read
+
+    def signed(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Return headers with those that say who asks."""
+        signed = {"User-Agent": "incumbent", **headers}
+        if self.authorization:
+            signed["Authorization"] = self.authorization
+        return [*signed.items(), *self.impersonation]
+
+    def access(self, default_namespace: str | None) -> Access:
+        """Return this for people and tests."""
+        scheme, _, token = self.authorization.partition(" ")
+        authority, certificate, key = self.certificates
+        return Access(
+            server=self.server,
+            ca_path=authority,
+            insecure=not self.verified,
+            scheme=scheme or None,
+            token=token or None,
+            certificate_path=certificate,
+            private_key_path=key,
+            proxy_url=self.proxy,
+            default_namespace=default_namespace,
+        )
+
+
+def route_from(configuration: Configuration, before: Route | None = None) -> Route:
+    """Return what requests need of an access.
+
+    Args:
+        configuration: the access.
+        before: the last one, of which unchanged certificates are taken.
+
+    Raises:
+        OSError: a certificate cannot be read, or is none.
+        ValueError: the address of the server is broken.
+    """
+    server = configuration.host.rstrip("/")
+    certificates = configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file
+    read = stamps_of(certificates)
+    encrypted = urllib.parse.urlsplit(server).scheme == "https"
+    same = (
+        before is not None
+        and (before.certificates, before.read) == (certificates, read)
+        and (before.verified, before.tls is not None) == (configuration.verify_ssl, encrypted)
+    )
+    tls = before.tls if before is not None and same else None
+    if encrypted and tls is None:
+        tls = tls_context(configuration)
+    token = configuration.api_key.get("BearerToken") or ""
+    prefix = configuration.api_key_prefix.get("BearerToken")
+    headers = (configuration.client_session_kwargs or {}).get("headers", ())
+    proxy = configuration.proxy
+    return Route(
+        server=server,
+        authorization=f"{prefix} {token}" if prefix and token else token,
+        impersonation=tuple(headers),
+        verified=configuration.verify_ssl,
+        server_name=configuration.tls_server_name or None,
+        proxy=checked(proxy) if proxy else proxy_from(os.environ, server),
+        certificates=certificates,
+        read=read,
+        tls=tls,
+    )
+
+
+def tls_context(configuration: Configuration) -> ssl.SSLContext:
+    """Return whom to trust, and what to show.
+
+    Raises:
+        OSError: a certificate cannot be read, or is none.
+    """
+    context = ssl.create_default_context(
+        cafile=configuration.ssl_ca_cert, cadata=configuration.ca_cert_data
+    )
+    if configuration.cert_file:
+        context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
+    if not configuration.verify_ssl:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if configuration.disable_strict_ssl_verification:
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 def kubeconfig_loader(files: str, context: str | None, overrides: Overrides) -> KubeConfigLoader:
@@ -368,36 +673,11 @@ def override(
         configuration.client_session_kwargs = {"headers": headers}
 
 
-def load_service_account(configuration: Configuration) -> str | None:
-    """Take the access from the pod's service account; return the pod's namespace.
-
-    The library reads the token's file again every minute.
-    """
-    try:
-        config.load_incluster_config(client_configuration=configuration)
-    except config.ConfigException as error:
-        msg = (
-            "No access to Kubernetes is configured: "
-            f"set KUBECONFIG, or run in a pod with a service account ({error})"
-        )
-        raise ConfigurationError(msg) from error
-    namespace = Path(SERVICE_ACCOUNT_NAMESPACE)
-    return namespace.read_text().strip() if namespace.is_file() else None
-
-
 def kubeconfig_files(kubeconfig: str | None) -> str:
     """Return which of the kubeconfigs that kubectl would read exist, joined as in KUBECONFIG."""
     named = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
     files = (Path(name).expanduser() for name in named.split(os.pathsep) if name)
     return os.pathsep.join(str(file) for file in files if file.is_file())
-
-
-def proxy_for(server: str) -> str | None:
-    """Return the proxy that the environment names for a URL (HTTPS_PROXY, NO_PROXY)."""
-    url = urllib.parse.urlsplit(server)
-    if urllib.request.proxy_bypass(url.hostname or ""):
-        return None
-    return urllib.request.getproxies().get(url.scheme)
 
 
 @contextlib.contextmanager

@@ -7,12 +7,13 @@ import contextlib
 import datetime as dt
 import gc
 import json
+import socket
 
 import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from incumbent import cluster
+from incumbent import clock, cluster
 from incumbent.cluster import ApiServer
 from incumbent.connection import Connection, Overloaded, UnknownKind
 from incumbent.errors import (
@@ -345,6 +346,55 @@ async def test_a_request_whose_time_is_over_before_its_turn_is_not_sent(busy):
         await patch(api_server, timeout=0.05)
     assert not isinstance(caught.value, Unconnected)
     assert asked == ["GET"]
+
+
+WRITES = {
+    "patch_pod": lambda api_server, **limits: api_server.patch_pod(
+        pod(), labels={"l": "leader"}, annotations={}, **limits
+    ),
+    "create_slice": lambda api_server, **limits: api_server.create_slice(pod_json(), **limits),
+    "patch_slice": lambda api_server, **limits: api_server.patch_slice(
+        pod_json(), {"endpoints": []}, **limits
+    ),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+async def test_a_write_whose_time_is_over_just_before_it_is_sent_is_not_sent(
+    write, serve, monkeypatch
+):
+    """The machine slept, or the event loop stood still, after the deadline was looked at last."""
+    asked = []
+
+    async def answer(request):
+        asked.append(request.method)
+        return web.json_response(pod_json())
+
+    api_server = await serve(answer)
+    await api_server.get_pod("shop", "a")  # so that there is a connection
+    real, looks, jump_after = clock.now, [], 100
+
+    def now():
+        looks.append(1)
+        return real() + (60 if len(looks) > jump_after else 0)
+
+    monkeypatch.setattr(clock, "now", now)
+    await WRITES[write](api_server, timeout=2, within=1.5)
+    sent, times = list(asked), len(looks)
+    for jump_after in range(1, times):  # noqa: B007  # `now` reads it
+        looks.clear()
+        with pytest.raises(Unsent, match="was not sent"):
+            await WRITES[write](api_server, timeout=2, within=1.5)
+    assert times > 2
+    assert asked == sent
+
+
+async def test_a_write_that_got_no_connection_in_time_is_not_in_doubt():
+    """Whoever listens there says nothing, so that TLS does not begin."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with connected(f"https://127.0.0.1:{silent.getsockname()[1]}") as api_server:
+            with pytest.raises(Unsent, match="was not sent"):
+                await patch(api_server, timeout=0.1)
 
 
 async def test_the_wait_for_a_turn_counts_against_no_limit_of_its_own(busy):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import json
 import socket
+import ssl
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from aiohttp import web
 from kubernetes.aio.config import incluster_config
 
 from incumbent import connection
@@ -32,6 +34,8 @@ from incumbent.errors import (
 asyncio.set_event_loop(None)
 
 pytestmark = pytest.mark.usefixtures("no_access_from_outside")
+
+CERTIFICATES = Path(__file__).parent / "certificates"
 
 
 # Access
@@ -180,7 +184,7 @@ async def test_basic_authentication_is_handed_on(kubeconfig):
 
 
 async def test_a_token_file_is_read_again(kubeconfig, tmp_path, monkeypatch):
-    """A token that somebody else renews in its file is used."""
+    """A token that somebody else renews in its file is used; the last one while there is none."""
     monkeypatch.setattr(connection, "REFRESH", 0)
     file = tmp_path / "token"
     file.write_text("t1")
@@ -189,8 +193,7 @@ async def test_a_token_file_is_read_again(kubeconfig, tmp_path, monkeypatch):
         file.write_text("t2")
         assert (await found.access()).token == "t2"
         file.unlink()
-        with pytest.raises(ClusterUnreachable, match="token"):
-            await found.access()
+        assert (await found.access()).token == "t2"
 
 
 def exec_plugin(tmp_path):
@@ -229,35 +232,271 @@ async def test_an_exec_plugin_that_failed_is_asked_again(kubeconfig, tmp_path, m
         assert (await found.access()).token == "t1"
 
 
-async def test_a_service_account_is_used_and_its_token_renewed(tmp_path, monkeypatch):
-    """In a pod the mounted token counts, and is read again after a minute."""
-    for name, content in (("token", "t1"), ("ca.crt", "ca"), ("namespace", "shop\n")):
+@pytest.fixture
+def service_account(tmp_path, monkeypatch):
+    """Return the folder of a pod's service account, which trusts the old authority."""
+    copy("old-authority.pem", tmp_path / "ca.crt")
+    for name, content in (("token", "t1\n"), ("namespace", "shop\n")):
         (tmp_path / name).write_text(content)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
     monkeypatch.setattr(connection, "SERVICE_ACCOUNT_NAMESPACE", str(tmp_path / "namespace"))
-    # The client is not made: the certificate is none.
-    monkeypatch.setattr(connection, "ApiClient", lambda _: SimpleNamespace(user_agent=""))
-    found = await Connection.find()
-    assert await found.access() == connection.Access(
-        server="https://10.0.0.1:443",
-        ca_path=str(tmp_path / "ca.crt"),
-        scheme="bearer",
-        token="t1",
-        default_namespace="shop",
-    )
-    (tmp_path / "token").write_text("t2")
-    assert (await found.access()).token == "t1"
-    later = dt.datetime.now() + dt.timedelta(minutes=2)  # noqa: DTZ005  # as the library
-    clock = SimpleNamespace(now=lambda: later)
-    monkeypatch.setattr(
-        incluster_config,
-        "datetime",
-        SimpleNamespace(datetime=clock, timedelta=dt.timedelta),
-    )
-    assert (await found.access()).token == "t2"
+    return tmp_path
+
+
+async def test_a_service_account_is_used_and_its_token_renewed(service_account, look_at_once):
+    """In a pod the mounted token counts, and is read again when it changes."""
+    async with connected() as found:
+        assert await found.access() == connection.Access(
+            server="https://10.0.0.1:443",
+            ca_path=str(service_account / "ca.crt"),
+            scheme="bearer",
+            token="t1",
+            default_namespace="shop",
+        )
+        (service_account / "token").write_text("token-2")
+        assert (await found.access()).token == "token-2"
+
+
+# What changes while the process runs
+
+
+def copy(name, to):
+    """Replace a file by one of the certificates, as the kubelet does: at once, as a whole."""
+    new = to.with_name(f"{to.name}.new")
+    new.write_bytes((CERTIFICATES / name).read_bytes())
+    new.replace(to)
+
+
+@pytest.fixture
+def look_at_once(monkeypatch):
+    """Let the connection look at its files before each request."""
+    monkeypatch.setattr(connection, "LOOK_EVERY", 0)
+
+
+class TlsServer:
+    """An API server that shows the old or the new certificate, and trusts clients of that age."""
+
+    def __init__(self):
+        self.clients = []
+        """Whose certificates it was shown, one for each request."""
+        self._runner = None
+        self.port = 0
+
+    async def start(self, age):
+        """Serve, from now on with certificates of an age."""
+        await self.stop()
+        context = ssl.create_default_context(
+            ssl.Purpose.CLIENT_AUTH, cafile=CERTIFICATES / f"{age}-authority.pem"
+        )
+        context.load_cert_chain(
+            CERTIFICATES / f"{age}-server.pem", CERTIFICATES / f"{age}-server.key"
+        )
+        context.verify_mode = ssl.CERT_OPTIONAL
+        self._runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=context)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self):
+        """End everything."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _answer(self, request):
+        shown = request.transport.get_extra_info("peercert") or {"subject": [[("", "nobody")]]}
+        self.clients.append(shown["subject"][0][0][1])
+        return web.json_response({})
+
+
+@pytest.fixture
+async def tls_server():
+    """An API server with the old certificate."""
+    server = TlsServer()
+    await server.start("old")
+    yield server
+    await server.stop()
+
+
+async def get(found):
+    async with asyncio.timeout(10):
+        with connection.translated("GET /x"):
+            response = await found.send("GET", "/x")
+            async with response:
+                await response.read()
+
+
+async def test_the_authority_of_a_pod_is_read_again_when_it_changes(
+    service_account, look_at_once, tls_server, monkeypatch
+):
+    """The cluster's CA is rotated: until its file has changed, the server is not trusted."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(tls_server.port))
+    async with connected() as found:
+        await get(found)
+        await tls_server.start("new")
+        with pytest.raises(ClusterUnreachable, match="certificate"):
+            await get(found)
+        copy("new-authority.pem", service_account / "ca.crt")
+        await get(found)
+
+
+async def test_a_broken_authority_leaves_the_old_one(
+    service_account, look_at_once, tls_server, monkeypatch, capsys
+):
+    """Whoever writes the file may be in the middle of it. It is said once, and tried again."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(tls_server.port))
+    async with connected() as found:
+        (service_account / "ca.crt").write_text("-----BEGIN CERT")
+        for _ in range(3):
+            await get(found)
+        assert capsys.readouterr().out.count("cluster.access_not_read") == 1
+        await tls_server.start("new")
+        copy("new-authority.pem", service_account / "ca.crt")
+        await get(found)
+
+
+async def test_client_certificates_and_authorities_of_a_kubeconfig_are_read_again(
+    kubeconfig, look_at_once, tls_server, tmp_path
+):
+    """Also on a connection that is open: the next request shows the new certificate."""
+    names = {"ca": "authority.pem", "cert": "client.pem", "key": "client.key"}
+    files = {name: tmp_path / name for name in names}
+
+    def install(age):
+        for name, file in names.items():
+            copy(f"{age}-{file}", files[name])
+
+    install("old")
+    user = {"client-certificate": str(files["cert"]), "client-key": str(files["key"])}
+    server = f"https://localhost:{tls_server.port}"
+    async with connected(kubeconfig(server=server, user=user, ca=str(files["ca"]))) as found:
+        await get(found)
+        await tls_server.start("new")
+        copy("new-client.pem", files["cert"])  # without its key it is of no use yet
+        with pytest.raises(ClusterUnreachable):
+            await get(found)
+        install("new")
+        await get(found)
+        assert tls_server.clients == ["old client", "new client"]
+
+
+async def test_a_kubeconfig_is_read_again_when_it_changes(kubeconfig, look_at_once):
+    """Another server, another token: whatever it says now."""
+    path = kubeconfig()
+    async with connected(path) as found:
+        kubeconfig(server="http://other.example", user={"token": "token-2"})
+        access = await found.access()
+        assert (access.server, access.token) == ("http://other.example", "token-2")
+        kubeconfig(used="nobody")
+        assert await found.access() == access
+
+
+async def test_without_a_change_nothing_is_read_again(kubeconfig, look_at_once, monkeypatch):
+    """Files are only looked at; a context of TLS is not made for each request."""
+    async with connected(kubeconfig()) as found:
+        monkeypatch.setattr(connection, "route_from", None)
+        await found.access()
+
+
+async def test_a_token_that_is_refused_is_read_again_at_once(serve_once, kubeconfig, tmp_path):
+    """Not only a minute after it was read last."""
+    file = tmp_path / "token"
+    file.write_text("t1")
+    server, seen = await serve_once(lambda token: 401 if token == "Bearer t1" else 200)
+    async with connected(kubeconfig(server=server, user={"tokenFile": str(file)})) as found:
+        file.write_text("t2")
+        with pytest.raises(Forbidden):
+            await found.send("GET", "/x")
+        (await found.send("GET", "/x")).release()
+    assert seen == ["Bearer t1", "Bearer t2"]
+
+
+@pytest.fixture
+async def serve_once():
+    """Return a function that serves what a function of the token says; returns URL and tokens."""
+    runners = []
+
+    async def start(status):
+        seen = []
+
+        async def answer(request):
+            seen.append(request.headers.get("Authorization"))
+            return web.json_response({}, status=status(seen[-1]))
+
+        runner = web.ServerRunner(web.Server(answer), shutdown_timeout=0.1)
+        runners.append(runner)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{runner.addresses[0][1]}", seen
+
+    yield start
+    for runner in runners:
+        await runner.cleanup()
+
+
+# Proxies
+
+
+class HttpProxy:
+    """A proxy that tunnels to one port of this machine, whatever it is asked for."""
+
+    def __init__(self, target):
+        self.asked = []
+        """For what it was asked."""
+        self._target = target
+        self._links = set()
+
+    async def __aenter__(self):
+        """Serve."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_):
+        """End everything."""
+        self._server.close()
+        for task in self._links:
+            task.cancel()
+        await asyncio.gather(*self._links, return_exceptions=True)
+
+    async def _serve(self, reader, writer):
+        self._links.add(asyncio.current_task())
+        request = await reader.readuntil(b"\r\n\r\n")
+        self.asked.append(request.split(b"\r\n")[0].decode())
+        upstream, downstream = await asyncio.open_connection("127.0.0.1", self._target)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        try:
+            await asyncio.gather(pump(reader, downstream), pump(upstream, writer))
+        finally:
+            writer.close()
+            downstream.close()
+
+
+async def pump(reader, writer):
+    while content := await reader.read(65536):
+        writer.write(content)
+    writer.close()
+
+
+async def test_requests_go_through_the_proxy_of_the_environment(
+    kubeconfig, tls_server, monkeypatch
+):
+    """The tunnel ends at the API server, whose name is the one of its URL."""
+    server = "https://kube.example.com:6443"
+    async with HttpProxy(tls_server.port) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        authority = str(CERTIFICATES / "old-authority.pem")
+        async with connected(kubeconfig(server=server, ca=authority)) as found:
+            await get(found)
+            assert proxy.asked == ["CONNECT kube.example.com:6443 HTTP/1.1"]
+        monkeypatch.setenv("NO_PROXY", "10.0.0.0/8,.example.com:6443")
+        async with connected(kubeconfig(server=server, ca=authority)) as found:
+            assert (await found.access()).proxy_url is None
 
 
 @pytest.mark.parametrize(
@@ -270,7 +509,7 @@ async def test_a_service_account_is_used_and_its_token_renewed(tmp_path, monkeyp
     ),
 )
 async def test_a_proxy_comes_from_the_environment(environment, proxy, kubeconfig, monkeypatch):
-    """The usual variables count, once, when connecting."""
+    """The usual variables count; how they are read is in `test_proxies`."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert (await access_of(kubeconfig())).proxy_url == proxy

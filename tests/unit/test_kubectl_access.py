@@ -34,8 +34,7 @@ def connect(tmp_path, monkeypatch):
         server = await Connection.find(context=context, overrides=Overrides(**overrides))
         access = await server.access()
         await server.aclose()
-        headers = (server._configuration.client_session_kwargs or {}).get("headers", [])
-        return server, access, headers
+        return server, access, [*server._route.impersonation]
 
     return run
 
@@ -77,7 +76,7 @@ async def test_server_token_and_certificates(connect, monkeypatch):
         tls_server_name="name",
     )
     assert (access.server, access.token, access.insecure) == ("https://other:1", "given", True)
-    assert server._configuration.tls_server_name == "name"
+    assert server._route.server_name == "name"
 
 
 async def test_a_server_needs_no_kubeconfig(connect, monkeypatch, tmp_path):
