@@ -6,7 +6,7 @@ import asyncio
 import copy
 import math
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +18,7 @@ from incumbent.errors import (
     Forbidden,
     NotFound,
     Refused,
+    Unsent,
 )
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced
@@ -134,6 +135,7 @@ class FakeCluster:
         self._unreachable = self._drop_answers = False
         self._refusals: dict[str, ClusterError] = {}
         self._hanging: set[str] = set()
+        self._lagging: tuple[int, tuple[Pod, ...]] | None = None
         self._interludes: dict[str, list[Callable[[], object]]] = {}
 
     @property
@@ -163,9 +165,15 @@ class FakeCluster:
         return self.pods.get((namespace, name))
 
     async def list_pods(self, namespace: str, label_selector: str, *, since: str = "") -> list[Pod]:
-        """Return the pods of a namespace that a label selector matches, always as they are now."""
+        """Return the pods of a namespace that a label selector matches.
+
+        They are as they are now, but from the API server that is `lagging`, which answers if its
+        cache is new enough.
+        """
         await self._arrive(Operation("list_pods", label_selector, since))
         pods = self._pods_of(namespace)
+        if since and self._lagging and int(since) <= self._lagging[0]:
+            pods = self._lagging[1]
         return [pod for pod in pods if selects(label_selector, pod.labels)]
 
     async def patch_pod(
@@ -178,6 +186,7 @@ class FakeCluster:
         within: float | None = None,
     ) -> Pod:
         """Set labels and annotations; refused if it is another pod or resourceVersion."""
+        _in_time(within)
         await self._arrive(
             Operation("patch_pod", pod.name, pod.resource_version, labels, annotations, timeout)
         )
@@ -235,6 +244,7 @@ class FakeCluster:
         self, body: Mapping[str, Any], *, timeout: float, within: float | None = None
     ) -> dict[str, Any]:
         """Create an EndpointSlice; refused if there is one of this name."""
+        _in_time(within)
         metadata = copy.deepcopy(dict(body["metadata"]))
         key = metadata["namespace"], metadata["name"]
         await self._arrive(Operation("create_slice", key[1], timeout=timeout))
@@ -257,6 +267,7 @@ class FakeCluster:
         within: float | None = None,
     ) -> dict[str, Any]:
         """Change an EndpointSlice; refused if it has changed."""
+        _in_time(within)
         about, new = seen["metadata"], copy.deepcopy(dict(change))
         await self._arrive(
             Operation("patch_slice", about["name"], about["resourceVersion"], timeout=timeout)
@@ -383,6 +394,20 @@ class FakeCluster:
             self._unreachable = False
             for namespace, queue in self._watchers.values():
                 queue.put_nowait(PodsReplaced(self._pods_of(namespace)))
+
+    @contextmanager
+    def lagging(self, pods: Iterable[Pod]) -> Iterator[None]:
+        """Let the cache of an API server stay at these pods, from an earlier moment.
+
+        Only lists that may be old are answered from it.
+        """
+        frozen = tuple(pods)
+        newest = max(int(pod.resource_version) for pod in frozen)
+        self._lagging = newest, frozen
+        try:
+            yield
+        finally:
+            self._lagging = None
 
     @contextmanager
     def dropping_answers(self) -> Iterator[None]:
@@ -522,6 +547,13 @@ class FakeCluster:
             for watched, queue in self._watchers.values():
                 if watched == namespace:
                     queue.put_nowait(event)
+
+
+def _in_time(within: float | None) -> None:
+    """Refuse to send what may not be sent any more."""
+    if within is not None and within <= 0:
+        msg = "The time of this write is over: it was not sent"
+        raise Unsent(msg)
 
 
 def selects(label_selector: str, labels: Mapping[str, str]) -> bool:

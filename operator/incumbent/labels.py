@@ -57,6 +57,8 @@ class Labels:
         self._learn = learn
         self.outlived = False
         """Whether the election was found to be gone."""
+        self.written = ""
+        """The resourceVersion of our latest write of a pod; empty before the first one."""
         self._doubtful: dict[str, Pod] = {}
 
     @property
@@ -178,8 +180,8 @@ class Labels:
         """List the pods that carry the leader label, consistently, by the label alone.
 
         Those that are `doubtful` are among them. With `since` the list is at least as new as that
-        resourceVersion, which is quicker: enough while we hold the record, for then nobody else
-        of this site has labelled since we last looked.
+        resourceVersion, which is quicker. It is enough if the version is one of our own writes
+        since we hold the record without a gap: nobody else of this site has labelled since then.
         """
         query = f"{self.resource.label_key}={LEADER}"
         namespace = self.resource.key.namespace
@@ -210,6 +212,7 @@ class Labels:
         if patched.resource_version != pod.resource_version:
             # What is still on its way to this pod will be refused.
             self._doubtful.pop(pod.uid, None)
+            self.written = patched.resource_version
         self._learn(patched)
         return patched
 

@@ -103,6 +103,8 @@ class Office:
         """The term whose pod was labelled by us, or seen to be."""
         self._begun = (0, 0)
         """The tenure and the term that we began last, if no label of it may have been written."""
+        self._labelled = (0, "")
+        """The tenure in which we labelled a pod last, and the resourceVersion of that write."""
         self._unshown_since = NEVER
         """Since when the API server does not let us label the pod of that term."""
         self._answers = False
@@ -421,10 +423,17 @@ class Office:
         return await self._label(to, stored=True, clear=clear)
 
     async def _strip_for(self, old: Pod, to: Pod) -> bool:
-        """Strip the old leader; return whether no pods but these two may carry the label."""
+        """Strip the old leader; return whether no pods but these two may carry the label.
+
+        The list that looks for others runs beside the strip. It has to be as new as this tenure,
+        for another steward may have labelled before it: as new as a label of ours in this tenure,
+        or consistent.
+        """
+        tenure, version = self._labelled
+        since = version if tenure == self._driver.tenure else ""
         _, clear = await together(
             self._labels.strip_one(old, until=self._deadline()),
-            self._labels.unclaimed(old, to, since=to.resource_version),
+            self._labels.unclaimed(old, to, since=since),
         )
         return bool(clear)
 
@@ -495,9 +504,12 @@ class Office:
         term, self._sweep = lease.record.term, True  # until we know that all went well
         first = not clear and term != self._in_office
         warrant = self._warrant(pod, term, stored=stored)
+        tenure, before = self._driver.tenure, self._labels.written
         done = await self._labels.add(pod, warrant=warrant, until=self._deadline, first=first)
         if done is None:
             return False
+        if self._labels.written != before and self._driver.tenure == tenure:
+            self._labelled = tenure, self._labels.written
         self._in_office, self._sweep = term, False
         self._observer.label_write(clock.now() - started)
         log.info("leader.labelled", namespace=done.namespace, pod=done.name, token=term)

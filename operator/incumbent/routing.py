@@ -373,7 +373,7 @@ class Routing:
             msg = "what was read of the slices does not count any more"  # another Service is named
             raise Conflict(msg)
         current, resource, started = self._known.pop(family), self._resource, clock.now()
-        limits = {"timeout": min(PATCH_TIMEOUT, within), "within": within}
+        until = started + within
         body = emptied(resource, self._service, family) if wanted is None else wanted
         annotations: dict[str, Any] = body["metadata"]["annotations"]
         doubtful = family in self._doubtful
@@ -383,6 +383,8 @@ class Routing:
                 await self._cluster.delete_slice(current)
                 current = None
             annotations[WRITE] = uuid.uuid4().hex
+            left = until - clock.now()  # a deletion takes its time, too
+            limits = {"timeout": min(PATCH_TIMEOUT, left), "within": left}
             if current is None:
                 written = await self._cluster.create_slice(body, **limits)
             elif wanted is None:

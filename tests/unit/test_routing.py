@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from fakecluster import NAMESPACE, Operation, make_election, make_pod
-from incumbent.errors import AdmissionDenied, ClusterUnreachable, Forbidden
+from incumbent import clock
+from incumbent.errors import AdmissionDenied, ClusterUnreachable, Forbidden, Unsent
 from incumbent.model import ElectionKey
 from incumbent.resource import resource_from
 from incumbent.routing import Routing
@@ -21,7 +22,7 @@ from incumbent.slices import (
     service_from,
     shows,
 )
-from stage import KEY, TOKEN, TTL, View, Watches
+from stage import KEY, LABEL, TOKEN, TTL, View, Watches
 
 pytestmark = [
     pytest.mark.looptime(noop_cycles=2),
@@ -406,6 +407,36 @@ async def test_dual_stack_has_a_slice_of_each_family(stage):
     assert reached(stage, "incumbent-billing-ipv6") == []
 
 
+async def test_hand_over_sees_the_label_of_a_dead_steward(routed):
+    """Also if the API server's cache lags behind that label, but not behind the successor."""
+    routed.cluster.add(make_pod("c", created="2026-01-01T00:00:03Z"))
+    routed.change(suspend=True)
+    steward, standby = await routed.start("one"), await routed.start("two", nonce="n2")
+    await routed.until(lambda: all(pod.labels.get(LABEL) for pod in routed.cluster.pods.values()))
+    before = dict(routed.cluster.pods)
+    routed.change(suspend=False)
+    await routed.until(lambda: len(routed.leaders) == 1)
+    await asyncio.sleep(1)
+    first = routed.leaders[0]
+    steward = steward if steward._driver.lease else standby
+
+    def die():
+        routed.tasks[steward].cancel()
+        message = "killed between the slice and the strip"
+        raise ClusterUnreachable(message)
+
+    with routed.cluster.lagging(before.values()):
+        routed.cluster.before_next("patch_pod", die)
+        routed.cluster.change(first, ready=False)
+        await routed.until(lambda: routed.record != f"site/shop/{first}")
+        heir = routed.record.rpartition("/")[2]
+        [third] = {"a", "b", "c"} - {first, heir}
+        routed.cluster.change(heir, ready=False)
+        await routed.until(lambda: third in routed.leaders)
+    assert routed.leaders == [third]
+    assert_one_at_a_time(routed)
+
+
 async def test_standby_empties_what_a_dead_steward_filled(stage):
     """Also if that one had labelled nobody yet: what it knew of the slice is from before."""
     stage.cluster.put_service()
@@ -500,6 +531,22 @@ async def test_without_a_warrant_or_past_the_deadline_nothing_is_sent(stage, rou
     """The caller has to look at everything anew."""
     assert not await point(stage, routing, "a", **case)
     assert not stage.cluster.slices
+
+
+async def test_deletion_that_took_too_long_is_followed_by_nothing(stage, routing, monkeypatch):
+    """A slice of another Service is deleted first; past the deadline no other one is made."""
+    other = resource_from(make_election(spec={"routing": {"service": "other"}}), default_bucket="B")
+    stage.cluster.put_slice(emptied(other, None, "IPv4"))
+    loop = asyncio.get_running_loop()
+
+    def sleep_for_a_minute():
+        monkeypatch.setattr(clock, "now", lambda: loop.time() + 60)
+
+    stage.cluster.before_next("delete_slice", sleep_for_a_minute)
+    with pytest.raises(Unsent):
+        await point(stage, routing, "a")
+    assert "delete_slice" in stage.cluster.operations
+    assert "create_slice" not in stage.cluster.operations
 
 
 async def test_writes_that_were_confirmed_are_counted(stage, routing, counts):
