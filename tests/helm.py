@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from controlplane import build
+from controlplane.kube import kubectl
+from elections import Election
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from controlplane.sites import Site
 
 CHART = Path(__file__).parents[1] / "charts" / "incumbent"
@@ -62,12 +66,22 @@ class Helm:
             raise HelmError(complaint.decode() + printed.decode())
         return printed.decode()
 
-    def render(self, values: object = None, *arguments: str, chart: Path = CHART) -> list[Any]:
+    def render(
+        self, values: object = None, *arguments: str, chart: Path = CHART, kinds: bool = True
+    ) -> list[Any]:
         """Return the objects of `helm template`, hooks and tests among them.
+
+        Args:
+            values: of the chart.
+            arguments: more flags.
+            chart: its folder.
+            kinds: whether helm knows the kinds of a cluster, as it does when it installs.
 
         Raises:
             HelmError: it failed.
         """
+        if kinds:
+            arguments = (*arguments, "--api-versions=apps/v1/Deployment")
         text = self.run("template", "incumbent", str(chart), *arguments, values=values)
         return [document for document in yaml.safe_load_all(text) if document]
 
@@ -96,3 +110,29 @@ class Helm:
 def objects(rendered: list[Any], kind: str) -> list[Any]:
     """Return the objects of a kind."""
     return [found for found in rendered if found["kind"] == kind]
+
+
+async def quickstart(cluster: Any, namespace: str = "") -> Election:
+    """Apply the quickstart, by default in a new namespace, and wait until its pods are ready."""
+    namespace = namespace or await cluster.namespace("shop")
+    election = Election(cluster.kube, namespace, "billing")
+    where = f"--namespace={namespace}"
+    await kubectl(cluster.site, "apply", where, "-f", str(QUICKSTART))
+    await kubectl(cluster.site, "rollout", "status", where, "deployment/billing", "--timeout=30s")
+    return election
+
+
+def granted(role: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Return verbs and resources of a role."""
+    return {
+        (verb, resource)
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def roles_of_the_operator(rendered: list[Any], *kinds: str) -> list[Any]:
+    """Return the roles that are not for people."""
+    roles = (role for kind in kinds for role in objects(rendered, kind))
+    return [role for role in roles if not role["metadata"]["name"].endswith((".view", ".edit"))]

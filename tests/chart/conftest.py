@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ import pytest_asyncio
 
 from controlplane import build
 from controlplane.containers import Containers, our_images, provide_volume
-from controlplane.kube import Kube
+from controlplane.kube import ApiError, Kube
 from controlplane.nodes import NodeAgent
 from controlplane.servers import ControlPlane
-from helm import Helm
+from helm import CHART, DEFINITION, Helm, HelmError
 from operatorprocess import SOURCES
 
 if TYPE_CHECKING:
@@ -84,3 +85,27 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clu
         for number in range(VOLUMES):
             await provide_volume(kube, f"volume-{number}", folder / "volumes")
         yield Cluster(plane.site, kube, containers)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def install(version, tmp_path, cluster):
+    """Return a function that installs; afterwards nothing of it is left.
+
+    Its arguments are a release, a namespace, flags of helm, and values.
+    """
+    helm = Helm(version, tmp_path, cluster.site)
+    releases = []
+
+    async def run(release, namespace, *flags, values=None, chart=CHART):
+        where = (f"--namespace={namespace}", "--wait", "--timeout=60s")
+        releases.append((release, namespace))
+        return await helm("install", release, str(chart), *where, *flags, values=values)
+
+    run.helm = helm
+    yield run
+    for release, namespace in releases:
+        with contextlib.suppress(HelmError):
+            await helm("uninstall", release, f"--namespace={namespace}", "--timeout=30s")
+    with contextlib.suppress(ApiError):
+        await cluster.kube.delete(DEFINITION)
+    await cluster.kube.until(DEFINITION, lambda found: found is None)

@@ -2,54 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from controlplane.kube import ApiError, has_condition, kubectl
+from controlplane.kube import has_condition, kubectl
 from controlplane.natsserver import NatsServer
-from elections import Election, condition_of
-from helm import CHART, DEFINITION, QUICKSTART, Helm, HelmError
+from elections import condition_of
+from helm import CHART, DEFINITION, HelmError, quickstart
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def install(version, tmp_path, cluster):
-    """Return a function that installs; afterwards nothing of it is left.
-
-    Its arguments are a release, a namespace, flags of helm, and values.
-    """
-    helm = Helm(version, tmp_path, cluster.site)
-    releases = []
-
-    async def run(release, namespace, *flags, values=None, chart=CHART):
-        where = (f"--namespace={namespace}", "--wait", "--timeout=60s")
-        releases.append((release, namespace))
-        return await helm("install", release, str(chart), *where, *flags, values=values)
-
-    run.helm = helm
-    yield run
-    for release, namespace in releases:
-        with contextlib.suppress(HelmError):
-            await helm("uninstall", release, f"--namespace={namespace}", "--timeout=30s")
-    with contextlib.suppress(ApiError):
-        await cluster.kube.delete(DEFINITION)
-    await cluster.kube.until(DEFINITION, lambda found: found is None)
-
-
-async def quickstart(cluster, namespace="") -> Election:
-    """Apply the quickstart, by default in a new namespace, and wait until its pods are ready."""
-    namespace = namespace or await cluster.namespace("shop")
-    election = Election(cluster.kube, namespace, "billing")
-    where = f"--namespace={namespace}"
-    await kubectl(cluster.site, "apply", where, "-f", str(QUICKSTART))
-    await kubectl(cluster.site, "rollout", "status", where, "deployment/billing", "--timeout=30s")
-    return election
 
 
 async def state(election) -> tuple[str, int]:

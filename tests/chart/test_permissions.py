@@ -10,17 +10,28 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from controlplane.kube import has_condition, kubectl
 from controlplane.nodes import PodControl
 from elections import Election
-from helm import CHART, DEFINITION, QUICKSTART, Helm
+from helm import (
+    CHART,
+    DEFINITION,
+    QUICKSTART,
+    Helm,
+    granted,
+    objects,
+    quickstart,
+    roles_of_the_operator,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    pass
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
+RIGHTS = CHART.parents[1] / "examples" / "install" / "rights.yaml"
 REFUSED = {401, 403}
 """Not 422: by a JSON patch that fails kopf notices that another replica was first."""
 
@@ -28,16 +39,6 @@ FOR_FAULTS = {
     ("get", "pods"): "after a conflict or a lost answer, the pod is read again",
 }
 """Rights that a run without faults may leave unused, and what they are for."""
-
-
-def granted(role: Mapping[str, Any]) -> set[tuple[str, str]]:
-    """Return verbs and resources of a role."""
-    return {
-        (verb, resource)
-        for rule in role["rules"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
 
 
 async def live(cluster, election, *, routing) -> None:
@@ -119,3 +120,37 @@ async def test_operator_has_the_rights_that_it_uses(cluster, tmp_path, mode):
     spare = granted(role) - used
     assert spare <= FOR_FAULTS.keys(), f"granted and not used: {spare - FOR_FAULTS.keys()}"
     assert used <= granted(role) | {("patch", "deployments/scale")}
+
+
+async def test_rights_that_are_granted_by_hand_suffice(cluster, tmp_path, helm3):
+    """With `rbac.create=false`, from install to uninstall; they are what the chart would grant."""
+    namespace, shop = await cluster.namespace(), await cluster.namespace("shop")
+    text = RIGHTS.read_text().replace("incumbent\n", f"{namespace}\n")  # names, not groups
+    text = text.replace(f"[{namespace}]", "[incumbent]")
+    by_hand = list(yaml.safe_load_all(text))
+    values: dict[str, Any] = {"replicaCount": 1}
+    rendered = helm3.render(values)
+    for kind in ("ClusterRole", "Role"):
+        (ours,) = objects(by_hand, kind)
+        (theirs,) = roles_of_the_operator(rendered, kind)
+        assert granted(ours) == granted(theirs)
+
+    values |= {"rbac": {"create": False}, "serviceAccount": {"create": False, "name": namespace}}
+    helm = Helm("helm3", tmp_path, cluster.site)
+    where = (f"--namespace={namespace}", "--wait", "--timeout=60s")
+    election = Election(cluster.kube, shop, "billing")
+    since = cluster.site.audit.position()
+    await kubectl(cluster.site, "apply", "-f-", stdin=text)
+    try:
+        await helm("install", "incumbent", str(CHART), *where, values=values)
+        await quickstart(cluster, shop)
+        await election.wait_leader()
+    finally:
+        await helm("uninstall", "incumbent", *where)
+        await cluster.kube.delete(DEFINITION)
+        await cluster.kube.until(DEFINITION, lambda found: found is None)
+        await kubectl(cluster.site, "delete", "-f-", stdin=text)
+    assert await election.labels() == {}
+    account = f"system:serviceaccount:{namespace}:{namespace}"
+    requests = cluster.site.audit.requests(since=since, user=account)
+    assert [request for request in requests if request.status in REFUSED] == []

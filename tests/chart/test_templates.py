@@ -13,7 +13,7 @@ import promql_parser
 import pytest
 import yaml
 
-from helm import CHART, Helm, HelmError, objects
+from helm import CHART, Helm, HelmError, granted, objects, roles_of_the_operator
 from incumbent import cli
 from incumbent.servers import server_from
 
@@ -218,7 +218,7 @@ def test_logins_are_files_from_secrets(helm3, login, expected, sources):
     """The operator, and the test that plays a member, get each as a file and the flag for it."""
     rendered = helm3.render({"nats": {"url": "nats://theirs", **login}})
     for name, spec in pods(rendered):
-        if name.endswith("-cleanup"):
+        if "-cleanup-" in name:
             continue
         (container,) = spec["containers"]
         login_flags = {
@@ -238,6 +238,80 @@ def test_logins_are_files_from_secrets(helm3, login, expected, sources):
         assert {"name": "nats", "mountPath": "/etc/incumbent/nats", "readOnly": True} in container[
             "volumeMounts"
         ]
+
+
+def test_pods_of_hooks_get_what_the_operator_gets(helm3):
+    """Labels, annotations, environment, placement, secrets, and the rest of the spec."""
+    values = values_of("everything")
+    values["affinity"]["nodeAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": {}}
+    rendered = helm3.render(values)
+    (deployment,), (job,) = objects(rendered, "Deployment"), objects(rendered, "Job")
+    (test,) = objects(rendered, "Pod")
+    expected = deployment["spec"]["template"]
+    for pod in (job["spec"]["template"], test):
+        own = {"app.kubernetes.io/component"}
+        assert {*expected["metadata"]["labels"].items()} - {*pod["metadata"]["labels"].items()} == {
+            (name, expected["metadata"]["labels"][name]) for name in own
+        }
+        missing = expected["metadata"]["annotations"].keys() - pod["metadata"]["annotations"].keys()
+        assert missing == {"kubectl.kubernetes.io/default-container"}
+        own = {"containers", "volumes", "affinity", "topologySpreadConstraints"}
+        own |= {"terminationGracePeriodSeconds", "serviceAccountName"}
+        for key in expected["spec"].keys() - own - {"automountServiceAccountToken"}:
+            assert pod["spec"][key] == expected["spec"][key], key
+        # It has to run beside the operator's pods, also where these keep away from one another.
+        assert pod["spec"]["affinity"] == {"nodeAffinity": values["affinity"]["nodeAffinity"]}
+        assert {"initContainers", "hostAliases", "imagePullSecrets", "tolerations"} <= {
+            *pod["spec"]
+        }
+        (container,) = pod["spec"]["containers"]
+        for key in ("envFrom", "resources", "securityContext", "image", "imagePullPolicy"):
+            assert container[key] == operator(rendered)[key], key
+        assert pod["spec"]["restartPolicy"] == "Never"
+
+
+def test_pods_of_hooks_may_differ(helm3):
+    """An annotation that lets a sidecar in would keep a Job from ending."""
+    mesh = {"podAnnotations": {"mesh": "on"}, "podLabels": {"mesh": "on"}}
+    off = {"podAnnotations": {"mesh": "off"}, "podLabels": {"mesh": "off"}}
+    rendered = helm3.render({**mesh, "cleanup": off, "tests": off})
+    for pod in (objects(rendered, "Job")[0]["spec"]["template"], *objects(rendered, "Pod")):
+        assert pod["metadata"]["annotations"]["mesh"] == pod["metadata"]["labels"]["mesh"] == "off"
+
+
+def test_the_network_policy_covers_every_pod_of_the_operators_image(helm3):
+    """Also those of the hooks, which need NATS and the API server where all else is denied."""
+    rendered = helm3.render({"networkPolicy": {"enabled": True}, "nats": {"url": "nats://x"}})
+    (policy,) = objects(rendered, "NetworkPolicy")
+    selector = policy["spec"]["podSelector"]
+    (components,) = selector["matchExpressions"]
+    assert components["operator"] == "In"
+    owners = [
+        *objects(rendered, "Deployment"),
+        *objects(rendered, "Job"),
+        *objects(rendered, "Pod"),
+    ]
+    for owner in owners:
+        labels = (owner["spec"].get("template") or owner)["metadata"]["labels"]
+        assert selector["matchLabels"].items() <= labels.items()
+        assert labels[components["key"]] in components["values"]
+
+
+def test_whoever_asks_no_cluster_gets_no_hooks(helm):
+    """`helm template` and kustomize print for somebody who creates hooks like any other object."""
+    kinds = [thing["kind"] for thing in helm.render(kinds=False)]
+    assert not {"Job", "Pod"} & {*kinds}
+    assert "Deployment" in kinds
+    assert {"Job", "Pod"} <= {thing["kind"] for thing in helm.render()}
+
+
+def test_another_job_has_another_name(helm3):
+    """A Job's spec cannot be changed, so whoever applies it again must not meet the old one."""
+    names = {
+        objects(helm3.render({"image": {"tag": tag}}), "Job")[0]["metadata"]["name"]
+        for tag in ("1", "2", "2")
+    }
+    assert len(names) == 2
 
 
 def test_a_user_name_comes_from_its_secret_unless_it_is_given(helm3):
@@ -586,3 +660,17 @@ def test_alerts_and_dashboard_ask_for_series_that_exist(where, expression):
             assert any(known in candidate for candidate in candidates), (
                 f"{where}: {name}{{{known}}}"
             )
+
+
+def test_the_page_lists_the_rights(helm3):
+    """Every right that the chart grants is in a table of docs/security.md, and no other one."""
+    page = (CHART.parents[1] / "docs" / "security.md").read_text()
+    page = page.partition("## What the operator may do")[2].partition("\n## ")[0]
+    listed = {
+        (verb, resource)
+        for resource, verbs in re.findall(r"^\| `([a-z/]+)`[^|]*\| ([^|]*) \|$", page, re.MULTILINE)
+        for verb in re.findall(r"[a-z]+", re.sub(r"\(.*|, (to|of|for) .*", "", verbs))
+    }
+    rendered = helm3.render({"rbac": {"endpointSlices": True}})
+    roles = roles_of_the_operator(rendered, "ClusterRole", "Role")
+    assert listed == {right for role in roles for right in granted(role)}

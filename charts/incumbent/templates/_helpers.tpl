@@ -77,8 +77,28 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* Where pods of the operator's image may run. */}}
-{{- define "incumbent.scheduling" -}}
+{{/* Whether this is rendered for a cluster that was asked for its kinds. `helm template` knows none, and
+whoever applies what it prints would create the hooks like any other object. */}}
+{{- define "incumbent.hooks" -}}
+{{- if .Capabilities.APIVersions.Has "apps/v1/Deployment" }}true{{ end -}}
+{{- end }}
+
+{{/* What the pods of the operator's image have in common. */}}
+{{- define "incumbent.podSpec" -}}
+{{- with include "incumbent.imagePullSecrets" . | trim }}
+{{ . }}
+{{- end }}
+{{- with .Values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with omit .Values.extraPodSpec "restartPolicy" "activeDeadlineSeconds" }}
+{{ toYaml . }}
+{{- end }}
+{{- with .Values.extraInitContainers }}
+initContainers:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with .Values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
@@ -88,6 +108,17 @@ nodeSelector:
 {{- end }}
 {{- with .Values.tolerations }}
 tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* The same for a pod that runs once, as a hook. The operator's affinity to other pods is not for it: it must
+run while the operator's pods do. */}}
+{{- define "incumbent.hookPodSpec" -}}
+restartPolicy: Never
+{{- include "incumbent.podSpec" . }}
+{{- with pick .Values.affinity "nodeAffinity" }}
+affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}

@@ -10,6 +10,7 @@ import click
 
 from incumbent import clock, logs
 from incumbent.cluster import CONCURRENCY, MERGE_PATCH, ApiServer, elections_path
+from incumbent.commands.uninstall import why_not
 from incumbent.errors import ConfigurationError, Conflict, IncumbentError, NotFound
 from incumbent.flags import Text, cluster_flags, namespaces_flag, said_by_click
 from incumbent.labels import Labels
@@ -20,13 +21,16 @@ from incumbent.verdict import LEADER
 
 STOP_WITHIN = 60.0
 """Seconds for the operator's pods to end: more than they have by default in the chart (30 s)."""
+APPEARS_WITHIN = 15.0
+"""Seconds to wait for a Deployment that does not exist: a tool that applies rendered manifests may
+create the Job first."""
 STRIP_WITHIN = 10.0
 TRIES = 5
 POLL = 0.2
 
 
-def deployment(text: str) -> tuple[str, str]:
-    """Return namespace and name of a Deployment.
+def namespaced(text: str) -> tuple[str, str]:
+    """Return namespace and name of an object.
 
     Raises:
         ConfigurationError: one of them is missing.
@@ -34,20 +38,27 @@ def deployment(text: str) -> tuple[str, str]:
     where, slash, name = text.partition("/")
     if slash and name:
         return namespace(where), name
-    msg = f"{text!r} is not a Deployment; write it like incumbent/incumbent, its namespace first."
+    msg = f"{text!r} has no namespace; write it like incumbent/incumbent, the namespace first."
     raise ConfigurationError(msg)
 
 
 @click.command(short_help="Let go of all elections before an uninstall.")
 @click.option(
     "--operator",
-    type=Text("NAMESPACE/DEPLOYMENT", deployment),
+    type=Text("NAMESPACE/DEPLOYMENT", namespaced),
     help="The operator, which is scaled to zero first. Without it, no operator may be running.",
+)
+@click.option(
+    "--hook",
+    type=Text("NAMESPACE/JOB", namespaced),
+    help="The Job that runs this as a hook of helm. Nothing is done unless the release of the"
+    " --operator is being uninstalled.",
 )
 @namespaces_flag("Namespace of elections to let go of. Repeatable.")
 @cluster_flags
 def cleanup(
     operator: tuple[str, str] | None,
+    hook: tuple[str, str] | None,
     namespaces: tuple[str, ...],
     kubeconfig: str | None,
     context: str | None,
@@ -63,10 +74,14 @@ def cleanup(
       incumbent cleanup --operator incumbent/incumbent
       incumbent cleanup --namespace shop
     """  # noqa: D301
+    if hook and not operator:
+        msg = "--hook needs --operator: its release is the one that may be uninstalled."
+        raise click.UsageError(msg)
     logs.configure("text", level="error")
     with said_by_click():
-        count = asyncio.run(_clean_up(operator, namespaces, kubeconfig, context))
-    click.echo(f"let go of {count} election{'s' * (count != 1)}")
+        count = asyncio.run(_clean_up(operator, namespaces, kubeconfig, context, hook=hook))
+    if count is not None:
+        click.echo(f"let go of {count} election{'s' * (count != 1)}")
 
 
 async def _clean_up(
@@ -74,9 +89,19 @@ async def _clean_up(
     namespaces: tuple[str, ...],
     kubeconfig: str | None,
     context: str | None,
-) -> int:
+    *,
+    hook: tuple[str, str] | None = None,
+) -> int | None:
+    """Return how many elections were let go of; None if this is no uninstall."""
     cluster = await _Cluster.connect(kubeconfig, context=context, replica="cleanup")
     try:
+        if operator and hook and (reason := await cluster.why_not(hook, operator)):
+            where = "/".join(operator)
+            click.echo(
+                f"Nothing was done: {reason}. To let go of all elections, run: incumbent cleanup"
+                f" --operator {where}"
+            )
+            return None
         if operator:
             await cluster.stop_operator(*operator)
         elections = [
@@ -115,6 +140,23 @@ def _forget(_: Pod) -> None:
 
 class _Cluster(ApiServer):
     """An API server, with what only this command asks it for."""
+
+    async def why_not(self, hook: tuple[str, str], operator: tuple[str, str]) -> str:
+        """Return why the Job of a hook must do nothing; an empty text if it must.
+
+        A Deployment that does not exist, and does not appear, was deleted: a part of an uninstall
+        that is tried again.
+        """
+        job = await self._find("/apis/batch/v1/namespaces/{}/jobs/{}".format(*hook))
+        if job is None:
+            return f"there is no Job {hook[1]} in the namespace {hook[0]}"
+        path = "/apis/apps/v1/namespaces/{}/deployments/{}".format(*operator)
+        until = clock.now() + APPEARS_WITHIN
+        while (found := await self._find(path)) is None:
+            if clock.now() > until:
+                return ""
+            await asyncio.sleep(POLL)
+        return why_not(job, found)
 
     async def stop_operator(self, namespace: str, name: str) -> None:
         """Scale a Deployment to zero, and wait until its pods are gone.
