@@ -79,7 +79,7 @@ async def webhook(
     hook = Webhook()
     app = web.Application()
     app.router.add_post("/", hook.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
     await site.start()

@@ -136,6 +136,7 @@ class FakeCluster:
         self._refusals: dict[str, ClusterError] = {}
         self._hanging: set[str] = set()
         self._lagging: tuple[int, tuple[Pod, ...]] | None = None
+        self._webhooks: list[tuple[tuple[str, ...], float, ClusterError | None]] = []
         self._interludes: dict[str, list[Callable[[], object]]] = {}
 
     @property
@@ -211,6 +212,7 @@ class FakeCluster:
                 )
             )
 
+        await self._admit(pod.name, timeout)
         if self._late is not None and self._late.quota > 0:
             self._late.quota -= 1
             self._late.pending.append(carry_out)
@@ -219,6 +221,17 @@ class FakeCluster:
         if self._drop_answers:
             await self._no_answer(timeout)
         return patched
+
+    async def _admit(self, name: str, timeout: float) -> None:
+        """Ask the webhooks about a patch of a pod; one whose caller gives up is not carried out."""
+        for names, seconds, error in self._webhooks:
+            if names and name not in names:
+                continue
+            if seconds >= timeout:
+                await self._no_answer(timeout)
+            await asyncio.sleep(seconds)
+            if error is not None:
+                raise error
 
     async def get_service(self, namespace: str, name: str) -> dict[str, Any] | None:
         """Return a Service, None if there is none."""
@@ -452,6 +465,18 @@ class FakeCluster:
         finally:
             for name in names:
                 del self._refusals[name]
+
+    @contextmanager
+    def webhook(
+        self, *names: str, seconds: float = 0.0, error: ClusterError | None = None
+    ) -> Iterator[None]:
+        """Hold patches of these pods (none: of all) up for a time, and refuse them if so asked."""
+        one = (names, seconds, error)
+        self._webhooks.append(one)
+        try:
+            yield
+        finally:
+            self._webhooks.remove(one)
 
     @contextmanager
     def hanging(self, *names: str) -> Iterator[None]:

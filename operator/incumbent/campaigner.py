@@ -39,7 +39,7 @@ from incumbent.reporter import Reporter
 from incumbent.resource import Resource
 from incumbent.slices import Obstacle
 from incumbent.status import Event, Problem, Situation, problem_from
-from incumbent.timing import MAXIMUM_TTL, Timing, timing_for
+from incumbent.timing import MAXIMUM_TTL, Timing, allowing_for, timing_for
 from incumbent.tokens import TokenGuard
 from incumbent.verdict import identities, labelled, why_not
 
@@ -56,6 +56,8 @@ PATIENCE = 1.0
 """Seconds for which NATS may be away, or nothing be known yet, before the status says so."""
 PATIENCE_WITH_PEERS = 10.0
 """The same while another replica is the steward, which will say so if it is true for all."""
+NOTICED = 0.1
+"""Seconds by which a margin has to change before the deadline is moved."""
 LOGGED_FAILURES = frozenset({1, 10, 100})
 """Which failures in a row are worth a line in the log."""
 
@@ -237,6 +239,7 @@ class Campaigner:
                 end()
             if self._timer is not None:
                 self._timer.cancel()
+            await self._office.close()
 
     def update(self, body: Mapping[str, Any], resource: Resource) -> None:
         """Take in a change of the resource."""
@@ -391,7 +394,7 @@ class Campaigner:
                 self._log.info("election.configured", bucket=info.name, ttl=timing.ttl)
                 self._driver.begin(timing)
             elif timing is not None:
-                self._driver.adjust(timing)
+                self._driver.adjust(allowing_for(timing, self._office.took))
         self._wake()
 
     def _renewed_in(self, info: BucketInfo) -> bool:
@@ -522,10 +525,20 @@ class Campaigner:
                 log.exception("pass.broke", election=str(self.key))
             finally:
                 self._limit = None
+            self._heed_slow_patches()
             failures = 0 if done else failures + 1
             if not done:
                 self._wake_in(_pause(failures))
             self._report()
+
+    def _heed_slow_patches(self) -> None:
+        """Move the deadline so that a strip at it ends before the TTL."""
+        campaign = self._driver.campaign
+        if campaign is not None and not self.resource.observed:
+            timing = allowing_for(campaign.timing, self._office.took)
+            if abs(timing.margin - campaign.timing.margin) > NOTICED:
+                self._log.info("deadline.moved", patch=round(self._office.took, 1))
+                self._driver.adjust(timing)
 
     def _failed(self, error: ClusterError, failures: int) -> None:
         # A first conflict is no failure: somebody else wrote, and the next pass sees what.
@@ -645,6 +658,7 @@ class Campaigner:
         undone = self._undone
         if not undone and (strays := self._office.strays):
             undone = f"pod {strays[0].name} carries the leader label without leading"
+        undone = undone or self._office.unmarked
         return Situation(
             resource=self.resource,
             site=self._site.name,
@@ -659,10 +673,18 @@ class Campaigner:
             bucket=self._settings,
             problem=problem,
             unlabelled=undone,
+            patch_seconds=self._office.took,
+            strip_late=self._strips_late,
             routed=self._office.routing.routed,
             obstacle=self._office.routing.obstacle,
             unrouted=self._office.routing.undone,
         )
+
+    @property
+    def _strips_late(self) -> bool:
+        """Whether a strip at the deadline takes longer than is left until the TTL."""
+        campaign = self._driver.campaign
+        return campaign is not None and self._office.took > campaign.timing.margin
 
 
 class Trouble:

@@ -23,17 +23,29 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 from incumbent import clock
-from incumbent.errors import ClusterUnreachable, Conflict, NotFound, Refused, Unsent
+from incumbent.errors import (
+    ClusterError,
+    ClusterUnreachable,
+    Conflict,
+    NotFound,
+    Refused,
+    Unsent,
+)
 from incumbent.model import Pod
 from incumbent.ports import Cluster
 from incumbent.resource import Resource
 from incumbent.verdict import LEADER, shows, why_not
 
-PATCH_TIMEOUT = 2.0
-"""Seconds to wait for the answer to a patch, at most."""
+T = TypeVar("T")
+
+RESEND_AFTER = 2.0
+"""Seconds without an answer after which a write is sent again on another connection."""
+LONGEST_WRITE = 35.0
+"""Seconds to wait for the answer to a write, at most. An API server gives a PATCH up after 34 s
+(`requestTimeoutUpperBound` in apiserver/pkg/endpoints/handlers/rest.go), webhooks included."""
 LEAST = 0.1
 """Seconds that a step of a strip has, also when there is no time left: it is always tried once."""
 TRIES = 5
@@ -58,7 +70,10 @@ class Labels:
         self.outlived = False
         """Whether the election was found to be gone."""
         self.written = ""
-        """The resourceVersion of our latest write of a pod; empty before the first one."""
+        """The resourceVersion of our latest leader label; empty before the first one."""
+        self.took = 0.0
+        """Seconds that the API server took for the last patches; a longer one counts for a while,
+        because not every pod is one that a slow webhook is asked about."""
         self._doubtful: dict[str, Pod] = {}
 
     @property
@@ -193,26 +208,47 @@ class Labels:
         doubtful = pod.uid in self._doubtful
         self._doubtful[pod.uid] = pod
         try:
-            return await self._patch(pod, LEADER, str(token), within=within)
+            patched = await self._patch(pod, LEADER, str(token), within=within)
         except (Refused, Unsent):
             if not doubtful:
                 del self._doubtful[pod.uid]
             raise
+        if patched.resource_version != pod.resource_version:
+            self.written = patched.resource_version
+        return patched
 
     async def _patch(
         self, pod: Pod, value: str | None, token: str | None, *, within: float | None = None
     ) -> Pod:
-        patched = await self._cluster.patch_pod(
-            pod,
-            labels={self.resource.label_key: value},
-            annotations={self.resource.token_key: token},
-            timeout=PATCH_TIMEOUT if within is None else min(PATCH_TIMEOUT, within),
-            within=within,
-        )
-        if patched.resource_version != pod.resource_version:
-            # What is still on its way to this pod will be refused.
+        async def send(limit: float) -> Pod:
+            return await self._cluster.patch_pod(
+                pod,
+                labels={self.resource.label_key: value},
+                annotations={self.resource.token_key: token},
+                timeout=limit,
+                within=None if within is None else limit,
+            )
+
+        doubt, started = self._doubtful.get(pod.uid), clock.now()
+        try:
+            patched = await insist(send, within=LONGEST_WRITE if within is None else within)
+        except Unsent:
+            raise
+        except ClusterUnreachable as error:
+            waited = clock.now() - started
+            if waited < RESEND_AFTER:
+                raise
+            msg = (
+                f"Pod {pod.name} was not patched within {waited:.1f} s: the API server is slow, or"
+                f" an admission webhook that it asks. {error}"
+            )
+            raise ClusterUnreachable(msg) from error
+        self.took = max(clock.now() - started, self.took / 2)
+        if patched.resource_version != pod.resource_version and (
+            self._doubtful.get(pod.uid) is doubt
+        ):
+            # What was on its way to this pod when the patch was sent will be refused.
             self._doubtful.pop(pod.uid, None)
-            self.written = patched.resource_version
         self._learn(patched)
         return patched
 
@@ -237,6 +273,60 @@ class Labels:
             except (ClusterUnreachable, TimeoutError) as error:
                 _not_past(until, pod, error)
                 await pause_briefly()
+
+
+async def insist(send: Callable[[float], Awaitable[T]], *, within: float) -> T:
+    """Send a write that expects one state of its object, and send it again if no answer comes.
+
+    A slow admission webhook answers late, and a connection that broke without a word never does.
+    So the first request is not given up when the second one is sent. At most one of the two is
+    carried out, because both expect the same state.
+
+    Args:
+        send: sends the write; it is told how many seconds to wait for the answer.
+        within: seconds for everything.
+
+    Raises:
+        ClusterError: the answer to the last request, or an unknown outcome if one had no answer.
+    """
+    within = min(within, LONGEST_WRITE)
+    until = clock.now() + within
+    pending = {asyncio.ensure_future(send(within))}
+    may_resend = within > RESEND_AFTER
+    failures: list[ClusterError] = []
+    try:
+        while pending:
+            done, pending = await asyncio.wait(
+                pending,
+                timeout=RESEND_AFTER if may_resend else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            may_resend = may_resend and not done
+            if not done:
+                may_resend = False
+                pending.add(asyncio.ensure_future(send(time_left(until))))
+            for request in done:
+                error = request.exception()
+                if error is None:
+                    return request.result()
+                if not isinstance(error, ClusterError):
+                    raise error
+                failures.append(error)
+            if any(isinstance(error, Conflict | NotFound) for error in failures):
+                break  # the object is in another state now, so the other request comes too late
+        raise min(failures, key=_certainty)
+    finally:
+        for request in pending:
+            request.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+
+def _certainty(error: ClusterError) -> int:
+    """Order failures of one write: the first says the most about what became of it."""
+    if isinstance(error, Conflict | NotFound):
+        return 0
+    unknown = isinstance(error, ClusterUnreachable) and not isinstance(error, Unsent)
+    return 1 if unknown else 2
 
 
 def time_left(until: float) -> float:

@@ -93,7 +93,7 @@ class Office:
         self._step_down = StepDown(cluster)
         self._wake = wake
         self._turns = turns
-        self._labels = LabelSet(cluster, resource, pods, observer)
+        self._labels = LabelSet(cluster, resource, pods, observer, wake)
         self.routing = Routing(cluster, resource, wake, observer)
         self._follower = Follower(site, driver, self._labels, self.routing, wake)
         self._last_held: Record | None = None
@@ -246,7 +246,7 @@ class Office:
             if chosen is not None and self._driver.create_due:
                 settled = await self._take_office(chosen, since=since)
         if not self.rests:
-            await self._labels.mark_all(self.leader)
+            self._labels.mark_soon(lambda: self.leader)
         return settled
 
     async def give_up(self) -> bool:
@@ -261,11 +261,16 @@ class Office:
         self._in_office, self._answers = 0, False
         return await self._driver.release(tenure=tenure)
 
+    async def close(self) -> None:
+        """End what goes on in the background."""
+        await self._labels.stop_marking()
+
     async def vacate(self) -> None:
         """Strip the pods that we labelled, if we did: this election may not go on.
 
         What another election has labelled by the same key is left alone.
         """
+        await self._labels.stop_marking()
         ours = []
         if self._answers and self._last_held is not None:
             earlier = [pod for pod in self._labels.suspects if pod.uid in self._held_before]
@@ -276,6 +281,16 @@ class Office:
         else:
             await strip
         self._in_office, self._answers = 0, False
+
+    @property
+    def unmarked(self) -> str:
+        """Why a pod has not the label as a candidate that it should; empty if each has."""
+        return self._labels.unmarked
+
+    @property
+    def took(self) -> float:
+        """Seconds that the API server takes for a patch."""
+        return self._labels.took
 
     @property
     def outlived(self) -> bool:
@@ -298,6 +313,7 @@ class Office:
 
         The labels of both are the same, mostly, and their records: only what we did is undone.
         """
+        await self._labels.stop_marking()
         if self._driver.lease is not None:
             await self.give_up()
         else:
@@ -310,6 +326,7 @@ class Office:
 
     async def take_back(self) -> Literal["labels", "record", ""]:
         """Of a deleted election, take back everything; return what is left for another try."""
+        await self._labels.stop_marking()
         if self.rests:
             # Otherwise the steward could still label.
             await self._driver.renew()

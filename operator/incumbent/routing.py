@@ -31,7 +31,7 @@ from incumbent.errors import (
     Refused,
     Unsent,
 )
-from incumbent.labels import LEAST, PATCH_TIMEOUT, TRIES, pause_briefly, time_left
+from incumbent.labels import LEAST, RESEND_AFTER, TRIES, insist, pause_briefly, time_left
 from incumbent.labelset import STRIP_WITHIN, together
 from incumbent.model import Pod
 from incumbent.ports import Cluster, Observer
@@ -383,17 +383,24 @@ class Routing:
                 await self._cluster.delete_slice(current)
                 current = None
             annotations[WRITE] = uuid.uuid4().hex
-            left = until - clock.now()  # a deletion takes its time, too
-            limits = {"timeout": min(PATCH_TIMEOUT, left), "within": left}
-            if current is None:
-                written = await self._cluster.create_slice(body, **limits)
-            elif wanted is None:
+            change = body
+            if wanted is None:
                 annotations[resource.token_key] = None
                 change = {"metadata": {"annotations": annotations}, "endpoints": []}
-                written = await self._cluster.patch_slice(current, change, **limits)
-            else:
-                written = await self._cluster.patch_slice(current, body, **limits)
-        except (Conflict, NotFound, Refused, Unsent):
+
+            async def send(limit: float) -> dict[str, Any]:
+                if current is None:
+                    return await self._cluster.create_slice(body, timeout=limit, within=limit)
+                return await self._cluster.patch_slice(current, change, timeout=limit, within=limit)
+
+            # A deletion takes its time, too.
+            written = await insist(send, within=until - clock.now())
+        except (Conflict, NotFound):
+            # If it was sent twice, the first request may have caused the conflict of the second.
+            if not doubtful and clock.now() - started < RESEND_AFTER:
+                self._doubtful.discard(family)
+            raise
+        except (Refused, Unsent):
             if not doubtful:
                 self._doubtful.discard(family)
             raise

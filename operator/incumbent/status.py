@@ -24,6 +24,8 @@ from incumbent.names import shown
 from incumbent.resource import Resource
 from incumbent.slices import Obstacle
 
+SLOW_PATCH = 1.0
+"""Seconds for a patch of a pod from which on the status tells of it; 10 to 30 ms are usual."""
 LONGEST_MESSAGE = 32768
 """Characters of a condition's message that the definition allows; a webhook may say any number."""
 
@@ -85,6 +87,10 @@ class Situation:
     problem: Problem | None
     unlabelled: str
     """Why the labels are not as they should be; empty if they are."""
+    patch_seconds: float = 0.0
+    """Seconds that the API server took for the last patches of pods."""
+    strip_late: bool = False
+    """Whether a label cannot be taken away between the deadline and the TTL because of that."""
     routed: str = ""
     """The Service that may have slices of this election; empty for none."""
     obstacle: Obstacle | None = None
@@ -385,7 +391,18 @@ def _labels_in_sync(situation: Situation) -> _Verdict:
         return "False", "LabelsNotWritten", situation.unlabelled
     if not situation.seen:
         return "Unknown", "Starting", "the pods have not been seen yet"
-    return "True", "LabelsWritten", "every pod's label is as it should be"
+    message = "every pod's label is as it should be"
+    if situation.patch_seconds >= SLOW_PATCH:
+        message += (
+            f", but the last patch of a pod took about {situation.patch_seconds:.0f} s: look for an"
+            " admission webhook that is slow"
+        )
+    if situation.strip_late:
+        message += (
+            ". The bucket's TTL is too short for that: when NATS is away, another cluster may lead"
+            " before the label is gone here"
+        )
+    return "True", "LabelsWritten", message
 
 
 def _routing_in_sync(situation: Situation) -> _Verdict:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from incumbent.errors import ConfigurationError
 from incumbent.model import Profile, Promotion
@@ -26,6 +26,10 @@ MINIMUM_SLACK = 1.0
 MINIMUM_SCOPE = 0.5
 """Seconds that must be left between the interval and the deadline, for two attempts at a renewal.
 All defaults leave more."""
+
+LEAST_SCOPE = 0.25
+"""Of an interval: the time for a renewal that an early deadline has to leave. Of a patch: the time
+beyond it that such a deadline has to leave for a label."""
 
 LONGEST_WRITE = 2.0
 """Seconds after which a write counts as unanswered, at most."""
@@ -141,6 +145,24 @@ class Timing:
         return self.interval * (1 + jitter / 10) if prompt else self.interval
 
 
+def allowing_for(timing: Timing, patch: float) -> Timing:
+    """Return a timing that leaves time for a slow strip between the deadline and the TTL.
+
+    Half of the usual margin is for clocks and for a process that is late, half for the strip. A
+    strip that takes longer makes the margin wider. If there is no room for that between two
+    renewals, or if a label would not be written before such a deadline, the margin stays as usual.
+
+    Args:
+        timing: as `timing_for` returns it.
+        patch: seconds that the API server takes for the patch of a pod.
+    """
+    usual = _margin(timing.ttl)
+    margin = max(usual, usual / 2 + patch)
+    lease = timing.ttl - margin
+    fits = lease >= timing.interval * (1 + LEAST_SCOPE) and lease >= patch * (1 + LEAST_SCOPE)
+    return replace(timing, margin=margin if fits else usual)
+
+
 def retry_pause(tries: int, jitter: float) -> float:
     """Return a pause that grows from 100 to 500 ms, shortened at random by up to a half."""
     return min(0.5, 0.1 + 0.057 * tries) * (1 - jitter / 2)
@@ -199,7 +221,7 @@ def timing_for(
         raise ConfigurationError(msg)
     if promotion is None:
         promotion = Promotion.NEXT_CAMPAIGN if profile is Profile.CHORIA else Promotion.AUTO
-    margin = max(0.25, 0.1 * ttl)
+    margin = _margin(ttl)
     timing = Timing(profile, ttl, interval, margin, splay, promotion, backoff)
     if timing.lease - interval < MINIMUM_SCOPE:
         msg = (
@@ -208,6 +230,10 @@ def timing_for(
         )
         raise ConfigurationError(msg)
     return timing
+
+
+def _margin(ttl: float) -> float:
+    return max(0.25, 0.1 * ttl)
 
 
 def _seconds(value: float) -> str:

@@ -9,8 +9,8 @@ import pytest
 
 from fakecluster import NAMESPACE, FakeCluster, Operation, make_election, make_pod
 from incumbent import clock
-from incumbent.errors import ClusterUnreachable, Conflict, Forbidden, NotFound, Unsent
-from incumbent.labels import PATCH_TIMEOUT, TRIES, Labels
+from incumbent.errors import ClusterError, ClusterUnreachable, Conflict, Forbidden, NotFound, Unsent
+from incumbent.labels import LONGEST_WRITE, RESEND_AFTER, TRIES, Labels, insist
 from incumbent.resource import resource_from
 
 pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("clock_of_the_loop")]
@@ -134,11 +134,11 @@ async def test_a_label_that_is_still_on_its_way_is_refused_after_a_strip(
 ):
     """Whatever the pod showed when it was stripped, a label sent before does not arrive."""
     pod = cluster.add(make_pod("a", **{**shown, "labels": APP | shown.get("labels", {})}))
-    with cluster.delaying_writes(1) as late:
+    with cluster.delaying_writes(2) as late:
         with pytest.raises(ClusterUnreachable):
             await add(pod, 9)
         await labels.strip(pod, "candidate", until=FOREVER)
-    assert [type(error) for error in late.refused] == [Conflict]
+    assert [type(error) for error in late.refused] == [Conflict, Conflict]
     assert cluster.pod("a").labels[LABEL] == "candidate"
 
 
@@ -169,12 +169,12 @@ async def test_a_strip_whose_answer_was_lost_is_done_again(cluster, labels):
     pod = cluster.add(make_pod("a", **LEADS))
     strip = asyncio.create_task(labels.strip(pod, None, until=FOREVER))
     with cluster.dropping_answers():
-        await asyncio.sleep(PATCH_TIMEOUT)
+        await asyncio.sleep(RESEND_AFTER / 2)
     carried_out = cluster.pod("a")
     assert label_of(carried_out) == (None, None)
     assert not strip.done()
     await strip
-    assert cluster.operations == ["patch_pod", "get_pod", "patch_pod"]
+    assert cluster.operations == ["patch_pod", "patch_pod", "get_pod", "patch_pod"]
     assert int(cluster.pod("a").resource_version) > int(carried_out.resource_version)
 
 
@@ -273,12 +273,13 @@ async def test_a_strip_is_tried_once_when_its_time_is_over(cluster, labels):
 
 
 async def test_a_strip_does_not_wait_for_an_answer_beyond_its_time(cluster, labels):
-    """Each try has the time-out of a patch, or what is left."""
+    """A request waits for what is left, whether it is the first or the second one."""
     pod = cluster.add(make_pod("a", **LEADS))
     with cluster.dropping_answers(), pytest.raises(ClusterUnreachable):
-        await labels.strip(pod, None, until=PATCH_TIMEOUT + 0.5)
+        await labels.strip(pod, None, until=RESEND_AFTER + 0.5)
     first, *more = [patch.timeout for patch in cluster.patches]
-    assert first == PATCH_TIMEOUT
+    assert first == RESEND_AFTER + 0.5
+    assert more
     assert all(0 < timeout <= 0.5 for timeout in more)
 
 
@@ -288,6 +289,115 @@ async def test_a_strip_that_is_not_allowed_says_so(cluster, labels):
     with cluster.refusing("patch_pod"), pytest.raises(Forbidden):
         await labels.strip(pod, None, until=FOREVER)
     assert cluster.operations == ["patch_pod"]
+
+
+# A slow API server
+
+
+class Requests:
+    """Answers each copy of a write after so many seconds, with an error or a value."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.sent = []
+
+    async def send(self, limit):
+        """Be the `send` of `insist`."""
+        self.sent.append(clock.now())
+        seconds, answer = self.answers.pop(0)
+        if seconds >= limit:
+            await asyncio.sleep(limit)
+            msg = "no answer"
+            raise ClusterUnreachable(msg)
+        await asyncio.sleep(seconds)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+NO, UNKNOWN, LATE = Forbidden("no"), ClusterUnreachable("unknown"), Unsent("late")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "end"),
+    (
+        ((1, "1st"), None, (1, "1st")),
+        ((2.5, "1st"), (9, "2nd"), (2.5, "1st")),
+        ((9, "1st"), (0.1, "2nd"), (2.1, "2nd")),
+        ((99, "1st"), (4, "2nd"), (6, "2nd")),
+        ((99, "1st"), (99, "2nd"), (10, ClusterUnreachable)),
+        ((1, NO), None, (1, Forbidden)),
+        ((1, UNKNOWN), None, (1, ClusterUnreachable)),
+        ((9, "1st"), (0.1, NO), (9, "1st")),
+        ((9, "1st"), (0.1, LATE), (9, "1st")),
+        ((9, "1st"), (0.1, UNKNOWN), (9, "1st")),
+        ((99, "1st"), (0.1, NO), (10, ClusterUnreachable)),
+        ((99, "1st"), (0.1, LATE), (10, ClusterUnreachable)),
+        ((3, NO), (9, "2nd"), (10, ClusterUnreachable)),
+        ((3, NO), (4, NO), (6, Forbidden)),
+        ((99, "1st"), (0.1, Conflict("")), (2.1, Conflict)),
+    ),
+)
+async def test_a_write_without_an_answer_is_sent_once_more(first, second, end):
+    """The first request may still be answered. A refusal of one says nothing about the other."""
+    requests = Requests(first, *([second] if second else []))
+    seconds, answer = end
+    if isinstance(answer, str):
+        assert await insist(requests.send, within=10) == answer
+    else:
+        with pytest.raises(ClusterError) as caught:
+            await insist(requests.send, within=10)
+        assert type(caught.value) is answer
+    assert clock.now() == pytest.approx(min(seconds, 10), abs=0.01)
+    assert requests.sent == ([0] if second is None else [0, pytest.approx(RESEND_AFTER)])
+
+
+@pytest.mark.parametrize("seconds", (2.5, 8.0))
+async def test_a_slow_patch_is_slow_and_no_failure(cluster, labels, add, seconds):
+    """An admission webhook may take up to what the deadline leaves."""
+    cluster.latency = seconds
+    pod = cluster.add(make_pod("a"))
+    deadline = clock.now() + 3 * seconds
+    assert await add(pod, 5, until=lambda: deadline)
+    assert clock.now() == pytest.approx(seconds, abs=0.1)
+    await labels.strip(cluster.pod("a"), None, until=clock.now() + 2 * seconds)
+    assert label_of(cluster.pod("a")) == (None, None)
+    assert labels.took == pytest.approx(seconds, abs=0.1)
+
+
+async def test_a_patch_that_is_too_slow_says_how_long_it_took(cluster, add):
+    """And what is probably the cause."""
+    pod = cluster.add(make_pod("a"))
+    said = pytest.raises(ClusterUnreachable, match=r"Pod a was not patched within 7.0 s.*webhook")
+    with cluster.hanging("patch_pod"), said:
+        await add(pod, 5, until=lambda: 7.0)
+
+
+async def test_an_answer_that_comes_late_ends_no_later_doubt(cluster, labels, add):
+    """A mark was carried out before the label was sent, and its answer comes after that."""
+    pod = cluster.add(make_pod("a"))
+    answered = asyncio.Event()
+    plain = cluster.patch_pod
+
+    async def patch_pod(*arguments, **options):
+        patched = await plain(*arguments, **options)
+        if options["labels"] == {LABEL: "candidate"}:
+            await answered.wait()
+        return patched
+
+    cluster.patch_pod = patch_pod
+    marking = asyncio.create_task(labels.mark(pod, "candidate"))
+    await asyncio.sleep(0.1)
+    marked = cluster.pod("a")
+    with cluster.delaying_writes():
+        adding = asyncio.create_task(add(marked, 5))
+        await asyncio.sleep(0.1)
+        answered.set()
+        await marking
+        assert labels.doubtful == [marked]
+        adding.cancel()
+        await asyncio.wait([adding])
+    assert labels.doubtful == [marked]
 
 
 # Add
@@ -369,7 +479,7 @@ async def test_the_deadline_is_the_one_that_the_warrant_brings(cluster, add):
     assert label_of(cluster.pod("a")) == ("leader", "5")
 
 
-@pytest.mark.parametrize(("left", "timeout"), ((0.5, 0.5), (60.0, PATCH_TIMEOUT)))
+@pytest.mark.parametrize(("left", "timeout"), ((0.5, 0.5), (9.0, 9.0), (60.0, LONGEST_WRITE)))
 async def test_an_answer_is_not_waited_for_past_the_deadline(cluster, add, left, timeout):
     """Whoever waits longer could go on as if it led."""
     pod = cluster.add(make_pod("a"))
@@ -605,13 +715,13 @@ async def test_a_replica_that_stood_still_labels_nobody(cluster, labels, add):
     """Its label was sent with a warrant of its own; its successor strips, and labels another."""
     successor = Labels(cluster, labels.resource, lambda _: None)
     a, b = cluster.add(make_pod("a")), cluster.add(make_pod("b"))
-    with cluster.delaying_writes(1) as late:
+    with cluster.delaying_writes(2) as late:
         with pytest.raises(ClusterUnreachable):
             await add(a, 5)
         await successor.strip(a, "candidate", until=FOREVER)
         bucket = Bucket(cluster, 9)
         assert await successor.add(b, warrant=bucket.warrant, until=lambda: FOREVER, first=True)
-    assert [type(error) for error in late.refused] == [Conflict]
+    assert [type(error) for error in late.refused] == [Conflict, Conflict]
     leaders = [pod.name for pod in cluster.history if pod.labels.get(LABEL) == "leader"]
     assert leaders == ["b"]
 

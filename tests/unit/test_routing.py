@@ -331,9 +331,9 @@ async def test_label_on_its_way_is_refused_before_the_record_moves(routed):
     Another replica might read the new record at once, and label the new leader before the strip.
     """
     await routed.lead()
-    with routed.cluster.delaying_writes(1) as late:
+    with routed.cluster.delaying_writes(2) as late:  # each write is sent again
         routed.cluster.change("a", labels={"app": "billing"}, annotations={})  # by hand
-        await routed.until(lambda: late.pending)
+        await routed.until(lambda: len(late.pending) == 2)
         routed.cluster.calls.clear()
         routed.annotate(step_down="b")
         await routed.until(lambda: routed.leaders == ["b"])
@@ -573,7 +573,7 @@ async def test_slice_that_changed_takes_a_new_warrant(stage, routing):
 async def test_write_on_its_way_is_refused_after_one_that_restores_what_is_there(stage, routing):
     """The same content is another write all the same."""
     await point(stage, routing, "a")
-    with stage.cluster.delaying_writes(1) as late:
+    with stage.cluster.delaying_writes(2) as late:
         with pytest.raises(ClusterUnreachable):
             await point(stage, routing, "b")
         assert routing.doubtful

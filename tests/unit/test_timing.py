@@ -4,7 +4,14 @@ import pytest
 
 from incumbent.errors import ConfigurationError
 from incumbent.model import Profile, Promotion
-from incumbent.timing import FAST_TRIES, TOGETHER, ExponentialBackoff, retry_pause, timing_for
+from incumbent.timing import (
+    FAST_TRIES,
+    TOGETHER,
+    ExponentialBackoff,
+    allowing_for,
+    retry_pause,
+    timing_for,
+)
 
 PROMPT, CHORIA = Profile.PROMPT, Profile.CHORIA
 
@@ -219,3 +226,29 @@ def test_choria_renews_when_choria_does():
     """Its manners are kept exactly."""
     timing = timing_for(15, profile=Profile.CHORIA)
     assert timing.renewal_after(1.234) == 1.234 + timing.interval
+
+
+@pytest.mark.parametrize(
+    ("ttl", "patch", "margin"),
+    (
+        (30, 0.02, 3.0),
+        (30, 1.5, 3.0),
+        (30, 2.5, 4.0),
+        (30, 10.0, 11.5),
+        (30, 13.0, 3.0),
+        (6, 2.0, 2.3),
+        (6, 3.0, 0.6),
+        (2, 0.5, 0.625),
+    ),
+)
+def test_slow_strip_moves_the_deadline(ttl, patch, margin):
+    """It is sent so early that it ends before the TTL, if there is time for that at all."""
+    timing = allowing_for(timing_for(ttl), patch)
+    assert timing.margin == pytest.approx(margin)
+    assert allowing_for(timing, 0.0) == timing_for(ttl)
+
+
+def test_choria_leaves_no_time_for_a_slow_strip():
+    """A renewal is sent at three quarters of the TTL, as there."""
+    timing = timing_for(30, profile=Profile.CHORIA)
+    assert allowing_for(timing, 5.0) == timing
