@@ -14,7 +14,6 @@ class FakeHistory:
 
     def __init__(self, *, kept: int = 200) -> None:
         self.name = "HISTORY"
-        self.ahead = 1_800_000_000.0
         self.kept = kept
         self.problem: BucketError | None = None
         """What every method raises."""

@@ -13,6 +13,8 @@ from incumbent.model import BucketInfo, Cause, Entry, Marker, Nothing, Record
 from incumbent.ports import Answer, Outcome, Sighting
 
 INFO_TIMEOUT = 2.0
+SERVER_AHEAD = 1_800_000_000.0
+"""Seconds by which the server's clock, since 1970, is ahead of the loop's, which begins at 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class FakeBucket:
         self.clustered = clustered
         self.problem: BucketError | None = None
         self.settings: BucketInfo | None = None
+        self.server_ahead: float | None = None
         self.denied: dict[str, BucketDenied | BucketInvalid] = {}
         self.calls: list[Operation] = []
         self._generation = 1
@@ -328,6 +331,7 @@ class FakeBucket:
 
     def _take_settings(self) -> None:
         before, self.settings = self.settings, self._info()
+        self.server_ahead = SERVER_AHEAD
         if (
             before is None
             or replace(before, server_time=self.settings.server_time) != self.settings

@@ -150,7 +150,7 @@ class Stage:
         self.views = {}
         self.tasks = {}
 
-    async def start(self, name="one", *, nonce="nonce", view=None):
+    async def start(self, name="one", *, nonce="nonce", view=None, historian=None):
         """Start a replica."""
         body = await self.cluster.get_election(NAMESPACE, "billing")
         self.cluster.calls.pop()
@@ -165,6 +165,7 @@ class Stage:
             observer=Watches(),
             changed=lambda: None,
             turns=self.turns,
+            historian=historian,
         )
 
         def shown(election):

@@ -31,6 +31,7 @@ from incumbent.errors import (
 )
 from incumbent.events import Loss
 from incumbent.historian import OFF, Historian
+from incumbent.history import LabelTracker
 from incumbent.model import BucketInfo, ElectionKey, Pod, State
 from incumbent.office import Office
 from incumbent.pods import ElectionPods, NamespacePods
@@ -41,7 +42,7 @@ from incumbent.slices import Obstacle
 from incumbent.status import Event, Problem, Situation, problem_from
 from incumbent.timing import MAXIMUM_TTL, Timing, allowing_for, timing_for
 from incumbent.tokens import TokenGuard
-from incumbent.verdict import identities, labelled, why_not
+from incumbent.verdict import identities, labelled, shown_tokens, why_not
 
 log = structlog.get_logger(__name__)
 
@@ -149,6 +150,7 @@ class Campaigner:
         self._pods = ElectionPods(pods, resource)
         self._changed = changed
         self._historian = historian
+        self._label_tracker = LabelTracker()
         self._log = log.bind(namespace=resource.key.namespace, election=resource.key.name)
         self._reporter = Reporter(body, cluster=cluster, changed=changed)
         self._driver = Driver(
@@ -226,6 +228,8 @@ class Campaigner:
         ]
         if self._historian is not None:
             ends.append(self._historian.follow(self._bucket, self.resource.record_key))
+            self._pods.seen = self._note_labels
+            self._note_labels()
         self._configure()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -234,6 +238,7 @@ class Campaigner:
                 tasks.create_task(self._reporter.run(), name=f"reports of {self.key}")
         finally:
             self._over = True
+            self._pods.seen = lambda: None
             self._driver.end()
             for end in ends:
                 end()
@@ -483,6 +488,17 @@ class Campaigner:
                 self._interrupt()  # what was begun as the steward may not go on
                 self._yields += self._retire_by < NEVER
         self._wake()
+
+    def _note_labels(self) -> None:
+        """Have it written down which pods got or lost the leader label."""
+        if self._historian is None or self._pods.all is None:
+            return
+        pods = self._pods.known
+        tokens = shown_tokens(pods, self.resource)
+        changes = self._label_tracker.observe(pods, tokens, clock.now())
+        if changes:
+            where = self._bucket.name, self.resource.record_key
+            self._historian.note_labels(*where, changes, site=self._site.name)
 
     def _corrected(self, pod: Pod) -> None:
         self.counts.corrections += 1

@@ -2,7 +2,8 @@
 
 Every replica sees every record of the keys that it watches, and has an entry ready for each term.
 The replica that wrote the record writes the entry at once. The others look a moment later, and
-write it only if it is not there, so that nothing is lost with the first one.
+write it only if it is not there, so that nothing is lost with the first one. The same holds for the
+leader label: every replica of the pod's site sees it come and go.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ import structlog
 
 from incumbent import clock, history
 from incumbent.errors import BucketError, BucketUnreachable
-from incumbent.history import Began, Entry, Tracker
+from incumbent.history import Began, Entry, LabelChange, Labelled, Tracker
 from incumbent.model import Record
 from incumbent.ports import HistoryObserver, HistoryStore, Outcome, Sighting, WatchedBucket
 
@@ -28,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 OTHERS_AFTER = 2.0
 """Seconds, to twice as many, after which a replica looks whether somebody else's term is there."""
-MOST_WAITING = 20
+MOST_WAITING = 50
 """Entries of one key that wait to be written; of more, the oldest are dropped."""
 LINGER = 3.0
 """Seconds for which a key is followed after its election was deleted: its release comes late."""
@@ -53,6 +54,13 @@ class _Chronicle:
     """Entries that may not be written yet, oldest first."""
     due: float = 0.0
     """When to look at the first of them."""
+    early: deque[tuple[str, LabelChange]] = field(default_factory=deque)
+    """Changes of the label, each with the site, from before the server said what time it is."""
+    carriers: dict[tuple[str, int], str] = field(default_factory=dict)
+    """The pods that have the label, with their tokens, and for each the bucket of its term."""
+    absent: Labelled | None = None
+    """Says that no pod had the label when this process started. It is written when something else
+    is: to find out whether that is news, the whole history has to be read."""
     read: deque[Entry] = field(default_factory=deque)
     last: int | None = None
     """The sequence of the last message that was read; None before all were."""
@@ -110,6 +118,20 @@ class Historian:
 
         return end_later
 
+    def note_labels(
+        self, bucket: str, key: str, changes: Iterable[LabelChange], *, site: str
+    ) -> None:
+        """Keep changes of the leader label on the pods of a site, of a key that is followed."""
+        chronicle = self._keys.get((bucket, key))
+        if chronicle is None:
+            return
+        for change in changes:
+            if len(chronicle.early) >= MOST_WAITING:
+                chronicle.early.popleft()
+                self._observer.history_entry("dropped")
+            chronicle.early.append((site, change))
+        self._date_labels(chronicle)
+
     async def run(self) -> None:
         """Write, for as long as this is not cancelled."""
         while True:
@@ -153,7 +175,8 @@ class Historian:
         except BucketError as error:
             self._failed(error)
         known = list(chronicle.read)
-        for entry in history.stored(chronicle.waiting, self._store.ahead):
+        absent = () if chronicle.absent is None else (chronicle.absent,)
+        for entry in (*absent, *chronicle.waiting):
             news = history.missing(entry, known)
             if news is not None:
                 known.append(news)
@@ -163,22 +186,44 @@ class Historian:
     # Inside
 
     def _seen(self, chronicle: _Chronicle, sighting: Sighting) -> None:
-        info = chronicle.bucket.settings
-        if info is None:
+        info, ahead = chronicle.bucket.settings, chronicle.bucket.server_ahead
+        if info is None or ahead is None:
             return
         before = chronicle.tracker.latest
         news = chronicle.tracker.observe(
-            sighting,
-            clock.now(),
-            bucket=info.created,
-            ttl=info.ttl,
+            sighting, clock.now(), ahead=ahead, bucket=info.created, ttl=info.ttl
         )
+        self._enqueue(chronicle, news, mine=self._wrote(before) or self._wrote(sighting.entry))
+        self._date_labels(chronicle)
+
+    def _date_labels(self, chronicle: _Chronicle) -> None:
+        """Make entries of changes of the label, once it is known what time it is."""
+        info, ahead = chronicle.bucket.settings, chronicle.bucket.server_ahead
+        if info is None or ahead is None or chronicle.tracker.latest is None:
+            return  # the beginning of the term comes first
+        news: list[Entry] = []
+        while chronicle.early:
+            site, change = chronicle.early.popleft()
+            carrier, bucket = (change.pod, change.token), info.created
+            if change.on:
+                chronicle.carriers[carrier] = bucket
+            else:  # the bucket may have been made anew since
+                bucket = chronicle.carriers.pop(carrier, bucket)
+            at, exact = change.at + ahead, change.exact
+            entry = Labelled(change.token, change.on, at, bucket, site, change.pod, exact=exact)
+            if entry.pod:
+                news.append(replace(entry, version=change.version))
+            else:
+                chronicle.absent = entry
+        self._enqueue(chronicle, news, mine=self._wrote(chronicle.tracker.latest))
+
+    def _wrote(self, entry: object) -> bool:
+        return isinstance(entry, Record) and entry.replica == self._replica
+
+    def _enqueue(self, chronicle: _Chronicle, news: Sequence[Entry], *, mine: bool) -> None:
+        """Have entries written: at once if they are about our own term, else a moment later."""
         if not news:
             return
-        mine = any(
-            isinstance(entry, Record) and entry.replica == self._replica
-            for entry in (before, sighting.entry)
-        )
         delay = 0.0 if mine else OTHERS_AFTER * random.uniform(1, 2)  # noqa: S311
         due = clock.now() + delay
         chronicle.due = min(due, chronicle.due) if chronicle.waiting else due
@@ -210,6 +255,9 @@ class Historian:
         if chronicle.waiting and chronicle.waiting[0] is entry:
             chronicle.waiting.popleft()
         if written is not None:
+            if chronicle.absent is not None:
+                absent, chronicle.absent = chronicle.absent, None
+                self._enqueue(chronicle, [absent], mine=True)
             if isinstance(written, Began):
                 self._observer.term_began(written.how)
             if cause := history.cause_before(written):
@@ -229,7 +277,7 @@ class Historian:
             news = history.missing(entry, chronicle.read)
             if news is None:
                 return None
-            data = history.encode(news, writer=self._replica, ahead=self._store.ahead)
+            data = history.encode(news, writer=self._replica)
             answer = await self._store.append(*where, data, expected=chronicle.last or 0)
             if answer.outcome is Outcome.STORED:
                 self._take(chronicle, answer.revision, data)

@@ -1,20 +1,27 @@
 """The terms of an election: what is seen of its key, what is written down of it, and what it means.
 
 Pure. An election's history is a list of *entries*, each a small JSON object: one for the beginning
-of a term, and one for its end unless the next term's beginning says that. Every replica of every
-site sees the same records, and each of them may write; `missing` is how they write once.
+of a term, one for its end unless the next term's beginning says that, and one for each time that a
+pod got or lost the leader label. Every replica of every site sees the same records, every replica
+of a site sees the same labels, and each of them may write; `missing` is how they write once.
+
+A record outlives a label: while NATS is away nobody may lead, and nobody can take the record away.
+So a term says who held the key, and its labels say when a pod led.
+
+Times of entries are seconds since 1970 by the clock of the NATS server, from the moment when an
+entry is made. Times on the clock of `incumbent.clock` are called so.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from incumbent.model import Entry as Latest
-from incumbent.model import Marker, Nothing, Record
+from incumbent.model import Marker, Nothing, Pod, Record
 from incumbent.names import shown
 from incumbent.ports import Sighting
 
@@ -31,6 +38,9 @@ LOST = "lost"
 CAUSES = ("released", "evicted", "expired", "handed over", "overtaken", LOST)
 """How a term can end; the first three are those of `incumbent.model.Cause`."""
 
+SETTLED = 5.0
+"""Seconds by which what two replicas saw must differ, so that one certainly came first."""
+
 LAPSED = 0.9
 """Of a TTL: its own site writes no longer over a record that is so old (see `Timing.lease`)."""
 
@@ -45,7 +55,6 @@ class Began:
     """Its first revision; of a stranger's, the first that was seen with this holder."""
     holder: str
     at: float
-    """On the clock of `incumbent.clock` when it was seen, in seconds since 1970 when stored."""
     bucket: str
     """When the bucket was created: in another one tokens count anew."""
     site: str = ""
@@ -73,7 +82,56 @@ class Ended:
     writer: str = ""
 
 
-Entry = Began | Ended
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A pod got the leader label, or lost it."""
+
+    token: int
+    """Of the term; 0 for a stranger's term before `missing` has found out which."""
+    on: bool
+    """Whether the pod has the label from now on."""
+    at: float
+    bucket: str
+    site: str
+    pod: str
+    """Empty: no pod of the site had the label at that time."""
+    version: int = 0
+    """The pod's resourceVersion by then; 0 if it is not known."""
+    exact: bool = True
+    """Whether it happened at that time; else it happened before."""
+    writer: str = ""
+
+
+Entry = Began | Ended | Labelled
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChange:
+    """A change of the leader label as this process saw it; the fields are those of `Labelled`."""
+
+    token: int
+    on: bool
+    at: float
+    """On the clock of `incumbent.clock`."""
+    pod: str
+    version: int = 0
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """A time during which a pod had the leader label."""
+
+    began: float
+    ended: float | None
+    """None while it lasts, and if nobody saw the end."""
+    exact: bool
+    """False if it began or ended some time before it was seen."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as it is served."""
+        ended = None if self.ended is None else _text(self.ended)
+        return {"from": _text(self.began), "to": ended, "exact": self.exact}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +149,8 @@ class Term:
     cause: str = ""
     """One of `CAUSES`; empty while it lasts."""
     stranger: bool = False
+    led: tuple[Lead, ...] = ()
+    """When its pod had the leader label; empty if no entry tells."""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as it is served."""
@@ -103,6 +163,7 @@ class Term:
             "cause": self.cause or None,
             "how": self.how or None,
             "exact": self.exact,
+            "led": [lead.as_json() for lead in self.led] or None,
         }
 
 
@@ -115,12 +176,15 @@ class Tracker:
         self._at = 0.0
         self._bucket = ""
 
-    def observe(self, sighting: Sighting, now: float, *, bucket: str, ttl: float) -> list[Entry]:
+    def observe(
+        self, sighting: Sighting, now: float, *, ahead: float, bucket: str, ttl: float
+    ) -> list[Entry]:
         """Return what a sighting says about terms, oldest first.
 
         Args:
             sighting: in the order in which the watch shows them.
-            now: the time, by `incumbent.clock`.
+            now: the time, on the clock of `incumbent.clock`.
+            ahead: how many seconds the server's clock is ahead of that one.
             bucket: when the bucket was created.
             ttl: of the bucket, in seconds.
         """
@@ -129,11 +193,21 @@ class Tracker:
         at, found = now - sighting.age, sighting.entry
         before, before_at = self.latest, self._at
         self.latest, self._at = found, at
+        return [
+            replace(entry, at=entry.at + ahead)
+            for entry in self._news(sighting, at, before, before_at, ttl)
+        ]
+
+    def _news(
+        self, sighting: Sighting, at: float, before: Latest | None, before_at: float, ttl: float
+    ) -> list[Began | Ended]:
+        """Return the same, with times on the clock of `incumbent.clock`."""
+        found, bucket = sighting.entry, self._bucket
         match found:
             case Record():
                 if isinstance(before, Record) and _same_term(before, found):
                     return []
-                news: list[Entry] = []
+                news: list[Began | Ended] = []
                 how = ""
                 if sighting.live and before is not None:
                     lapsed = isinstance(before, Record) and at >= before_at + LAPSED * ttl
@@ -155,9 +229,49 @@ class Tracker:
         return []
 
 
+class LabelTracker:
+    """Turns what is seen of the pods of an election into changes of the leader label.
+
+    A label without a token, which somebody set by hand, makes nobody lead, so it is no change.
+    """
+
+    def __init__(self) -> None:
+        self._carriers: dict[str, tuple[Pod, int]] | None = None
+        """The pods that have the label, by UID, with their tokens; None before the first look."""
+
+    def observe(
+        self, pods: Iterable[Pod], tokens: Mapping[str, int], now: float
+    ) -> list[LabelChange]:
+        """Return what has changed since the last look; the labels that are gone come first.
+
+        Args:
+            pods: all that concern the election, as last seen.
+            tokens: by the UID of each of them that has the leader label.
+            now: the time, on the clock of `incumbent.clock`.
+        """
+        seen = {pod.uid: pod for pod in pods}
+        before = self._carriers
+        self._carriers = carriers = {uid: (seen[uid], token) for uid, token in tokens.items()}
+        if before is None:
+            found = [_got_label(pod, token, now, exact=False) for pod, token in carriers.values()]
+            return found or [LabelChange(0, on=False, at=now, pod="", exact=False)]
+        changes = []
+        for uid, (pod, token) in before.items():
+            if tokens.get(uid) != token:
+                # A pod that is not known any more has changed since it was seen last.
+                version = _version(seen[uid]) if uid in seen else _version(pod) + 1
+                changes.append(LabelChange(token, on=False, at=now, pod=pod.name, version=version))
+        for uid, (pod, token) in carriers.items():
+            if uid not in before or before[uid][1] != token:
+                changes.append(_got_label(pod, token, now))
+        return changes
+
+
 def missing(entry: Entry, known: Iterable[Entry]) -> Entry | None:
     """Return what is to be written down of an entry: nothing if all of it is known already."""
     known = [other for other in known if other.bucket == entry.bucket]
+    if isinstance(entry, Labelled):
+        return _missing_label(entry, known)
     limit = entry.token if isinstance(entry, Began) else entry.revision
     begun = [other for other in known if isinstance(other, Began) and other.token <= limit]
     ended = {other.token for other in known if isinstance(other, Ended)}
@@ -174,8 +288,46 @@ def missing(entry: Entry, known: Iterable[Entry]) -> Entry | None:
     return entry
 
 
+def _missing_label(entry: Labelled, known: list[Entry]) -> Labelled | None:
+    """Return what is to be written down of a label; `known` is all of the same bucket."""
+    labels = [other for other in known if isinstance(other, Labelled) and other.site == entry.site]
+    lasting = {(other.token, other.pod): other for other in labels}
+    lasting = {one: other for one, other in lasting.items() if other.on}
+    if not entry.pod:
+        # A replica that has just started: the label of whoever had it is gone since.
+        early = [one for one in lasting.values() if one.at < entry.at - SETTLED]
+        if not early:
+            return None
+        lost = max(early, key=lambda one: one.at)
+        return replace(entry, token=lost.token, pod=lost.pod, version=lost.version + 1)
+    token = entry.token or _stranger_token(entry, known, lasting.values())
+    if not token:
+        return None
+    last = next((one for one in reversed(labels) if one.token == token), None)
+    if last is None:
+        return replace(entry, token=token) if entry.on else None
+    if (last.on, last.pod) == (entry.on, entry.pod) or (last.pod != entry.pod and not entry.on):
+        return None
+    if 0 < entry.version <= last.version:
+        return None  # seen late: others have seen more, and written it
+    return replace(entry, token=token)
+
+
+def _stranger_token(entry: Labelled, known: list[Entry], lasting: Iterable[Labelled]) -> int:
+    """Return the token of the stranger's term in which a pod got its label, or lost it; or 0."""
+    if not entry.on:
+        return next((one.token for one in lasting if one.pod == entry.pod), 0)
+    terms = [one for one in known if isinstance(one, Began) and one.at < entry.at + SETTLED]
+    last = max(terms, key=lambda one: one.token, default=None)
+    return last.token if last is not None and last.stranger else 0
+
+
 def known_by(entry: Entry, last: Entry | None) -> bool:
     """Whether the last entry that was written says the same, so that no other has to be read."""
+    if isinstance(entry, Labelled | Began) and isinstance(last, Labelled) and last.on:
+        # Whoever wrote down the label wrote down the term before.
+        begun = isinstance(entry, Began) or (entry.on and entry.pod == last.pod)
+        return begun and (entry.bucket, entry.token) == (last.bucket, last.token)
     if isinstance(entry, Began) and isinstance(last, Began):
         return (entry.bucket, entry.token, entry.holder) == (last.bucket, last.token, last.holder)
     if isinstance(entry, Ended) and isinstance(last, Ended):
@@ -185,14 +337,17 @@ def known_by(entry: Entry, last: Entry | None) -> bool:
 
 def cause_before(entry: Entry) -> str:
     """Return why the term ended that an entry is the end of; empty if it is not one."""
+    if isinstance(entry, Labelled):
+        return ""
     return entry.cause if isinstance(entry, Ended) else _BY_SUCCESSOR.get(entry.how, "")
 
 
 def terms(entries: Iterable[Entry], *, latest: Latest | None = None) -> list[Term]:
     """Return the terms that the entries describe, newest first.
 
-    They may come in any order: who was cut off may have written late. The end of a term whose
-    beginning is not kept any more is left out.
+    They may come in any order, for a replica that was cut off may have written late; only the
+    labels of one pod have to be in order. What belongs to a term whose beginning is not kept any
+    more is left out. No end comes before its beginning, although a server's clock may step back.
 
     Args:
         entries: all of one key.
@@ -203,6 +358,7 @@ def terms(entries: Iterable[Entry], *, latest: Latest | None = None) -> list[Ter
     begun = sorted(
         (e for e in entries if isinstance(e, Began)), key=lambda e: (e.bucket, e.token, e.at)
     )
+    labels = [e for e in entries if isinstance(e, Labelled)]
     found = []
     for position, began in enumerate(begun):
         successor = begun[position + 1] if position + 1 < len(begun) else None
@@ -214,26 +370,44 @@ def terms(entries: Iterable[Entry], *, latest: Latest | None = None) -> list[Ter
             ended = successor.at if cause != LOST else None
         elif latest is not None and not isinstance(latest, Record):
             cause = LOST
+        ended = None if ended is None else max(ended, began.at)
+        own = [one for one in labels if (one.bucket, one.token) == (began.bucket, began.token)]
         term = Term(began.token, began.holder, began.site, began.at, began.how, began.exact)
-        found.append(replace(term, ended=ended, cause=cause, stranger=began.stranger))
+        term = replace(term, ended=ended, cause=cause, stranger=began.stranger)
+        found.append(replace(term, led=tuple(_leads(own))))
     return found[::-1]
 
 
-def encode(entry: Entry, *, writer: str, ahead: float) -> bytes:
+def _leads(labels: Iterable[Labelled]) -> Iterator[Lead]:
+    """Yield the times during which the pods of one term had the label."""
+    start: Labelled | None = None
+    for label in labels:
+        if start is not None and label.pod == start.pod and not label.on:
+            yield Lead(start.at, max(start.at, label.at), exact=start.exact and label.exact)
+            start = None
+        elif label.on:
+            if start is not None:
+                yield Lead(start.at, None, exact=start.exact)
+            start = label
+    if start is not None:
+        yield Lead(start.at, None, exact=start.exact)
+
+
+def encode(entry: Entry, *, writer: str) -> bytes:
     """Return an entry as it is stored.
 
-    Args:
-        entry: with a time on the clock of this process.
-        writer: the replica.
-        ahead: what makes that the server's time, in seconds since 1970.
+    Members of the previous version skip kinds and fields that they do not know.
     """
-    common = {"at": _text(entry.at + ahead), "bucketCreated": entry.bucket, "writer": writer}
+    common = {"at": _text(entry.at), "bucketCreated": entry.bucket, "writer": writer}
     fields: dict[str, Any] = {"token": entry.token}
     if isinstance(entry, Began):
         fields = {"kind": "began", **fields, "holder": entry.holder}
         fields |= {"site": entry.site} if entry.site else {}
         fields |= {"how": entry.how} if entry.how else {}
         fields |= {"stranger": True} if entry.stranger else {}
+    elif isinstance(entry, Labelled):
+        fields = {"kind": "labelled" if entry.on else "unlabelled", **fields, "pod": entry.pod}
+        fields |= {"site": entry.site, "resourceVersion": str(entry.version)}
     else:
         fields = {"kind": "ended", **fields, "cause": entry.cause, "revision": entry.revision}
     fields |= {} if entry.exact else {"approximate": True}
@@ -260,12 +434,19 @@ def _entry(fields: Mapping[str, Any]) -> Entry | None:
     if fields["kind"] == "ended":
         revision, cause = int(fields["revision"]), str(fields["cause"])
         return Ended(revision, cause, at, bucket, token, exact, writer)
+    if fields["kind"] in {"labelled", "unlabelled"}:
+        on, site, pod = fields["kind"] == "labelled", str(fields["site"]), str(fields["pod"])
+        version = int(fields.get("resourceVersion", 0))
+        return Labelled(token, on, at, bucket, site, pod, version, exact, writer)
     return None
 
 
-def stored(entries: Iterable[Entry], ahead: float) -> list[Entry]:
-    """Return entries with the times that they would have when stored."""
-    return [replace(entry, at=entry.at + ahead) for entry in entries]
+def _got_label(pod: Pod, token: int, at: float, *, exact: bool = True) -> LabelChange:
+    return LabelChange(token, on=True, at=at, pod=pod.name, version=_version(pod), exact=exact)
+
+
+def _version(pod: Pod) -> int:
+    return int(pod.resource_version) if pod.resource_version.isdecimal() else 0
 
 
 def _same_term(one: Record, other: Record) -> bool:

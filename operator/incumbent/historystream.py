@@ -29,8 +29,6 @@ class HistoryStream:
         self._prefix = ""
         self._created = ""
         self._looked_at = -INFO_EVERY
-        self.ahead = 0.0
-        """What makes a time on our clock the server's, in seconds since 1970."""
         self.kept = 0
         """How many messages the stream keeps of each subject."""
 
@@ -41,7 +39,6 @@ class HistoryStream:
         answer = await self._ask("STREAM.INFO", {})
         config, created = answer["config"], answer["created"]
         self._prefix, self.kept = self._checked(config), config["max_msgs_per_subject"]
-        self.ahead = jetstream.timestamp(answer["ts"]) - clock.now()
         self._looked_at = clock.now()
         before, self._created = self._created, created
         return bool(created == before)

@@ -165,6 +165,8 @@ class ElectionPods:
         self._namespace = namespace
         self._resource = resource
         self._known: dict[str, Pod] = {}
+        self.seen: Callable[[], None] = lambda: None
+        """Is called after each change of `known`, also by the answer to a write of our own."""
 
     @property
     def resource(self) -> Resource:
@@ -217,20 +219,25 @@ class ElectionPods:
     def replace(self, pods: Iterable[Pod]) -> None:
         """Take in what there is."""
         self._known = {pod.name: pod for pod in pods if self._resource.concerns(pod)}
+        self.seen()
 
     def take(self, pod: Pod) -> bool:
         """Take in a pod as it is now; return whether it matters, or did."""
-        mattered = self._known.pop(pod.name, None) is not None
-        if not self._resource.concerns(pod):
-            return mattered
-        self._known[pod.name] = pod
-        return True
+        concerns, mattered = self._resource.concerns(pod), pod.name in self._known
+        if concerns:
+            self._known[pod.name] = pod
+        else:
+            self._known.pop(pod.name, None)
+        if concerns or mattered:
+            self.seen()
+        return concerns or mattered
 
     def drop(self, pod: Pod) -> bool:
         """Take in that a pod is gone; return whether it, or one of its name, matters."""
         known = self._known.get(pod.name)
         if known is not None and known.uid == pod.uid:
             del self._known[pod.name]
+            self.seen()
         return known is not None or self._resource.concerns(pod)
 
 

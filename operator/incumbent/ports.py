@@ -91,6 +91,9 @@ class WatchedBucket(Bucket, Protocol):
     """Why it cannot be used now; None while it can."""
     settings: BucketInfo | None
     """What the server said last; None before the first answer."""
+    server_ahead: float | None
+    """How many seconds the server's clock, which counts from 1970, is ahead of `incumbent.clock`,
+    of which nobody knows from when it counts; None before the first answer."""
     denied: dict[str, BucketDenied | BucketInvalid]
     """Keys that we may not write, or have no room for, as far as was tried, and why."""
 
@@ -139,8 +142,6 @@ class HistoryStore(Protocol):
     """
 
     name: str
-    ahead: float
-    """What makes a time of `incumbent.clock` the server's, in seconds since 1970."""
     kept: int
     """How many messages of each key are kept, the newest."""
 

@@ -102,7 +102,8 @@ class NatsBucket:
         self._feed: Feed | None = None
         self._not_created: BucketError | None = None
         self._last_revision = 0
-        self._server_ahead = 0.0
+        self.server_ahead: float | None = None
+        """How many seconds the server's clock is ahead of `incumbent.clock`; None: not asked."""
 
     async def create(self, *, ttl: float, replicas: int) -> None:
         """Create it with markers and history 1, unless there is a bucket of that name.
@@ -128,7 +129,7 @@ class NatsBucket:
         info = jetstream.info_from(self.name, answer)
         self._last_revision = answer["state"]["last_seq"]
         # As if the answer had come in no time: an age may be said too small, never too great.
-        self._server_ahead = info.server_time - clock.now()
+        self.server_ahead = info.server_time - clock.now()
         return info
 
     async def peers(self) -> list[Peer]:
@@ -382,7 +383,9 @@ class NatsBucket:
         return Sighting(entry, self._age(stored_at))
 
     def _age(self, stored_at: float) -> float:
-        return max(0.0, clock.now() + self._server_ahead - stored_at)
+        if self.server_ahead is None:
+            return 0.0
+        return max(0.0, clock.now() + self.server_ahead - stored_at)
 
     def _show(self, key: str, sighting: Sighting) -> None:
         self._show_watchers(key, sighting)

@@ -152,3 +152,17 @@ def shows(pod: Pod, resource: Resource, token: int) -> bool:
     return pod.labels.get(resource.label_key) == LEADER and pod.annotations.get(
         resource.token_key
     ) == str(token)
+
+
+def shown_tokens(pods: Iterable[Pod], resource: Resource) -> dict[str, int]:
+    """Return the tokens of the pods that show the leader label with one, by the pods' UIDs.
+
+    A label that somebody set by hand comes without a token. 0 is the token of a term that has none.
+    """
+    tokens = {
+        pod.uid: pod.annotations.get(resource.token_key, "")
+        for pod in pods
+        if pod.labels.get(resource.label_key) == LEADER
+    }
+    least = 0 if resource.observed else 1
+    return {uid: int(t) for uid, t in tokens.items() if t.isdecimal() and int(t) >= least}

@@ -19,7 +19,7 @@ from nats.js.api import KeyValueConfig
 from controlplane.natsserver import NatsCluster, NatsServer
 from controlplane.proxy import Proxy, Towards
 from fakes import FakeBucket
-from incumbent import stream, wire
+from incumbent import clock, stream, wire
 from incumbent.bucket import Nats, NatsAccess
 from incumbent.errors import BucketUnreachable
 from incumbent.model import Cause, Entry, Marker, Nothing, Record
@@ -533,6 +533,8 @@ async def test_the_settings_are_told(store: Store, key: str) -> None:
     assert (info.name, info.ttl, info.history, info.mirror) == (bucket.name, SHORT, 1, False)
     assert info.markers is store.markers
     assert info.created == bucket.settings.created
+    # Of the clock of the package nobody knows from when it counts; the server counts from 1970.
+    assert 1.7e9 < bucket.server_ahead + clock.now() < 4e9
     end()
 
 

@@ -146,13 +146,6 @@ async def test_a_look_tells_whether_it_is_another_one(place):
     assert await read(store) == []
 
 
-async def test_times_are_those_of_the_server(real):
-    """And not those of the local wall clock."""
-    async with real() as (_, store):
-        await store.look()
-        assert abs(store.ahead) > 1e6
-
-
 @pytest.mark.parametrize(
     ("config", "said"),
     (

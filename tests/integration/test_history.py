@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import time
+from datetime import datetime
 
 import aiohttp
 import pytest
@@ -101,7 +102,50 @@ async def test_terms_survive_restarts_and_are_written_once(private_nats, electio
         ended = [entry["token"] for entry in stored if entry["kind"] == "ended"]
         assert began == [term["token"] for term in terms[::-1]]
         assert len(ended) == len(set(ended)) == 2
+        labels = [(e["token"], e["kind"]) for e in stored if e["kind"].endswith("labelled")]
+        assert len(labels) == len(set(labels))
+        assert [len(term["led"]) for term in terms] == [1] * 4
+        for newer, older in itertools.pairwise(terms):
+            assert older["led"][0]["to"] <= newer["led"][0]["from"]
         assert (await history(one, election, limit=1))["terms"] == terms[:1]
+
+
+@pytest.mark.timeout(120)
+async def test_outage_of_nats_shows_as_a_time_without_a_leader(
+    private_nats, election, new_operator
+):
+    """The record is there until NATS is back; the label was gone at the deadline."""
+    operator = new_operator(private_nats.url, *FLAGS)
+    async with store_on(private_nats) as store:
+        await make_stream(store)
+        await operator.start()
+        leader = await election.lead("one", "two")
+        await until_causes(operator, election, [None])
+        await private_nats.stop()
+        began = time.time()
+        await election.wait_reason("BucketUnreachable", timeout=3 * TTL)
+        stripped = time.time()
+        await asyncio.sleep(TTL)
+        await private_nats.restart()
+        await election.wait_leader(timeout=60)
+    deadline = time.monotonic() + 20
+    while True:
+        leads = [
+            (term["holder"].rpartition("-")[2], lead)
+            for term in (await history(operator, election))["terms"][::-1]
+            for lead in term["led"] or ()
+        ]
+        if len(leads) > 1:
+            break
+        assert time.monotonic() < deadline, leads
+        await asyncio.sleep(0.1)
+    (holder, first), (_, second) = leads[0], leads[1]
+    assert holder == leader
+    ended, resumed = (
+        datetime.fromisoformat(shown).timestamp() for shown in (first["to"], second["from"])
+    )
+    assert began < ended < stripped + 1
+    assert resumed - ended >= TTL
 
 
 async def test_term_is_written_although_its_steward_died_at_once(
@@ -120,10 +164,11 @@ async def test_term_is_written_although_its_steward_died_at_once(
         await until_causes(two, election, [None])
         await election.wait_leader()
         deadline = time.monotonic() + 40
-        while not (found := await entries(store, election)):
+        while len(found := await entries(store, election)) < 2:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
-    assert [entry["holder"].endswith(f"-{leader}") for entry in found] == [True]
+    assert [entry["kind"] for entry in found] == ["began", "labelled"]
+    assert found[0]["holder"].endswith(f"-{leader}")
     assert found[0]["writer"].startswith("replica-2/")
 
 
@@ -144,5 +189,7 @@ async def test_without_the_stream_elections_go_on_and_it_is_said(
         assert f"[!]history: {sentence}\n" in await answer.text()
     found = await history(operator, election)
     assert found["problem"] == sentence
-    assert len(found["terms"]) == 1  # what was seen is told all the same
+    (term,) = found["terms"]  # what was seen is told all the same
+    for shown in (term["from"], term["led"][0]["from"]):
+        assert abs(datetime.fromisoformat(shown).timestamp() - time.time()) < 60
     assert len(operator.lines("history.unavailable")) == 1

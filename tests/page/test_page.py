@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from page.directory import OFF, led, terms, unled
+from page.directory import OFF, ago, led, terms, unled
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -101,6 +101,34 @@ async def test_timeline_shows_handovers_gaps_and_unseen_ends(browser, url, three
         await tab.until(f"({count})('rect.term') === 2")
 
 
+async def test_timeline_shows_when_a_pod_had_the_label(browser, url, elections):
+    """An outage that no term shows is hatched, and so is the wait after it."""
+    elections.put("billing", token=71)
+    old, new = terms(("billing-a", 3000, 1000, "expired"), ("billing-b", 999, None, None))[::-1]
+    old["led"] = [
+        {"from": ago(2990), "to": ago(2000), "exact": True},
+        {"from": ago(1900), "to": ago(1060), "exact": True},
+    ]
+    new["led"] = [{"from": ago(970), "to": None, "exact": True}]
+    elections.terms["shop/billing"] = [new, old]
+    async with browser.open(url) as tab:
+        row = "[...elections.values()].find(r => r.election.name === 'billing')"
+        await tab.until(f"{row}?.svg.querySelectorAll('rect.term').length === 3")
+        gaps = f"[...{row}.svg.querySelectorAll('rect.gap title')].map(t => t.textContent)"
+        inside, after = await tab.run(gaps)
+        assert inside.startswith("nobody led for 2 min: 042e7842/shop/billing-a held the key")
+        assert after == "nobody led for 90 s after the term before was expired"
+        assert await tab.run(f"{row}.svg.querySelectorAll('rect.held').length") == 2
+        await tab.run("elections.get('shop/billing').button.click()")
+        await tab.until("document.querySelectorAll('.details tbody tr').length === 2")
+        led = "[...document.querySelectorAll('.details tbody tr')].map(r => r.cells[3].innerText)"
+        assert await tab.run(led) == ["16 min", "31 min"]
+        elections.terms["shop/billing"] = [new | {"led": None}, old]
+        elections.put("billing", **unled("Vacant", "a candidate waits", token=71))
+        await tab.until(f"{row}.svg.querySelectorAll('rect.term').length === 2")
+        assert await tab.run(f"({gaps}).length") == 2
+
+
 async def test_new_term_comes_into_the_timeline(browser, url, three):
     """The history is asked again when the leader changes."""
     async with browser.open(url) as tab:
@@ -116,7 +144,7 @@ async def test_without_history_what_was_seen_is_shown_and_said(browser, url, thr
     three.problem = OFF
     async with browser.open(url) as tab:
         await tab.until("!$('notice').hidden")
-        assert "since this page was opened" in await tab.run("$('notice').innerText")
+        assert "Showing terms since you opened this page" in await tab.run("$('notice').innerText")
         three.put("billing", token=4800, holder="042e7842/shop/billing-z")
         row = "[...elections.values()].find(r => r.election.name === 'billing')"
         await tab.until(f"{row}.svg.querySelectorAll('rect.term').length === 2")

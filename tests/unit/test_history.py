@@ -8,23 +8,24 @@ import itertools
 import json
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
 from fakehistory import FakeHistory
-from fakes import FakeBucket
+from fakes import SERVER_AHEAD, FakeBucket
 from incumbent import clock, historian, history, wire
 from incumbent.errors import BucketNotFound, BucketUnreachable
 from incumbent.historian import Historian
-from incumbent.history import Began, Ended, Tracker
-from incumbent.model import Cause, Marker, Nothing, Record
+from incumbent.history import Began, Ended, LabelChange, Labelled, LabelTracker, Tracker
+from incumbent.model import Cause, Marker, Nothing, Pod, Record
 from incumbent.ports import Sighting
 from stage import two_candidates
 
 KEY = "shop.billing"
 BUCKET = "2026-01-01T00:00:01Z"
 TTL = 10.0
-ZERO = 1_800_000_000.0
+ZERO = SERVER_AHEAD
 
 
 def record(revision, holder="east/shop/a", *, term=0, site="east/uid", replica="one/1"):
@@ -43,6 +44,14 @@ def ended(revision, cause="released", at=0.0, token=0):
     return Ended(revision, cause, at, BUCKET, token)
 
 
+def labelled(token, at=0.0, *, on=True, pod="a", site="east", version=0, **fields):
+    return Labelled(token, on, at, BUCKET, site, pod, version, **fields)
+
+
+def pod(name="a", version=1):
+    return Pod("shop", name, f"uid-of-{name}", str(version))
+
+
 class Watch:
     """A tracker that is shown entries a second apart."""
 
@@ -54,7 +63,7 @@ class Watch:
         """Show an entry, so many seconds later."""
         self.now += after
         sighting = Sighting(entry, age, live)
-        return self.tracker.observe(sighting, self.now, bucket=bucket, ttl=TTL)
+        return self.tracker.observe(sighting, self.now, ahead=ZERO, bucket=bucket, ttl=TTL)
 
 
 # What is seen becomes entries
@@ -64,7 +73,7 @@ def test_first_record_that_is_seen_began_some_time_before():
     """Who starts to watch does not know how a term began, and not always when."""
     watch = Watch()
     (entry,) = watch.show(record(7, term=5), age=0.5, live=False)
-    assert (entry.token, entry.how, entry.at, entry.exact) == (5, "", 0.5, False)
+    assert (entry.token, entry.how, entry.at, entry.exact) == (5, "", ZERO + 0.5, False)
 
     (entry,) = Watch().show(record(5), live=False)
     assert (entry.how, entry.exact) == ("", True)
@@ -112,7 +121,7 @@ def test_a_marker_ends_a_term(cause):
     """With its cause, and when it was stored; a second marker ends nothing."""
     watch = Watch()
     watch.show(record(4))
-    assert watch.show(Marker(5, cause), age=0.25) == [ended(5, cause.value, 1.75)]
+    assert watch.show(Marker(5, cause), age=0.25) == [ended(5, cause.value, ZERO + 1.75)]
     assert watch.show(Marker(6, Cause.EVICTED)) == []
     assert watch.show(Marker(6, Cause.EVICTED), live=False) == []
 
@@ -122,7 +131,7 @@ def test_expiry_without_markers_is_seen_at_the_next_record():
     watch = Watch()
     watch.show(record(4))
     end, begin = watch.show(record(5, "east/shop/b"), after=15)
-    assert (end.cause, end.at, end.revision) == ("expired", 1 + TTL, 5)
+    assert (end.cause, end.at, end.revision) == ("expired", ZERO + 1 + TTL, 5)
     assert begin.how == "Elected"
 
 
@@ -131,7 +140,7 @@ def test_record_that_is_gone_when_the_watch_is_back_has_expired():
     watch = Watch()
     watch.show(record(4))
     (end,) = watch.show(Nothing(), after=60, live=False)
-    assert (end.cause, end.at, end.exact) == ("expired", 1 + TTL, False)
+    assert (end.cause, end.at, end.exact) == ("expired", ZERO + 1 + TTL, False)
 
 
 def test_of_strangers_only_the_holder_counts():
@@ -149,6 +158,56 @@ def test_in_a_bucket_made_anew_nothing_is_known():
     watch.show(record(4))
     (entry,) = watch.show(record(4), live=False, bucket="later")
     assert (entry.bucket, entry.how) == ("later", "")
+
+
+# What is seen of labels
+
+
+class Labels:
+    """A tracker of labels, that is shown pods by name: with a token if they have the label."""
+
+    def __init__(self):
+        self.tracker = LabelTracker()
+        self.now = 0.0
+
+    def show(self, version=1, **tokens):
+        """Show pods, each in this version, a second later."""
+        self.now += 1
+        pods = [pod(name, version) for name in tokens]
+        shown = {f"uid-of-{name}": token for name, token in tokens.items() if token is not None}
+        changes = self.tracker.observe(pods, shown, self.now)
+        return [(one.pod, one.token, one.on, one.version, one.exact) for one in changes]
+
+
+def test_label_that_comes_and_goes_is_a_change_each():
+    """With the version of the pod that shows it."""
+    labels = Labels()
+    labels.show(a=None, b=None)
+    assert labels.show(2, a=5, b=None) == [("a", 5, True, 2, True)]
+    assert labels.show(3, a=5, b=None) == []
+    assert labels.show(4, a=None, b=None) == [("a", 5, False, 4, True)]
+
+
+def test_label_of_a_pod_that_is_gone_is_gone_after_it_was_seen_last():
+    """Its end has no version of its own here."""
+    labels = Labels()
+    labels.show(a=None)
+    labels.show(7, a=5)
+    assert labels.show(9) == [("a", 5, False, 8, True)]
+
+
+def test_next_term_of_the_same_pod_is_another_label():
+    """With `Hold` a pod keeps its label from one term to the next."""
+    labels = Labels()
+    labels.show(a=None)
+    labels.show(2, a=5)
+    assert labels.show(3, a=9) == [("a", 5, False, 3, True), ("a", 9, True, 3, True)]
+
+
+def test_label_that_is_there_at_the_start_is_older():
+    """And if there is none, nobody knows since when."""
+    assert Labels().show(2, a=5, b=None) == [("a", 5, True, 2, False)]
+    assert Labels().show(2, a=None) == [("", 0, False, 0, False)]
 
 
 # What is missing
@@ -181,7 +240,118 @@ def test_later_record_of_a_stranger_is_no_second_term():
     assert history.missing(replace(late, holder="host-2"), known) is not None
 
 
+def test_label_is_written_once_whichever_replica_saw_it():
+    """The version of the pod says who saw more, whatever their clocks say."""
+    on, off = labelled(5, 100, version=7), labelled(5, 150, on=False, version=9)
+    late = labelled(5, 100.3, version=7, exact=False)
+    assert history.missing(on, [began(5)]) == on
+    assert history.missing(late, [began(5), on]) is None
+    assert history.missing(off, [began(5), on]) == off
+    assert history.missing(labelled(5, 151, on=False, version=8), [on, off]) is None
+    assert history.missing(late, [on, off]) is None, "what was seen before is no second label"
+    again = labelled(5, 160, version=11)
+    assert history.missing(again, [on, off]) == again
+    assert history.missing(off, [began(5)]) is None, "without a label none is lost"
+
+
+def test_labels_of_two_sites_have_nothing_to_do_with_each_other():
+    """Nor have their pods' versions."""
+    west = labelled(9, 100, site="west", pod="w", version=3)
+    assert history.missing(west, [labelled(5, 90, version=1000)]) == west
+
+
+def test_label_that_was_lost_while_no_replica_looked_ends_when_one_looks_again():
+    """Not one that another replica wrote at that moment."""
+    none = labelled(0, 200, on=False, pod="", exact=False)
+    on = labelled(5, 100, version=7)
+    found = history.missing(none, [began(5), on])
+    assert (found.token, found.pod, found.on, found.at, found.exact) == (5, "a", False, 200, False)
+    assert history.missing(none, [began(5), on, labelled(5, 150, on=False, version=9)]) is None
+    assert history.missing(none, [began(5), replace(on, at=199)]) is None
+    assert history.missing(none, [began(5), replace(on, site="west")]) is None
+
+
+def test_stranger_has_the_token_of_the_term_that_is_written_down():
+    """Its label shows none."""
+    known = [began(5, "a", 100, stranger=True), began(12, "b", 200, stranger=True)]
+    on = history.missing(labelled(0, 201, pod="b", version=3), known)
+    assert on.token == 12
+    assert history.missing(labelled(0, 110, pod="a", version=2), known).token == 5
+    off = history.missing(labelled(0, 260, on=False, pod="b", version=4), [*known, on])
+    assert off.token == 12
+    assert history.missing(labelled(0, 1, pod="a"), [began(5)]) is None
+
+
 # What it means
+
+
+def led(*entries):
+    """Return when the pods of the terms led, the oldest term first."""
+    return [[(lead.began, lead.ended, lead.exact) for lead in term.led] for term in terms(entries)]
+
+
+def terms(entries):
+    return history.terms(entries)[::-1]
+
+
+def test_a_term_says_when_its_pod_had_the_label():
+    """An outage of NATS that ends neither the record nor the term takes the label away."""
+    assert led(
+        began(5, at=100),
+        labelled(5, 101),
+        labelled(5, 150, on=False),
+        labelled(5, 170),
+        began(9, at=200, how="HandedOver"),
+        labelled(5, 199, on=False),
+        labelled(9, 201),
+    ) == [[(101, 150, True), (170, 199, True)], [(201, None, True)]]
+
+
+def test_label_may_outlive_the_record_and_two_may_lead():
+    """As where the operator of a cluster is dead: the other cluster cannot know."""
+    east, west = terms(
+        (
+            began(5, at=100),
+            labelled(5, 101),
+            ended(8, "expired", 150, token=5),
+            replace(began(9, "w", at=151), site="west"),
+            labelled(9, 152, site="west", pod="w"),
+            labelled(5, 300, on=False),
+        )
+    )
+    assert east.led[0].ended > west.led[0].began
+
+
+def test_end_of_a_label_that_nobody_saw_is_unknown():
+    """It is not guessed; what was seen some time later says so."""
+    assert led(began(5, at=100), labelled(5, 101), ended(8, "expired", 150, token=5)) == [
+        [(101, None, True)]
+    ]
+    late = labelled(5, 400, on=False, exact=False)
+    assert led(began(5, at=100), labelled(5, 101), late) == [[(101, 400, False)]]
+
+
+def test_history_of_an_earlier_version_says_nothing_of_labels():
+    """Nor does a leader that is no pod."""
+    (term,) = history.terms([began(5, at=100)])
+    assert term.as_json()["led"] is None
+
+
+def test_no_term_ends_before_it_began_though_the_servers_clock_stepped_back():
+    """The order of terms comes from their tokens."""
+    (term,) = terms([began(5, at=5000), labelled(5, 5001), ended(8, "released", 1400, token=5)])
+    assert (term.began, term.ended) == (5000, 5000)
+    (term,) = terms([began(5, at=5000), labelled(5, 5001), labelled(5, 1400, on=False)])
+    assert (term.led[0].began, term.led[0].ended) == (5001, 5001)
+
+
+def test_previous_version_skips_what_it_does_not_know():
+    """It reads two kinds of entries, and takes anything else for somebody else's message."""
+    kinds = {
+        json.loads(history.encode(one, writer="w"))["kind"]
+        for one in (labelled(5), labelled(5, on=False))
+    }
+    assert kinds.isdisjoint({"began", "ended"})
 
 
 @pytest.mark.parametrize("order", (*itertools.permutations(range(4)),))
@@ -236,12 +406,14 @@ def test_end_without_a_beginning_is_left_out():
         began(5, at=12.345, writer="one/1"),
         began(5, how="", exact=False, stranger=True, writer="one/1"),
         replace(ended(9, "evicted", at=1.5, token=5), exact=False, writer="one/1"),
+        labelled(5, at=2.5, version=77, writer="one/1"),
+        labelled(5, at=2.5, on=False, exact=False, writer="one/1"),
     ),
 )
 def test_entries_survive_being_stored(entry):
-    """With the server's time instead of that of the process."""
-    again = history.decode(history.encode(entry, writer="one/1", ahead=ZERO))
-    assert again == replace(entry, at=pytest.approx(ZERO + entry.at))
+    """To the millisecond."""
+    again = history.decode(history.encode(entry, writer="one/1"))
+    assert again == replace(entry, at=pytest.approx(entry.at))
 
 
 @pytest.mark.parametrize(
@@ -441,7 +613,10 @@ async def test_without_a_stream_it_goes_on_and_says_so(scene):
     token = scene.write("one", term=token)
     assert one.problem == "there is no stream HISTORY: make it"
     assert one._observer["failed"] < 20
-    assert [term["holder"] for term in await one.terms(scene.bucket.name, KEY, limit=9)] == ["a"]
+    (term,) = await one.terms(scene.bucket.name, KEY, limit=9)
+    began_at = datetime.fromisoformat(term["from"]).timestamp()
+    assert term["holder"] == "a"
+    assert began_at == pytest.approx(ZERO, abs=5), "by the server's clock, though no stream tells"
 
     scene.store.problem = None
     await asyncio.sleep(historian.LONGEST_PAUSE + 1)
@@ -529,6 +704,159 @@ async def test_last_entries_are_written_at_the_end_of_the_process(scene):
     scene.write("two", "b")
     scene.store.problem = BucketUnreachable("NATS is away")
     await one.finish(within=1)
+
+
+def label(name="a", token=1, *, on=True, version=1, exact=True):
+    """Return a change of the label of a pod, at this moment."""
+    return LabelChange(token, on, clock.now(), name, version, exact)
+
+
+async def leads(one, scene):
+    """Return when the newest terms' pods led, in seconds since the start."""
+    seconds = lambda text: text and round(datetime.fromisoformat(text).timestamp() - ZERO)  # noqa: E731
+    found = await one.terms(scene.bucket.name, KEY, limit=9)
+    return [
+        [(seconds(lead["from"]), seconds(lead["to"])) for lead in term["led"] or ()]
+        for term in found[::-1]
+    ]
+
+
+@pytest.mark.looptime
+async def test_outage_without_a_leader_is_told_though_the_record_outlived_it(scene):
+    """NATS keeps the record while it is away, and the label goes at the deadline."""
+    one, where = scene.start("one"), (scene.bucket.name, KEY)
+    token = scene.write("one")
+    one.note_labels(*where, [label(token=token)], site="east")
+    await asyncio.sleep(10)
+    scene.store.problem = BucketUnreachable("NATS is away")
+    one.note_labels(*where, [label(token=token, on=False, version=2)], site="east")
+    await asyncio.sleep(60)
+    scene.store.problem = None
+    later = scene.write("one", "b")
+    await asyncio.sleep(20)
+    one.note_labels(*where, [label("b", later, version=3)], site="east")
+    await asyncio.sleep(40)
+    assert await leads(one, scene) == [[(0, 10)], [(90, None)]]
+    kinds = [entry["kind"] for entry in scene.entries]
+    assert kinds.count("labelled") == 2
+    assert kinds.count("unlabelled") == 1
+
+
+@pytest.mark.looptime
+async def test_labels_are_written_once_by_all_replicas_of_a_site(scene):
+    """At once by the steward; the others look a moment later, and after a restart, too."""
+    replicas = [scene.start("one"), scene.start("two")]
+    token = scene.write("one")
+    await asyncio.sleep(1)
+    for on, version in ((True, 1), (False, 2), (True, 3)):
+        for one in replicas:
+            change = label(token=token, on=on, version=version)
+            one.note_labels(scene.bucket.name, KEY, [change], site="east")
+        await asyncio.sleep(0.5)
+    third = scene.start("three")
+    third.note_labels(scene.bucket.name, KEY, [label(token=token, version=3)], site="east")
+    await asyncio.sleep(6)
+    shown = [entry["kind"] for entry in scene.entries]
+    assert shown == ["began", "labelled", "unlabelled", "labelled"]
+
+
+@pytest.mark.looptime
+async def test_label_that_was_seen_before_nats_is_dated_when_the_time_is_known(scene):
+    """A replica that starts while NATS is away strips, and knows when."""
+    with scene.bucket.unreachable():
+        one = scene.start("one")
+        where = scene.bucket.name, KEY
+        one.note_labels(*where, [label(token=1, version=5, exact=False)], site="east")
+        await asyncio.sleep(4)
+        one.note_labels(*where, [label(token=1, on=False, version=6)], site="east")
+        await asyncio.sleep(30)
+        assert await one.terms(*where, limit=9) == []
+    scene.write("two")
+    await asyncio.sleep(20)
+    (found,) = await leads(one, scene)
+    assert found == [(0, 4)]
+
+
+@pytest.mark.looptime
+async def test_beginning_of_a_term_is_written_before_its_label(scene):
+    """So whoever finds the label written down knows that the term is, too."""
+    scene.bucket.listen(lambda: None)
+    await asyncio.sleep(1)
+    scene.write("two")
+    with scene.bucket.unreachable():
+        one = scene.start("one")
+        one.note_labels(scene.bucket.name, KEY, [label(exact=False)], site="east")
+        await asyncio.sleep(1)
+    await asyncio.sleep(6)
+    assert [entry["kind"] for entry in scene.entries] == ["began", "labelled"]
+
+
+@pytest.mark.looptime
+async def test_restart_that_finds_no_label_ends_the_last_one(scene):
+    """Its end was not written; how that was is not known, and it is not read for this alone."""
+    one, where = scene.start("one"), (scene.bucket.name, KEY)
+    token = scene.write("one")
+    one.note_labels(*where, [label(token=token)], site="east")
+    await asyncio.sleep(1)
+    await scene.kill(one)
+    await asyncio.sleep(TTL * 3)
+    two = scene.start("two")
+    two.note_labels(
+        *where, [LabelChange(0, on=False, at=clock.now(), pod="", exact=False)], site="east"
+    )
+    await asyncio.sleep(6)
+    (term,) = await two.terms(*where, limit=9)
+    (lead,) = term["led"]
+    assert (lead["exact"], lead["to"] is None) == (False, False)
+    assert "unlabelled" not in {entry["kind"] for entry in scene.entries}
+    scene.write("two", "b")
+    await asyncio.sleep(1)
+    assert "unlabelled" in {entry["kind"] for entry in scene.entries}
+
+
+@pytest.mark.looptime
+async def test_label_belongs_to_the_bucket_of_its_term(scene):
+    """In one made anew the same token is another term."""
+    one, where = scene.start("one"), (scene.bucket.name, KEY)
+    token = scene.write("one")
+    one.note_labels(*where, [label(token=token)], site="east")
+    await asyncio.sleep(10)
+    scene.bucket.recreate()
+    await asyncio.sleep(10)
+    one.note_labels(*where, [label(token=token, on=False, version=2)], site="east")
+    await asyncio.sleep(10)
+    assert await leads(one, scene) == [[(0, 20)]]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("spec", ({}, {"mode": "Observed"}))
+async def test_history_of_an_operator_has_the_labels_of_its_pods(spec):
+    """From the watch and from its own writes, also where the members campaign themselves."""
+    async with two_candidates() as stage:
+        stage.change(**spec)
+        store = FakeHistory()
+        keeper = Historian(store, replica="one/nonce", observer=Observer())
+        writing = asyncio.create_task(keeper.run())
+        one = await stage.start(historian=keeper)
+        if spec:
+            stage.bucket.put(KEY, "a")  # as Choria does
+        await stage.until(lambda: stage.leaders == ["a"])
+        await asyncio.sleep(1)
+        (term,) = (await one.history(limit=9))["terms"]
+        assert [(lead["to"], lead["exact"]) for lead in term["led"]] == [(None, True)]
+        if spec:
+            stage.bucket.put(KEY, "b")
+        else:
+            stage.cluster.delete("a")
+        await stage.until(lambda: stage.leaders == ["b"])
+        await asyncio.sleep(6)
+        new, old = (await one.history(limit=9))["terms"]
+        assert old["led"][0]["from"] < old["led"][0]["to"] <= new["led"][0]["from"]
+        kinds = sorted(json.loads(data)["kind"] for data in store.messages(KEY))
+        assert kinds == ["began", "began", "labelled", "labelled", "unlabelled"]
+        writing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await writing
 
 
 @pytest.mark.looptime

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from incumbent.errors import Forbidden, NotFound
-from incumbent.kubectl import cli, client
+from incumbent.kubectl import cli, client, history
 from incumbent.kubectl.common import OPERATOR_LABELS
 
 LATEST = {
@@ -20,6 +21,7 @@ LATEST = {
     "cause": None,
     "how": "HandedOver",
     "exact": True,
+    "led": [{"from": "2026-11-24T11:59:01Z", "to": None, "exact": True}],
 }
 FIRST = {
     "token": 1,
@@ -30,8 +32,13 @@ FIRST = {
     "cause": "handed over",
     "how": None,
     "exact": False,
+    "led": [
+        {"from": "2026-11-24T11:58:00Z", "to": "2026-11-24T11:58:20Z", "exact": True},
+        {"from": "2026-11-24T11:58:30Z", "to": LATEST["from"], "exact": False},
+    ],
 }
 STRANGER = {**FIRST, "token": None, "holder": "machine-1", "to": None, "cause": "lost"}
+del STRANGER["led"]  # as of an operator of an earlier version
 ALL = "/api/v1/services"
 
 
@@ -81,16 +88,25 @@ def terms(*found, problem=None):
     return {"namespace": "shop", "name": "web", "problem": problem, "terms": [*found]}
 
 
-def test_terms(call):
+def test_terms(call, monkeypatch):
     """One line for each term; what is not known for sure is marked."""
+    monkeypatch.setattr(history, "now", lambda: datetime(2026, 11, 24, 12, 4, 1, tzinfo=UTC))
     answers = {ALL: services("ops/incumbent"), at("ops/incumbent"): terms(LATEST, FIRST, STRANGER)}
     result, asked = call(answers)
     rows = [re.split(r" {3,}", line) for line in result.stdout.splitlines()]
     assert rows == [
-        ["FROM", "TO", "HOLDER", "TOKEN", "BEGAN", "ENDED"],
-        [LATEST["from"], "now", "here/shop/web-b", "9", "HandedOver"],
-        [f"~{FIRST['from']}", FIRST["to"], "here/shop/web-a", "1", "unknown", "handed over"],
-        [f"~{FIRST['from']}", "unknown", "machine-1", "none", "unknown", "lost"],
+        ["FROM", "TO", "LED", "HOLDER", "TOKEN", "BEGAN", "ENDED"],
+        [LATEST["from"], "now", "5m", "here/shop/web-b", "9", "HandedOver"],
+        [
+            f"~{FIRST['from']}",
+            FIRST["to"],
+            "~50s",
+            "here/shop/web-a",
+            "1",
+            "unknown",
+            "handed over",
+        ],
+        [f"~{FIRST['from']}", "unknown", "unknown", "machine-1", "none", "unknown", "lost"],
     ]
     assert asked == [
         (ALL, {"labelSelector": OPERATOR_LABELS}),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,7 @@ from incumbent.kubectl.common import (
     printed,
     qualified,
 )
-from incumbent.kubectl.printing import lines
+from incumbent.kubectl.printing import lines, now, short
 
 if TYPE_CHECKING:
     from incumbent.kubectl.client import Client
@@ -55,10 +56,13 @@ async def history(
 ) -> None:
     """List the terms of an election, the newest first: from, to, holder, token, and why it ended.
 
+    A term lasts as long as its record of the holder. LED says for how long the holder's pod had the
+    leader label in it: less if NATS was away, and unknown if the holder is no pod.
+
     The operator is asked through the API server, which needs the right to get services/proxy in
     its namespace, and without --service the right to list services. It remembers terms if it was
     given a stream for that (--history-stream). A time with ~ is that of the first sight of a term
-    that may have begun before.
+    that may have begun before, and LED with ~ is not exact.
 
     \b
     Examples:
@@ -77,7 +81,7 @@ async def history(
         click.echo(printed(found, output))
     elif terms:
         rows = [_row(term) for term in terms]
-        titles = [] if no_headers else [("FROM", "TO", "HOLDER", "TOKEN", "BEGAN", "ENDED")]
+        titles = [] if no_headers else [("FROM", "TO", "LED", "HOLDER", "TOKEN", "BEGAN", "ENDED")]
         click.echo("\n".join(line.rstrip() for line in lines([*titles, *rows])))
     else:
         click.echo(f"No terms of {name} are known.", err=True)
@@ -133,8 +137,19 @@ def _row(term: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         about + term["from"],
         "now" if lasts else term["to"] or "unknown",
+        _led(term.get("led"), lasts=lasts),
         term["holder"],
         "none" if term["token"] is None else str(term["token"]),
         term["how"] or "unknown",
         term["cause"] or "",
     )
+
+
+def _led(leads: Sequence[Mapping[str, Any]] | None, *, lasts: bool) -> str:
+    """Return for how long a pod had the label; an earlier version does not tell."""
+    if not leads or (not lasts and any(lead["to"] is None for lead in leads)):
+        return "unknown"
+    ends = [datetime.fromisoformat(lead["to"]) if lead["to"] else now() for lead in leads]
+    began = [datetime.fromisoformat(lead["from"]) for lead in leads]
+    seconds = sum(((to - start) for to, start in zip(ends, began, strict=True)), timedelta())
+    return ("" if all(lead["exact"] for lead in leads) else "~") + short(seconds.total_seconds())

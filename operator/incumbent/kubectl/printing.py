@@ -15,10 +15,13 @@ def age(since: str, now: datetime) -> str:
     """Return how long ago a time was, as kubectl does (`duration.HumanDuration`)."""
     if not since:
         return "<unknown>"
-    seconds = int((now - datetime.fromisoformat(since)).total_seconds())
-    if seconds < -1:
-        return "<invalid>"
-    seconds = max(0, seconds)
+    seconds = (now - datetime.fromisoformat(since)).total_seconds()
+    return "<invalid>" if seconds < -1 else short(seconds)
+
+
+def short(duration: float) -> str:
+    """Return a duration in seconds as kubectl does (`duration.HumanDuration`)."""
+    seconds = max(0, int(duration))
     units = (
         (2 * _MINUTE, ((1, "s"),)),
         (10 * _MINUTE, ((_MINUTE, "m"), (1, "s"))),

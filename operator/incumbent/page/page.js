@@ -60,6 +60,11 @@ function duration(seconds) {
   return `${Math.round(seconds / 86400)} days`;
 }
 
+// Why nobody led after a term: it had ended, or its holder kept the key, but no pod had the label.
+const afterTerm = (term, next) => (term === next || !term.cause
+  ? `: ${term.holder} held the key, but no pod had the label`
+  : ` after the term before was ${term.cause}`);
+
 const when = (time) => (new Date(time).toDateString() === new Date().toDateString() ? TIMES : DATES).format(time);
 
 // Elements
@@ -150,7 +155,8 @@ class Row {
     this.seen ??= [];
     if (last && !last.to && !same) {
       last.to = now;
-      last.cause = held ? "handed over" : ready(election).reason === "Vacant" ? "lost" : "released";
+      const released = ["NoCandidates", "Suspended"].includes(ready(election).reason);
+      last.cause = released ? "released" : held && before?.site === election.site ? "handed over" : "lost";
     }
     if (held && !(same && !last.to)) {
       const began = before ? now : election.leader?.acquiredTime ?? now;
@@ -209,42 +215,55 @@ class Row {
     const handedOver = [];
     const terms = this.terms.toReversed();
     const colours = new Map();
-    let gaps = 0, shown = 0, led = 0, idle = 0;
-    terms.forEach((term, index) => {
-      const next = terms[index + 1];
-      const from = Date.parse(term.from);
-      const unseen = term.cause === "lost" && !term.to;
-      const to = term.to ? Date.parse(term.to) : next ? Date.parse(next.from) : end;
-      if (!colours.has(term.holder)) colours.set(term.holder, colours.size % 6);
+    let gaps = 0, shown = 0, idle = 0;
+    const addGap = (from, to, why) => {
       if (to < start) return;
-      shown += 1;
-      led += Math.max(0, to - Math.max(from, start));
-      const [left, right] = [at(from), at(to)];
-      const about = `${term.holder}, ${when(from)}, ${duration((to - from) / 1000)}` +
-        `${term.token == null ? "" : `, token ${term.token}`}${term.cause ? `, ${term.cause}` : ""}`;
-      parts.push(draw("rect", {
-        class: `term c${colours.get(term.holder)}${unseen ? " unseen-end" : ""}`,
-        x: `${left}%`, width: `${Math.max(0.4, right - left)}%`, y: "3", height: "14", rx: "2",
-      }, about));
-      if (!next) {
-        if (term.cause && !unseen && to < end) addGap(to, end, term.cause);
-        return;
-      }
-      const began = Date.parse(next.from);
-      if (began < start) return;
-      if (term.cause === "handed over" || term.cause === "overtaken") {
-        handedOver.push(began);
-      } else if (term.to) addGap(to, began, term.cause);
-      else gaps += 1;
-    });
-    function addGap(from, to, cause) {
       gaps += 1;
       idle += to - Math.max(from, start);
       const [left, right] = [at(from), at(to)];
       parts.push(draw("rect", {
         class: "gap", x: `${left}%`, width: `${Math.max(0.7, right - left)}%`, y: "1", height: "18",
-      }, `nobody led for ${duration((to - from) / 1000)} after the term before was ${cause}`));
-    }
+      }, `nobody led for ${duration((to - from) / 1000)}${why}`));
+    };
+    const leads = []; // when somebody led, in order
+    terms.forEach((term, index) => {
+      const next = terms[index + 1];
+      const began = Date.parse(term.from);
+      const to = term.to ? Date.parse(term.to) : next ? Date.parse(next.from) : end;
+      if (!colours.has(term.holder)) colours.set(term.holder, colours.size % 6);
+      const about = `${term.holder}, ${when(began)}, ${duration((to - began) / 1000)}` +
+        `${term.token == null ? "" : `, token ${term.token}`}${term.cause ? `, ${term.cause}` : ""}`;
+      const waits = !term.led && !next && !term.cause && ready(this.election).reason === "Vacant";
+      if (to >= start) shown += 1;
+      if (to >= start && (term.led || waits)) {
+        parts.push(draw("rect", {
+          class: `held c${colours.get(term.holder)}`,
+          x: `${at(began)}%`, width: `${Math.max(0.4, at(to) - at(began))}%`, y: "7", height: "6",
+        }, `${about}: this long it held the key`));
+      }
+      for (const lead of term.led ?? (waits ? [] : [{ from: term.from, to: term.to }])) {
+        const open = !lead.to && !!(term.cause || next);
+        leads.push({ term, about, open, from: Date.parse(lead.from), to: lead.to ? Date.parse(lead.to) : open ? to : end });
+      }
+      if (began >= start && ["handed over", "overtaken"].includes(terms[index - 1]?.cause)) handedOver.push(began);
+    });
+    leads.sort((one, other) => one.from - other.from);
+    let last = null;
+    leads.forEach((lead, index) => {
+      if (lead.open) lead.to = leads[index + 1]?.from ?? lead.to; // nobody saw when it ended
+      const quick = last && ["handed over", "overtaken"].includes(last.term.cause) && lead.from - last.to < 1000;
+      if (last?.open && lead.from >= start) gaps += 1;
+      else if (last && lead.from > last.to && !quick) addGap(last.to, lead.from, afterTerm(last.term, lead.term));
+      if (!last || lead.to >= last.to) last = lead;
+      if (lead.to < start) return;
+      const [left, right] = [at(lead.from), at(lead.to)];
+      const led = lead.term.led ? `, led ${when(lead.from)} for ${duration((lead.to - lead.from) / 1000)}` : "";
+      parts.push(draw("rect", {
+        class: `term c${colours.get(lead.term.holder)}${lead.open ? " unseen-end" : ""}`,
+        x: `${left}%`, width: `${Math.max(0.4, right - left)}%`, y: "3", height: "14", rx: "2",
+      }, lead.about + led));
+    });
+    if (last && !last.open && last.to < end) addGap(last.to, end, afterTerm(last.term, null));
     for (const time of handedOver) {
       // A nested svg takes percentages, which a path does not.
       const place = draw("svg", { x: `${at(time)}%`, y: "0", overflow: "visible", width: "1", height: "20" });
@@ -306,18 +325,27 @@ class Row {
         make("td", {}, (term.exact ? "" : "before ") + when(from)),
         make("td", {}, to ? when(to) : term.cause ? "not seen" : "in office"),
         make("td", {}, lasted),
+        make("td", {}, this.ledFor(term)),
         make("td", { className: "holder" }, term.holder),
         make("td", {}, term.token == null ? "–" : String(term.token)),
         make("td", {}, term.cause ?? "")));
     }
     const head = make("thead", {}, make("tr", {},
-      ...["From", "To", "Lasted", "Holder", "Token", "Ended"].map((title) => make("th", { scope: "col" }, title))));
+      ...["From", "To", "Lasted", "Led", "Holder", "Token", "Ended"].map((title) => make("th", { scope: "col" }, title))));
     const terms = body.children.length
       ? make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": `Terms of ${this.key}` }, make("table", {}, head, body))
       : make("p", {}, "No term is known.");
     this.details.firstChild.replaceChildren(make("div", { className: "about" },
       make("section", {}, make("h2", {}, "Now"), facts, conditions),
       make("section", {}, make("h2", {}, "Terms"), terms)));
+  }
+
+  // How long a pod had the leader label in a term; of some terms nobody tells.
+  ledFor(term) {
+    if (!term.led) return "–";
+    if (term.led.some((lead) => !lead.to) && term.cause) return "?";
+    const now = Date.now() + clockAhead;
+    return duration(term.led.reduce((sum, { from, to }) => sum + (to ? Date.parse(to) : now) - Date.parse(from), 0) / 1000);
   }
 
   remove() {
@@ -369,7 +397,7 @@ function setProblem(problem) {
   if (!problem) return;
   const since = new Intl.DateTimeFormat(undefined, { timeStyle: "short" }).format(opened);
   setText(notice, /^the history is off/.test(problem)
-    ? `Terms are those seen since this page was opened at ${since}, for ${problem}.`
+    ? `Showing terms since you opened this page (${since}). To keep history, start the operator with --history-stream.`
     : `The history is not complete: ${problem}.`);
 }
 
