@@ -20,6 +20,9 @@ MINIMUM_SERVER = (2, 11)
 """From 2.11 on a new stream leader answers only after it has caught up with its log, and a record
 that expires can leave a marker (release notes of nats-server 2.11)."""
 
+LEAST_PATIENCE = 5.0
+"""Seconds for which a command waits for NATS, at least."""
+
 _CREDENTIALS = (
     re.compile(r"BEGIN NATS USER JWT-+\n+\S+\n"),
     re.compile(r"BEGIN USER NKEY SEED-+\n+\S+\n"),
@@ -54,6 +57,9 @@ class NatsAccess:
     tls_key: Path | None = None
     tls_first: bool = False
     domain: str | None = None
+    inbox_prefix: str = "_INBOX"
+    connect_timeout: float = 2.0
+    """Seconds for each step of connecting to a server."""
     servers: tuple[Server, ...] = field(init=False, repr=False, compare=False)
     """What the URLs say."""
 
@@ -65,6 +71,11 @@ class NatsAccess:
         """
         servers = servers_from(self.urls, with_tls=self._wants_tls)
         object.__setattr__(self, "servers", servers)  # frozen for everybody else
+
+    @property
+    def patience(self) -> float:
+        """Seconds in which somebody who waits for a connection can expect one."""
+        return max(LEAST_PATIENCE, 2 * self.connect_timeout + 1)
 
     @property
     def _wants_tls(self) -> bool:
@@ -155,6 +166,8 @@ def access_from(settings: Settings, *, name: str) -> NatsAccess:
         tls_key=settings.nats_tls_key,
         tls_first=settings.nats_tls_first,
         domain=settings.nats_domain,
+        inbox_prefix=settings.nats_inbox_prefix,
+        connect_timeout=settings.nats_connect_timeout,
     )
 
 

@@ -49,7 +49,6 @@ from incumbent.stream import LONGEST_PAUSE, NatsBucket, Take, pause
 
 __all__ = ["Nats", "NatsAccess", "NatsBucket"]
 
-CONNECT_TIMEOUT = 2
 PING_EVERY = 1
 """Seconds between the pings by which a black-holed connection is noticed."""
 MOST_PINGS = 2
@@ -133,13 +132,17 @@ class Nats:
         """Return the stream of that name as the place of the history, whether it exists or not."""
         return HistoryStream(self, name)
 
-    async def create_bucket(self, name: str, *, ttl: float, replicas: int) -> None:
+    async def create_bucket(
+        self, name: str, *, ttl: float, replicas: int, max_bytes: int | None = None
+    ) -> None:
         """Create a bucket with markers and history 1, unless there is one of that name.
+
+        Without `max_bytes` it has no limit, or 64 MiB if the account requires one.
 
         Raises:
             BucketError: the server refuses or does not answer.
         """
-        await self.bucket(name).create(ttl=ttl, replicas=replicas)
+        await self.bucket(name).create(ttl=ttl, replicas=replicas, max_bytes=max_bytes)
 
     # For the buckets
 
@@ -246,10 +249,11 @@ class Nats:
             await client.open()
             self._inbox = client.new_inbox()
             await client.subscribe(f"{self._inbox}.*", cb=self._answered)
-            # Twice: nats-py's ping overtakes what is still in its buffer, and so the refusal of a
-            # subscription would come after the first one's answer.
-            await client.flush(timeout=CONNECT_TIMEOUT)
-            await client.flush(timeout=CONNECT_TIMEOUT)
+            async with asyncio.timeout(self.access.connect_timeout):
+                # Twice: nats-py's ping overtakes what is still in its buffer, and so the refusal of
+                # a subscription would come after the first one's answer.
+                await client.flush()
+                await client.flush()
             if client.lost.done():
                 return _problem(client.lost.result(), server)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next try may do better
@@ -323,12 +327,14 @@ class _Client(Client):
 
     async def open(self) -> None:
         """Connect and log in; raises whatever went wrong."""
-        async with asyncio.timeout(2 * CONNECT_TIMEOUT):
+        limit: Any = self._access.connect_timeout  # nats-py's types want whole seconds
+        async with asyncio.timeout(2 * limit):
             await self.connect(
                 servers=[self._server.url],
                 name=self._access.name,
                 allow_reconnect=False,
-                connect_timeout=CONNECT_TIMEOUT,
+                connect_timeout=limit,
+                inbox_prefix=self._access.inbox_prefix,
                 pending_size=0,
                 ping_interval=PING_EVERY,
                 max_outstanding_pings=MOST_PINGS,
@@ -384,7 +390,9 @@ class _Client(Client):
         elif permission[1] == "publish":
             self._denied(permission[2])
         else:
-            msg = f"NATS refuses us to subscribe to _INBOX.>: {_GRANT}"
+            subject = f"{self._access.inbox_prefix}.>"
+            way = f"give another --nats-inbox-prefix, or {_GRANT}"
+            msg = f"NATS refuses us to subscribe to {subject}: {way}"
             await self._process_op_err(BucketDenied(msg))
 
     async def _process_op_err(self, e: Exception) -> None:

@@ -26,7 +26,7 @@ from incumbent.flags import (
     namespaces_flag,
     nats_flags,
 )
-from incumbent.names import bucket_name, label_prefix, plain_name, ttl
+from incumbent.names import bucket_name, label_prefix, plain_name, size, ttl
 from incumbent.settings import Settings
 
 COMMANDS = {
@@ -133,6 +133,12 @@ def main() -> None:
     "bucket-replicas",
     type=click.Choice([1, 3, 5]),
     help="On how many NATS servers a bucket that is created is stored.",
+)
+@flag(
+    "bucket-max-bytes",
+    type=Text("SIZE", size),
+    show_default="no limit, or 64MiB if the account requires one",
+    help="The most bytes of a bucket that is created.",
 )
 @flag(
     "history-stream",

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from incumbent.errors import ConfigurationError, IncumbentError
-from incumbent.names import bucket_name, namespace, nats_url
+from incumbent.names import bucket_name, connect_timeout, inbox_prefix, namespace, nats_url
 from incumbent.servers import login_in, servers_from
 from incumbent.settings import Settings
 
@@ -161,6 +161,17 @@ _NATS = (
     flag("nats-tls-key", type=FILE, help="Private key of --nats-tls-cert."),
     flag("nats-tls-first", is_flag=True, help="Begin with TLS before the server says anything."),
     flag("nats-domain", type=Text("NAME", bucket_name), help="JetStream domain of the bucket."),
+    flag(
+        "nats-inbox-prefix",
+        type=Text("SUBJECT", inbox_prefix),
+        help="What the subjects of answers begin with.",
+    ),
+    flag(
+        "nats-connect-timeout",
+        type=Text("DURATION", connect_timeout),
+        default=f"{DEFAULTS.nats_connect_timeout:g}s",
+        help="How long a server has for each step of connecting, before the next is tried.",
+    ),
 )
 
 _CLUSTER = (

@@ -21,15 +21,24 @@ _NO_ROOM = frozenset({10002, 10023, 10028, 10047, 10054, 10077})
 """Limits of an account, a server's memory or disk, or a bucket's bytes, in all or in a message."""
 _STREAM_NOT_FOUND = 10059
 _NO_MESSAGE = 10037
+_MAX_BYTES_REQUIRED = 10113
 _NO_JETSTREAM = frozenset({10039, 10076})
 _DOMAIN_TOKENS = 11
 """From so many tokens on the subject of an acknowledgement begins with domain and account."""
+
+DEFAULT_MAX_BYTES = 64 * 1024 * 1024
+"""Where the account requires a limit and nobody gave one: room for 35,000 records of the longest
+kind, and little enough to be reserved three times in a small account."""
 
 Json = Mapping[str, Any]
 
 
 class NoMessage(BucketError):
     """There is no message on the subject."""
+
+
+class MaxBytesRequired(BucketInvalid):
+    """The account takes no stream without a limit of its bytes."""
 
 
 class Delivery(NamedTuple):
@@ -77,7 +86,7 @@ def consumer_request(bucket: str, inbox: str, heartbeat: float) -> Json:
     }
 
 
-def stream_request(bucket: str, *, ttl: float, replicas: int) -> Json:
+def stream_request(bucket: str, *, ttl: float, replicas: int, max_bytes: int | None = None) -> Json:
     """Ask for a bucket with markers and history 1.
 
     A marker lives at least 1 s, and the window for duplicates may not exceed the age (ADR-43,
@@ -87,6 +96,7 @@ def stream_request(bucket: str, *, ttl: float, replicas: int) -> Json:
         "name": f"KV_{bucket}",
         "subjects": [f"$KV.{bucket}.>"],
         "max_msgs_per_subject": 1,
+        "max_bytes": -1 if max_bytes is None else max_bytes,
         "max_age": int(ttl * 1e9),
         "duplicate_window": int(min(ttl, 120) * 1e9),
         "subject_delete_marker_ttl": int(max(1.0, ttl) * 1e9),
@@ -113,6 +123,8 @@ def error_from(answer: Json, bucket: str) -> BucketError | None:
         )
     if code == _NO_MESSAGE:
         return NoMessage(said)
+    if code == _MAX_BYTES_REQUIRED:
+        return MaxBytesRequired(f"JetStream refuses what was asked of bucket {bucket}: {said}")
     if code in _NO_JETSTREAM:
         return BucketUnreachable(
             f"JetStream is not enabled for this account on the NATS server: {said}"

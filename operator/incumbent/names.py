@@ -14,6 +14,12 @@ UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 BUCKET = r"[a-zA-Z0-9_-]+"
 """The rule of NATS for bucket names, and for JetStream domains."""
 
+SHORTEST_CONNECT, LONGEST_CONNECT = 0.1, 60.0
+"""Limits of the seconds for connecting."""
+
+SMALLEST_BUCKET = 64 * 1024
+"""Bytes; a record takes up to a kilobyte."""
+
 DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 """The rule of Kubernetes for DNS subdomain names."""
 
@@ -50,6 +56,54 @@ def ttl(text: str) -> float:
     if MINIMUM_TTL <= seconds <= MAXIMUM_TTL:
         return seconds
     msg = f"{text} is no TTL for elections; it must be from 1 second to 1 hour."
+    raise ConfigurationError(msg)
+
+
+def connect_timeout(text: str) -> float:
+    """Return the seconds for each step of connecting to a server.
+
+    Raises:
+        ConfigurationError: it is no duration, or not from 0.1 s to 1 minute.
+    """
+    seconds = duration(text)
+    if SHORTEST_CONNECT <= seconds <= LONGEST_CONNECT:
+        return seconds
+    msg = (
+        f"{text} is no time for connecting; it must be from {SHORTEST_CONNECT:g} to"
+        f" {LONGEST_CONNECT:g} seconds."
+    )
+    raise ConfigurationError(msg)
+
+
+def size(text: str) -> int:
+    """Return the bytes in a text like `64MiB`, `64Mi` or `67108864`, for a bucket.
+
+    Raises:
+        ConfigurationError: it is none, or too small for any election.
+    """
+    match = re.fullmatch(r"([0-9]+)(?:([KMG])iB?)?", text)
+    if match is None:
+        msg = f"{text!r} is not a size; write it like 64MiB, or 67108864 for bytes."
+        raise ConfigurationError(msg)
+    bytes_ = int(match[1]) << 10 * " KMG".index(match[2] or " ")
+    if bytes_ < SMALLEST_BUCKET:
+        msg = f"{text} is too small for a bucket; it must be at least {SMALLEST_BUCKET >> 10}KiB."
+        raise ConfigurationError(msg)
+    return bytes_
+
+
+def inbox_prefix(text: str) -> str:
+    """Return what the subjects of answers begin with.
+
+    Raises:
+        ConfigurationError: it is no subject, or has a wildcard.
+    """
+    if re.fullmatch(r"[^\s.*>]+(\.[^\s.*>]+)*", text) and text.isprintable():
+        return text
+    msg = (
+        f"{text!r} is not a prefix of inboxes; write it like _INBOX_ops, without a wildcard or a"
+        " dot at the end."
+    )
     raise ConfigurationError(msg)
 
 

@@ -202,7 +202,10 @@ async def _prepare_bucket(settings: Settings, connection: Nats, health: Health) 
 
     async def create() -> None:
         await connection.create_bucket(
-            settings.bucket, ttl=settings.bucket_ttl, replicas=settings.bucket_replicas
+            settings.bucket,
+            ttl=settings.bucket_ttl,
+            replicas=settings.bucket_replicas,
+            max_bytes=settings.bucket_max_bytes,
         )
 
     if settings.create_bucket:

@@ -53,6 +53,14 @@ class Settings:
     """`--nats-domain`: the JetStream domain, for a bucket behind a leaf node. Default: the
     account's own."""
 
+    nats_inbox_prefix: str = "_INBOX"
+    """`--nats-inbox-prefix`: what the subjects of answers begin with, for a user who may subscribe
+    to nothing else. The default is that of every NATS client."""
+
+    nats_connect_timeout: float = 2.0
+    """`--nats-connect-timeout`: seconds for each step of connecting to a server, before the next
+    server is tried. 2 s, as in other NATS clients."""
+
     bucket: str = "LEADER_ELECTION"
     """`--bucket`: the bucket of elections that name none."""
 
@@ -67,6 +75,10 @@ class Settings:
     bucket_replicas: int = 1
     """`--bucket-replicas`: 1, 3 or 5, of a bucket that is created. 1, for a single server can do no
     more; a cluster should have 3."""
+
+    bucket_max_bytes: int | None = None
+    """`--bucket-max-bytes`: the most bytes of a bucket that is created. None: no limit, or 64 MiB
+    in an account whose streams must have one."""
 
     history_stream: str | None = None
     """`--history-stream`: a JetStream stream in which the terms of elections are written down. None

@@ -105,8 +105,10 @@ class NatsBucket:
         self.server_ahead: float | None = None
         """How many seconds the server's clock is ahead of `incumbent.clock`; None: not asked."""
 
-    async def create(self, *, ttl: float, replicas: int) -> None:
+    async def create(self, *, ttl: float, replicas: int, max_bytes: int | None = None) -> None:
         """Create it with markers and history 1, unless there is a bucket of that name.
+
+        Without `max_bytes` it has no limit, or a default one if the account requires one.
 
         Raises:
             BucketError: the server refuses or does not answer.
@@ -114,9 +116,15 @@ class NatsBucket:
         try:
             await self.info()
         except BucketNotFound:
-            request = jetstream.stream_request(self.name, ttl=ttl, replicas=replicas)
+            request = jetstream.stream_request(
+                self.name, ttl=ttl, replicas=replicas, max_bytes=max_bytes
+            )
             try:
-                await self._ask("STREAM.CREATE", request, timeout=CREATE_TIMEOUT)
+                try:
+                    await self._ask("STREAM.CREATE", request, timeout=CREATE_TIMEOUT)
+                except jetstream.MaxBytesRequired:
+                    request = {**request, "max_bytes": jetstream.DEFAULT_MAX_BYTES}
+                    await self._ask("STREAM.CREATE", request, timeout=CREATE_TIMEOUT)
             except BucketError as error:
                 self._not_created = error
                 raise

@@ -314,6 +314,20 @@ def test_another_job_has_another_name(helm3):
     assert len(names) == 2
 
 
+def test_what_a_nats_administrator_asks_for_becomes_flags(helm3):
+    """And defaults become none."""
+    nats = {"url": "x", "inboxPrefix": "_INBOX_ops", "connectTimeout": "500ms"}
+    bucket = {"create": True, "maxBytes": "64MiB"}
+    rendered = helm3.render({"nats": {**nats, "bucket": bucket}})
+    flags = {"--nats-inbox-prefix=_INBOX_ops", "--nats-connect-timeout=500ms"}
+    for name, spec in pods(rendered):
+        if not name.endswith("-cleanup"):
+            assert flags <= set(spec["containers"][0]["args"])
+    assert "--bucket-max-bytes=64MiB" in operator(rendered)["args"]
+    plain = " ".join(operator(helm3.render({"nats": {"url": "x"}}))["args"])
+    assert not [flag for flag in ("inbox", "connect", "max-bytes") if flag in plain]
+
+
 def test_a_user_name_comes_from_its_secret_unless_it_is_given(helm3):
     """A variable of the chart that `extraEnv` gives, too, is there once."""
     values = {"nats": {"url": "nats://x", "auth": {"userPassword": {"secretName": "s"}}}}
@@ -459,6 +473,9 @@ def test_what_cannot_work_is_refused_with_a_sentence(helm3, values, sentence):
         {"labelPrefixes": ["it's"]},
         {"labelPrefixes": ["a: b"]},
         {"nats": {"bucket": {"ttl": "abc"}}},
+        {"nats": {"bucket": {"maxBytes": "64MB"}}},
+        {"nats": {"inboxPrefix": "a.>"}},
+        {"nats": {"connectTimeout": "soon"}},
     ),
 )
 def test_values_that_do_not_exist_are_refused(helm, values):

@@ -424,7 +424,9 @@ async def test_a_client_that_may_hear_no_answer_is_told_so(tmp_path: Path) -> No
     """Without the right to subscribe to an inbox there is no use in a connection."""
     config = _permissions(subscribe='"_OTHER.>"')
     async with restricted(tmp_path, config) as connection:
-        sentence = "NATS refuses us to subscribe to _INBOX.>: grant it to our user, as docs/nats.md"
+        sentence = (
+            "NATS refuses us to subscribe to _INBOX.>: give another --nats-inbox-prefix, or grant"
+        )
         end = connection.bucket(NAME).watch(KEY, lambda _: None)
         await until(lambda: connection.problem.startswith(sentence))
         assert not connection.connected

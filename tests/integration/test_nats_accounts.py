@@ -19,10 +19,12 @@ import pytest
 from controlplane.natsserver import NatsServer
 from controlplane.processes import free_port
 from elections import LEADER, Election, condition_of, with_bucket
+from incumbent import jetstream
 from incumbent.bucket import Nats, NatsAccess, NatsBucket
 from incumbent.errors import BucketDenied, BucketError
 from incumbent.model import Record
 from incumbent.ports import Outcome, Sighting
+from incumbent.wire import headers_of
 from natslogins import GENERATIONS, LOGINS, credentials, flags_from, key, login, operator_mode
 from operatorprocess import SOURCES, OperatorProcess
 
@@ -144,7 +146,8 @@ async def test_each_right_is_needed(tmp_path: Path, missing: str) -> None:
     assert isinstance(error, BucketDenied)
     subject = missing.replace(">", "shop.billing") if missing == WRITE else missing
     verb = "to subscribe to" if missing == INBOX else "the subject"
-    assert str(error) == f"NATS refuses us {verb} {subject}: {GRANT}"
+    way = f"give another --nats-inbox-prefix, or {GRANT}" if missing == INBOX else GRANT
+    assert str(error) == f"NATS refuses us {verb} {subject}: {way}"
 
 
 async def test_the_right_to_create_is_only_needed_for_that(tmp_path: Path) -> None:
@@ -358,6 +361,94 @@ async def test_the_operator_works_with_the_account(
         await election.delete()
         await election.wait_gone()
     assert "refuses us" not in operator.log
+
+
+# What administrators ask for
+
+
+PREFIX = "_INBOX_ops"
+INBOX_OF_OURS = account().replace('"_INBOX.>"', f'"{PREFIX}.>"')
+
+
+async def test_an_inbox_of_its_own_is_all_that_a_user_may_subscribe_to(tmp_path: Path) -> None:
+    """Nobody else in the account hears what is answered then."""
+    server = NatsServer(tmp_path, config=INBOX_OF_OURS)
+    async with server:
+        await create_bucket(server)
+        async with connected(server, "incumbent:change-me", inbox_prefix=PREFIX) as connection:
+            await connection.wait_connected()
+            await campaign(connection.bucket(BUCKET))
+        async with connected(server, "incumbent:change-me", inbox_prefix="_OTHER") as connection:
+            await until(lambda: "refuses us to subscribe to _OTHER.>: give" in connection.problem)
+        async with connected(server, "incumbent:change-me") as connection:
+            await until(lambda: "refuses us to subscribe to _INBOX.>: give" in connection.problem)
+            assert "--nats-inbox-prefix" in connection.problem
+
+
+@pytest.mark.timeout(90)
+async def test_the_operator_works_with_an_inbox_of_its_own(
+    site, election: Election, new_operator: Callable[..., OperatorProcess], tmp_path: Path
+) -> None:
+    """So do the commands: the flag is one of all that connect."""
+    async with NatsServer(tmp_path / "nats", config=INBOX_OF_OURS) as server:
+        await create_bucket(server)
+        url = server.url.replace("//", "//incumbent:change-me@")
+        flags = (f"--nats-url={url}", f"--nats-inbox-prefix={PREFIX}", "--nats-connect-timeout=1s")
+        operator = new_operator(url, *flags[1:])
+        await operator.start()
+        leader = await election.lead()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "incumbent", "list", *flags, stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(SOURCES)},
+        )  # fmt: skip
+        assert leader in (await process.communicate())[0].decode()
+        assert process.returncode == 0
+
+
+LIMITED = """accounts { A { users: [ { user: op, password: op } ], jetstream {
+    max_store: 1G, max_mem: 100M, max_bytes_required: true } } }"""
+
+
+@pytest.mark.parametrize(("max_bytes", "limit"), ((None, 64 * 2**20), (2**20, 2**20)))
+async def test_a_bucket_has_a_limit_where_the_account_requires_one(
+    tmp_path: Path, max_bytes: int | None, limit: int
+) -> None:
+    """A default one, unless another was asked for."""
+    server = NatsServer(tmp_path, config=LIMITED)
+    async with server, connected(server, "op:op") as connection:
+        await connection.wait_connected()
+        await connection.create_bucket(BUCKET, ttl=60, replicas=1, max_bytes=max_bytes)
+        await campaign(connection.bucket(BUCKET))
+        answer = await connection.request(f"$JS.API.STREAM.INFO.KV_{BUCKET}", b"", timeout=2)
+        assert answer["config"]["max_bytes"] == limit
+
+
+async def test_a_bucket_has_the_limit_that_was_asked_for(tmp_path: Path) -> None:
+    """Also where none is required; without a word there is none."""
+    async with NatsServer(tmp_path) as server, connected(server) as connection:
+        await connection.wait_connected()
+        for max_bytes, limit in ((None, -1), (2**20, 2**20)):
+            name = f"LIMIT_{limit}"
+            await connection.create_bucket(name, ttl=60, replicas=1, max_bytes=max_bytes)
+            answer = await connection.request(f"$JS.API.STREAM.INFO.KV_{name}", b"", timeout=2)
+            assert answer["config"]["max_bytes"] == limit
+
+
+async def test_a_bucket_with_the_default_limit_takes_a_record_of_the_longest_kind(
+    tmp_path: Path,
+) -> None:
+    """How much one takes on the server is what the default is reckoned with."""
+    async with NatsServer(tmp_path) as server, connected(server) as connection:
+        await connection.wait_connected()
+        await connection.create_bucket(BUCKET, ttl=60, replicas=1)
+        record = Record(1, f"{'s' * 253}/{'n' * 63}/{'p' * 253}", 10**18, replica="r" * 253,
+                        site="s" * 253, pod_uid="u" * 36, sent_at=1e9, wait=1e9)  # fmt: skip
+        answer = await connection.bucket(BUCKET).write(
+            "k" * 300, record.holder, expected=0, headers=headers_of(record), timeout=2
+        )
+        assert answer.outcome is Outcome.STORED
+        answer = await connection.request(f"$JS.API.STREAM.INFO.KV_{BUCKET}", b"", timeout=2)
+        assert 35_000 * answer["state"]["bytes"] <= jetstream.DEFAULT_MAX_BYTES
 
 
 # Rotation, and secrets

@@ -72,6 +72,11 @@ CASES = (
     ("--nats-token-file", __file__, {"nats_token_file": Path(__file__)}),
     ("--nats-tls-ca", __file__, {"nats_tls_ca": Path(__file__)}),
     ("--nats-domain", "hub", {"nats_domain": "hub"}),
+    ("--nats-inbox-prefix", "_INBOX_ops.a", {"nats_inbox_prefix": "_INBOX_ops.a"}),
+    ("--nats-connect-timeout", "500ms", {"nats_connect_timeout": 0.5}),
+    ("--bucket-max-bytes", "64MiB", {"bucket_max_bytes": 64 * 2**20}),
+    ("--bucket-max-bytes", "1Gi", {"bucket_max_bytes": 2**30}),
+    ("--bucket-max-bytes", "65536", {"bucket_max_bytes": 65536}),
     ("--bucket", "B-1_b", {"bucket": "B-1_b"}),
     ("--bucket-ttl", "1m", {"bucket_ttl": 60.0}),
     ("--bucket-ttl", "10", {"bucket_ttl": 10.0}),
@@ -184,6 +189,16 @@ URL = "write it like nats://host:4222, with the scheme nats, tls, ws or wss"
             "give one of --nats-creds, --nats-nkey, --nats-token-file.",
         ),
         (("--nats-domain", "a.b"), "'a.b' is not a valid name"),
+        *(
+            (("--nats-inbox-prefix", prefix), f"{prefix!r} is not a prefix of inboxes")
+            for prefix in ("a.>", "a.*", "a.", ".a", "a b", "a..b", ">")
+        ),
+        (("--nats-connect-timeout", "0"), "it must be from 0.1 to 60 seconds"),
+        (("--nats-connect-timeout", "2m"), "it must be from 0.1 to 60 seconds"),
+        (("--nats-connect-timeout", "soon"), "'soon' is not a duration"),
+        (("--bucket-max-bytes", "64MB"), "'64MB' is not a size; write it like 64MiB"),
+        (("--bucket-max-bytes", "-1"), "'-1' is not a size"),
+        (("--bucket-max-bytes", "64"), "64 is too small for a bucket; it must be at least 64KiB"),
         (("--bucket", "a.b"), "letters, digits, '-' and '_'"),
         (("--bucket-ttl", "soon"), "'soon' is not a duration; write it like 30s"),
         (("--bucket-ttl", "500ms"), "it must be from 1 second to 1 hour"),

@@ -143,6 +143,12 @@ affinity:
 {{- with .Values.nats.domain }}
 - --nats-domain={{ . }}
 {{- end }}
+{{- if ne .Values.nats.inboxPrefix "_INBOX" }}
+- --nats-inbox-prefix={{ .Values.nats.inboxPrefix }}
+{{- end }}
+{{- if ne .Values.nats.connectTimeout "2s" }}
+- --nats-connect-timeout={{ .Values.nats.connectTimeout }}
+{{- end }}
 {{- if $auth.credentials.secretName }}
 - --nats-creds=/etc/incumbent/nats/user.creds
 {{- end }}

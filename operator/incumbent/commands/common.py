@@ -28,9 +28,6 @@ from incumbent.flags import (
 from incumbent.names import bucket_name, key_name
 from incumbent.settings import Settings
 
-CONNECT_WITHIN = 5.0
-"""Seconds for which a command that only looks waits for NATS."""
-
 
 @dataclass(frozen=True, slots=True)
 class Session:
@@ -45,11 +42,11 @@ class Session:
         """Connect for as long as the context lasts.
 
         Raises:
-            BucketUnreachable: NATS does not answer within 5 s.
+            BucketUnreachable: NATS does not answer in time.
         """
         async with Nats(self.access) as nats:
             try:
-                async with asyncio.timeout(CONNECT_WITHIN):
+                async with asyncio.timeout(self.access.patience):
                     await nats.wait_connected()
             except TimeoutError as error:
                 raise BucketUnreachable(nats.problem) from error

@@ -25,8 +25,8 @@ from incumbent.resource import resource_from
 from incumbent.settings import Settings
 from incumbent.status import warnings_about
 
-NATS_WITHIN = 5.0
-"""Seconds for a connection to NATS."""
+SHOWN_WITHIN = 5.0
+"""Seconds for the watch of a bucket to show its keys."""
 
 REQUEST = 2.0
 """Seconds for a request to NATS."""
@@ -55,7 +55,7 @@ async def of_nats(
         used.setdefault(named or settings.bucket, [])
     async with Nats(access_from(settings, name="kubectl incumbent doctor")) as nats:
         try:
-            async with asyncio.timeout(NATS_WITHIN):
+            async with asyncio.timeout(nats.access.patience):
                 await nats.wait_connected()
         except TimeoutError:
             todo = "correct the flags, or look at the server and at what lies between"
@@ -126,11 +126,11 @@ async def _problems(bucket: NatsBucket, keys: Sequence[str]) -> list[str]:
     shown = asyncio.Event()
     end = bucket.follow(lambda key, _: None if key else shown.set())
     try:
-        async with asyncio.timeout(NATS_WITHIN):
+        async with asyncio.timeout(SHOWN_WITHIN):
             await shown.wait()
     except TimeoutError:
         problem: BucketError | None = bucket.problem
-        problems.append(str(problem or f"the keys were not shown within {NATS_WITHIN:g} s"))
+        problems.append(str(problem or f"the keys were not shown within {SHOWN_WITHIN:g} s"))
     finally:
         end()
     for key in keys:
