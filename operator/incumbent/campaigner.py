@@ -694,6 +694,7 @@ class Campaigner:
             routed=self._office.routing.routed,
             obstacle=self._office.routing.obstacle,
             unrouted=self._office.routing.undone,
+            pods_seen=self._pods.all is not None,
         )
 
     @property

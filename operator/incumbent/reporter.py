@@ -19,7 +19,7 @@ import structlog
 from incumbent import clock
 from incumbent.errors import ClusterError, Conflict, NotFound
 from incumbent.ports import Cluster
-from incumbent.status import Event, Situation, events_from, status_from
+from incumbent.status import Event, Situation, events_from, status_from, with_candidates
 
 log = structlog.get_logger(__name__)
 
@@ -127,8 +127,12 @@ class Reporter:
         metadata, waited = self.body["metadata"], False
         while (situation := self._situation) is not None:
             before = self.status
-            status = status_from(situation, before, _timestamp())
-            if status == before or self._leaves_it(situation, before):
+            if _knows_less(situation, before):
+                return
+            status: Mapping[str, Any] = status_from(situation, before, _timestamp())
+            if self._leaves_it(situation, before):
+                status = with_candidates(situation, before, _timestamp())
+            if status == before:
                 return
             said = _said_by(status)
             repeated = said == self._written
@@ -185,8 +189,6 @@ class Reporter:
 
     def _leaves_it(self, situation: Situation, before: Mapping[str, Any]) -> bool:
         """Whether the status is better left as it is, for another replica sees more."""
-        if _knows_less(situation, before):
-            return True
         problem = situation.problem
         if situation.seen and (problem is None or problem.reason != "BucketUnreachable"):
             return False

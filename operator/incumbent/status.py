@@ -97,6 +97,8 @@ class Situation:
     """Why that Service cannot be used."""
     unrouted: str = ""
     """Why its slices are not as they should be; empty if they are."""
+    pods_seen: bool = True
+    """Whether the pods have been seen since the start, whatever is known of the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,9 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
     resource, record = situation.resource, situation.record
     lasting = {"token"}
     if not situation.seen:
-        lasting |= {"holder", "leader", "steward", "candidates"}
+        lasting |= {"holder", "leader", "steward"}
+    if not situation.pods_seen:
+        lasting |= {"candidates"}
     status = {
         "observedGeneration": resource.generation,
         "state": situation.state.name.capitalize(),
@@ -156,6 +160,19 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
         status["leader"] = _leader(situation.leader, since)
     status["conditions"] = _conditions(situation, before, now)
     return status
+
+
+def with_candidates(situation: Situation, before: Mapping[str, Any], now: str) -> Mapping[str, Any]:
+    """Return a status with what a situation says about candidates, and nothing else of it.
+
+    A replica that does not see the key still sees the pods, and nobody knows them better.
+    """
+    fresh = status_from(situation, before, now)
+    if not situation.pods_seen or "conditions" not in before:
+        return before
+    new = next(one for one in fresh["conditions"] if one["type"] == "CandidatesReady")
+    conditions = [new if one["type"] == new["type"] else one for one in before["conditions"]]
+    return {**before, "candidates": fresh["candidates"], "conditions": conditions}
 
 
 def events_from(
@@ -329,7 +346,7 @@ def _ready_now(situation: Situation) -> _Verdict:
     if situation.leader is not None:
         return "True", "Leading", f"pod {situation.leader.name} leads"
     if not situation.seen:
-        return "Unknown", "Starting", "the key and the pods have not been seen yet"
+        return "Unknown", "Starting", _unseen(situation)
     if record is not None and not situation.ours:
         return "True", "LedElsewhere", f"{shown(record.holder)} holds the record"
     if situation.ready == 0:
@@ -338,6 +355,11 @@ def _ready_now(situation: Situation) -> _Verdict:
         holder = shown(record.holder)
         return "False", "Vacant", f"{holder} holds the record, but is not labelled yet"
     return "False", "Vacant", "no pod leads; a candidate campaigns"
+
+
+def _unseen(situation: Situation) -> str:
+    what = "the key has" if situation.pods_seen else "the key and the pods have"
+    return f"{what} not been seen yet"
 
 
 def _no_candidates(situation: Situation) -> str:
@@ -379,7 +401,7 @@ def warnings_about(info: BucketInfo) -> list[str]:
 
 
 def _candidates_ready(situation: Situation) -> _Verdict:
-    if not situation.seen:
+    if not situation.pods_seen:
         return "Unknown", "Starting", "the pods have not been seen yet"
     if situation.ready == 0:
         return "False", "NoCandidates", _no_candidates(situation)
@@ -390,7 +412,7 @@ def _labels_in_sync(situation: Situation) -> _Verdict:
     if situation.unlabelled:
         return "False", "LabelsNotWritten", situation.unlabelled
     if not situation.seen:
-        return "Unknown", "Starting", "the pods have not been seen yet"
+        return "Unknown", "Starting", _unseen(situation)
     message = "every pod's label is as it should be"
     if situation.patch_seconds >= SLOW_PATCH:
         message += (
@@ -412,7 +434,7 @@ def _routing_in_sync(situation: Situation) -> _Verdict:
     if situation.unrouted:
         return "False", "SliceNotWritten", situation.unrouted
     if not situation.seen:
-        return "Unknown", "Starting", "the key and the pods have not been seen yet"
+        return "Unknown", "Starting", _unseen(situation)
     service = situation.resource.service
     return "True", "SliceWritten", f"Service {service} reaches the leader, and no other pod"
 

@@ -799,6 +799,40 @@ async def test_missing_bucket_counts_only_when_everybody_has_stopped(stage):
     assert stage.leaders == []
 
 
+@pytest.mark.parametrize("problem", (BucketNotFound("no bucket"), BucketUnreachable("away")))
+async def test_candidates_are_told_though_the_key_is_not_known(stage, problem):
+    """Who sees the pods says how many can lead, whatever is wrong with the bucket."""
+    stage.cluster.change("b", ready=False)
+    stage.bucket._unreachable = True
+    stage.bucket.problem = problem
+    await stage.start()
+    await stage.until(lambda: (stage.condition() or ("",))[0] == "False")
+    for ready, status in ((2, "True"), (1, "True"), (0, "False")):
+        stage.cluster.change("a", ready=ready > 0)
+        stage.cluster.change("b", ready=ready > 1)
+        await asyncio.sleep(1)
+        assert stage.status["candidates"] == {"total": 2, "ready": ready}
+        assert stage.condition("CandidatesReady")[0] == status
+    assert len(stage.cluster.events) == 1
+
+
+async def test_candidates_are_told_in_an_outage_without_another_word(stage):
+    """A second replica says the same, and both are quiet then."""
+    await stage.lead()
+    await stage.start("two", nonce="other")
+    with stage.bucket.unreachable():
+        await asyncio.sleep(3 * TTL)
+        before = dict(stage.status)
+        stage.cluster.change("b", ready=False)
+        await asyncio.sleep(1)
+        assert stage.status["candidates"] == {"total": 2, "ready": 1}
+        changed = {one for one in before if stage.status[one] != before[one]}
+        assert changed == {"candidates", "conditions"}
+        stage.cluster.calls.clear()
+        await asyncio.sleep(60)
+        assert "replace_status" not in {call.name for call in stage.cluster.calls}
+
+
 async def test_higher_ttl_counts_at_once(stage):
     """Nothing changes but the interval."""
     await stage.lead()

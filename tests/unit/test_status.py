@@ -112,7 +112,7 @@ def led_by_stranger(revision, holder="member.example.net"):
 
 
 VACANT = situation()
-UNSEEN = situation(seen=False, state=State.UNKNOWN, total=0, ready=0, bucket=None)
+UNSEEN = situation(seen=False, pods_seen=False, state=State.UNKNOWN, total=0, ready=0, bucket=None)
 NOBODY = situation(total=0, ready=0)
 
 
@@ -555,6 +555,7 @@ def test_bucket_ready_warns_of_what_works_but_should_not_stay(case, verdict, wor
         (situation(ready=0), ("False", "NoCandidates"), "none of 3"),
         (NOBODY, ("False", "NoCandidates"), "no pod matches"),
         (UNSEEN, ("Unknown", "Starting"), "not been seen"),
+        (situation(seen=False, ready=2), ("True", "CandidatesFound"), "2 of 3 pods can lead"),
     ),
 )
 def test_candidates_ready_counts(case, verdict, words):
