@@ -89,6 +89,15 @@ class View:
         self.mute = False
         """Whether its link is dead, and that is not noticed yet."""
         self.listeners = []
+        self.watchers = []
+        self.shown = False
+        """Whether this replica was shown anything, so that it knows the settings."""
+
+    @property
+    def settings(self):
+        """See `WatchedBucket`; a process that starts while NATS is away knows none."""
+        self.shown = self.shown or self.problem is None
+        return self.bucket.settings if self.shown else None
 
     def __getattr__(self, name):
         return getattr(self.bucket, name)
@@ -105,6 +114,7 @@ class View:
             if self.problem is None and not self.mute:
                 seen(sighting)
 
+        self.watchers.append((key, show))
         return self.bucket.watch(key, show)
 
     async def write(self, key, value, **options):
@@ -137,6 +147,9 @@ class View:
         self.problem = problem
         for changed in self.listeners:
             changed()
+        if problem is None:
+            for key, seen in self.watchers:
+                seen(self.bucket._latest(key))
 
 
 class Stage:

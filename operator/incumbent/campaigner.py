@@ -53,6 +53,8 @@ SHORT_PAUSE = 0.3
 LEAST = 0.001
 LONGEST_PAUSE = 2.0
 """Seconds between passes that are not done, at least and at most."""
+ANSWER_FIRST = 0.3
+"""Seconds that a steward has to answer a replica that cannot see the key, before a standby does."""
 PATIENCE = 1.0
 """Seconds for which NATS may be away, or nothing be known yet, before the status says so."""
 PATIENCE_WITH_PEERS = 10.0
@@ -152,7 +154,7 @@ class Campaigner:
         self._historian = historian
         self._label_tracker = LabelTracker()
         self._log = log.bind(namespace=resource.key.namespace, election=resource.key.name)
-        self._reporter = Reporter(body, cluster=cluster, changed=changed)
+        self._reporter = Reporter(body, replica=replica.name, cluster=cluster, changed=changed)
         self._driver = Driver(
             # Who only follows has no part in the records of its site.
             Member(
@@ -178,6 +180,8 @@ class Campaigner:
             refused=self._refuse,
             wake=self._wake_in,
             turns=turns,
+            inquiry=self._reporter,
+            timing=self._known_timing,
         )
         self.counts = Counts(self._driver.attempts)
         self._due = asyncio.Event()
@@ -200,6 +204,11 @@ class Campaigner:
         self._begun = 0
         self._evicted = False
         self._resigned = False
+        self._question: Mapping[str, Any] | None = None
+        """What a replica asks that cannot see the key, see `confirmation`."""
+        self._questioned_at = NEVER
+        self._answered: Mapping[str, Any] | None = None
+        """The question for which the record was renewed."""
         self._retire_by = NEVER
         self._yields = 0
         """How often another replica has relieved us since the election was deleted."""
@@ -415,14 +424,7 @@ class Campaigner:
             msg = f"bucket {info.name} is a mirror or an aggregate, which cannot hold an election"
             return None, Problem("BucketInvalid", msg)
         try:
-            timing = timing_for(
-                info.ttl,
-                profile=self.resource.profile,
-                interval=self.resource.interval,
-                splay=self.resource.splay,
-                promotion=self.resource.promotion,
-                backoff=self.resource.backoff,
-            )
+            timing = self._timing_at(info.ttl)
         except ConfigurationError as error:
             return None, problem_from(error)
         if before is not None and info.ttl < before.ttl <= MAXIMUM_TTL:
@@ -436,6 +438,16 @@ class Campaigner:
             asyncio.get_running_loop().call_later(self._settled_at - now, self._configure)
             return timing, Problem("BucketInvalid", msg)
         return timing, None
+
+    def _timing_at(self, ttl: float) -> Timing:
+        return timing_for(
+            ttl,
+            profile=self.resource.profile,
+            interval=self.resource.interval,
+            splay=self.resource.splay,
+            promotion=self.resource.promotion,
+            backoff=self.resource.backoff,
+        )
 
     def _happened(self, news: list[events.Event]) -> None:
         """After anything that the campaign was told."""
@@ -578,11 +590,41 @@ class Campaigner:
         done = await self._office.settle(
             withdrawn=self._withdrawn, blind=self._bucket.problem is not None, since=self._due_at
         )
+        await self._answer()
         if self._resigned and done and self._driver.lease is None:
             self._ended.set()
         if self._office.outlived and not self.gone.done():
             self.gone.set_result(None)
         return done
+
+    async def _answer(self) -> None:
+        """Renew the record if another replica, which cannot see it, asks; the report answers.
+
+        A standby leaves the steward a moment for that, and then takes over.
+        """
+        question, campaign, lease = self._asked, self._driver.campaign, self._driver.lease
+        if question != self._question:
+            self._question, self._questioned_at, self._answered = question, clock.now(), None
+        blind = self._bucket.problem is not None
+        if question is None or blind or campaign is None or campaign.latest is None:
+            return
+        if lease is not None:
+            renewed = lease.sent_at >= self._questioned_at or await self._driver.renew()
+            self._answered = question if renewed else self._answered
+        elif self.resource.observed:
+            if question != self._answered and await self._driver.look():
+                self._answered = question
+        elif self._office.rests:
+            if clock.now() >= self._questioned_at + ANSWER_FIRST:
+                self._driver.urge()
+            self._wake_in(ANSWER_FIRST)
+        elif not self._office.labelled:
+            self._answered = question  # nothing is in doubt
+
+    @property
+    def _asked(self) -> Mapping[str, Any] | None:
+        asked: Mapping[str, Any] | None = self._reporter.status.get("unconfirmed")
+        return asked
 
     async def _take_back(self) -> None:
         """Take everything back, and end."""
@@ -636,13 +678,26 @@ class Campaigner:
         shown = (self._reporter.status.get("bucket") or {}).get("ttlSeconds", MAXIMUM_TTL)
         return float(shown)
 
+    def _known_timing(self) -> Timing | None:
+        """Return the durations as last known; None if the TTL is not."""
+        if self._driver.campaign is not None:
+            return self._driver.campaign.timing
+        ttl = (self._reporter.status.get("bucket") or {}).get("ttlSeconds")
+        if self._settings is not None:
+            ttl = self._settings.ttl
+        try:
+            return None if ttl is None else self._timing_at(ttl)
+        except ConfigurationError:
+            return None
+
     # The reports
 
     def _report(self) -> None:
         """Have the status written, unless that is another replica's work."""
-        now = clock.now()
+        now, confirmation = clock.now(), self._office.confirmation
         steward = (self._reporter.status.get("steward") or {}).get("replica", self._replica.name)
-        patience = PATIENCE if steward == self._replica.name else PATIENCE_WITH_PEERS
+        alone = steward == self._replica.name or confirmation.stripped
+        patience = PATIENCE if alone else PATIENCE_WITH_PEERS
         error = self._bucket.problem or self._bucket.denied.get(self.resource.record_key)
         trouble = self._trouble.look(error, now, patience=patience)
         blink = trouble is None and error is not None
@@ -653,6 +708,8 @@ class Campaigner:
         rests, campaign = self._office.rests, self._driver.campaign
         if self._retire_by < NEVER or blink or (rests and trouble is None):
             return
+        if confirmation.answered and isinstance(error, BucketUnreachable):
+            return  # the replica that answers sees the key, and writes the status
         problem = self._blocked or self._invalid or self._regressed or self._refused or trouble
         seen = campaign is not None and campaign.latest is not None
         seen = seen and self._pods.all is not None and not rests
@@ -695,6 +752,8 @@ class Campaigner:
             obstacle=self._office.routing.obstacle,
             unrouted=self._office.routing.undone,
             pods_seen=self._pods.all is not None,
+            stripped=self._office.confirmation.stripped,
+            answers=self._answered,
         )
 
     @property

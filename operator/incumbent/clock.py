@@ -1,6 +1,7 @@
-"""The one clock of the package."""
+"""The one clock of the package, and the time of day."""
 
 import time
+from datetime import UTC, datetime
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -13,3 +14,8 @@ def now() -> float:
     has no CLOCK_BOOTTIME it is used all the same.
     """
     return time.clock_gettime(_CLOCK)
+
+
+def today() -> datetime:
+    """Return the time of day, for people and for processes that start later. It may step."""
+    return datetime.now(UTC)

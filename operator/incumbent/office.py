@@ -17,6 +17,7 @@ import structlog
 
 from incumbent import clock
 from incumbent.campaign import NEVER
+from incumbent.confirmation import Act, Confirmation, Inquiry, Later
 from incumbent.driver import Driver
 from incumbent.errors import ClusterError, NotFound, Unconnected
 from incumbent.follower import Follower
@@ -27,6 +28,7 @@ from incumbent.ports import Cluster, Observer
 from incumbent.resource import Resource, resource_from
 from incumbent.routing import Routing
 from incumbent.stepdown import StepDown
+from incumbent.timing import Timing
 from incumbent.verdict import (
     candidates,
     choose,
@@ -65,6 +67,8 @@ class Office:
         refused: is told why a request to step down cannot be carried out.
         wake: asks for another pass after so many seconds.
         turns: for changes of leader, of which only so many go on at a time.
+        inquiry: where replicas ask each other while they cannot see the key.
+        timing: returns the durations, perhaps by what an earlier process knew; None: not known.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class Office:
         refused: Callable[[str], None],
         wake: Callable[[float], None],
         turns: asyncio.Semaphore,
+        inquiry: Inquiry,
+        timing: Callable[[], Timing | None],
     ) -> None:
         self._site = site
         self._driver = driver
@@ -93,6 +99,9 @@ class Office:
         self._step_down = StepDown(cluster)
         self._wake = wake
         self._turns = turns
+        self._inquiry = inquiry
+        self._timing = timing
+        self.confirmation = Confirmation(clock.now())
         self._labels = LabelSet(cluster, resource, pods, observer, wake)
         self.routing = Routing(cluster, resource, wake, observer)
         self._follower = Follower(site, driver, self._labels, self.routing, wake)
@@ -165,6 +174,11 @@ class Office:
         ]
 
     @property
+    def labelled(self) -> bool:
+        """Whether a pod carries the leader label, as far as known, or may do so."""
+        return bool(self._labels.suspects)
+
+    @property
     def rests(self) -> bool:
         """Whether another replica of this site is the steward, so that its work is not ours."""
         campaign = self._driver.campaign
@@ -211,6 +225,10 @@ class Office:
             ClusterError: the API server did not do its part; what was done so far stays.
         """
         settled = await self._settle(withdrawn=withdrawn, blind=blind, since=since)
+        if blind or self._driver.latest is None:
+            await self._seek_confirmation(withdrawn=withdrawn)
+        else:
+            self.confirmation.see(clock.now())
         if self.routing.routed and not (self.resource.service or self.rests):
             await self.routing.take_back()  # not asked for any more, and no strip waits for it
         return settled
@@ -648,6 +666,44 @@ class Office:
         if withdrawn or (not self.resource.holds and self._doubtful):
             await self._strip_known()
 
+    async def _seek_confirmation(self, *, withdrawn: bool) -> None:
+        """While the key cannot be seen, ask who sees it, and strip if nobody answers.
+
+        Not what this replica answers for: it strips that at its own deadline.
+        """
+        answers = self._driver.lease is not None or (self._answers and not self._relieved)
+        if withdrawn or answers or self.resource.holds:
+            return
+        if self._pods.all is not None and not await self._suspect():
+            return
+        campaign, record = self._driver.campaign, self._driver.record
+        renewed_at = None
+        if campaign is not None and record is not None:
+            ours = self.resource.observed or campaign.ours(record)
+            renewed_at = campaign.latest_at if ours else None
+        act = self.confirmation.act(
+            clock.now(), self._timing(), question=self._inquiry.question(), renewed_at=renewed_at
+        )
+        match act:
+            case Later(at):
+                self._reached(at)
+            case Act.ASK:
+                sent_at = clock.now()
+                kept = await self._inquiry.ask(self.confirmation.renewal(renewed_at))
+                self.confirmation.ask(sent_at, clock.now(), kept=kept)
+                self._wake(0)
+            case Act.STRIP:
+                carriers = [*await self._labels.carriers(), *self._labels.suspects]
+                await together(self._reach_nobody(), self._labels.strip_all(carriers))
+                self._in_office = 0
+                self.confirmation.strip(clock.now())
+                log.warning(
+                    "leader.unconfirmed",
+                    namespace=self.resource.key.namespace,
+                    election=self.resource.key.name,
+                    stripped=[pod.name for pod in labelled(carriers, self.resource)],
+                )
+
     @property
     def _doubtful(self) -> bool:
         """Whether a pod may carry the label, or be reached, because of us."""
@@ -691,6 +747,7 @@ class Office:
         # At once, for there may be no time; the slices' write is sent first.
         await together(self._reach_nobody(), self._labels.strip_all(carriers))
         self._in_office, self._answers = 0, False
+        self.confirmation.prove(clock.now())
 
     async def _reach_nobody(self) -> None:
         """Empty the slices, if we answer for them or they lead to somebody."""

@@ -11,7 +11,7 @@ import json
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -45,14 +45,21 @@ class Reporter:
 
     Args:
         body: the resource as last seen.
+        replica: the name of this replica.
         cluster: where it is.
         changed: is called when `body` has changed.
     """
 
     def __init__(
-        self, body: Mapping[str, Any], *, cluster: Cluster, changed: Callable[[], None]
+        self,
+        body: Mapping[str, Any],
+        *,
+        replica: str,
+        cluster: Cluster,
+        changed: Callable[[], None],
     ) -> None:
         self.body = body
+        self._replica = replica
         self._cluster = cluster
         self._changed = changed
         self._stirred = asyncio.Event()
@@ -78,6 +85,34 @@ class Reporter:
             return False
         self.body = body
         return True
+
+    def question(self) -> float | None:
+        """See `incumbent.confirmation.Inquiry`."""
+        asked = self.status.get("unconfirmed")
+        if asked is None:
+            return None
+        age = clock.today() - datetime.fromisoformat(asked["renewedTime"])
+        return clock.now() - max(0.0, age.total_seconds())
+
+    async def ask(self, renewed_at: float) -> bool:
+        """See `incumbent.confirmation.Inquiry`."""
+        renewed = clock.today() - timedelta(seconds=max(0.0, clock.now() - renewed_at))
+        question = {"replica": self._replica, "renewedTime": _timestamp(renewed)}
+        metadata = self.body["metadata"]
+        try:
+            self.body = await self._cluster.replace_status(
+                metadata["namespace"],
+                metadata["name"],
+                resource_version=metadata["resourceVersion"],
+                status={**self.status, "unconfirmed": question},
+            )
+        except Conflict:
+            fresh = await self._cluster.get_election(metadata["namespace"], metadata["name"])
+            if fresh is not None and fresh["metadata"]["uid"] == metadata["uid"]:
+                self.body = fresh
+            raise
+        self._changed()
+        return "unconfirmed" in self.status
 
     def tell(self, situation: Situation, *, evicted: bool = False) -> None:
         """Have a situation written to the status; one that comes later replaces it.
@@ -135,7 +170,8 @@ class Reporter:
             if status == before:
                 return
             said = _said_by(status)
-            repeated = said == self._written
+            answers = "unconfirmed" in before and "unconfirmed" not in status
+            repeated = said == self._written and not answers
             if repeated and not waited:
                 await self._let_others_learn()
                 waited = True
@@ -185,7 +221,9 @@ class Reporter:
         """Whether what is to be written is what we wrote last, so that somebody changed it."""
         if self._situation is None:
             return False
-        return _said_by(status_from(self._situation, self.status, "")) == self._written
+        status = status_from(self._situation, self.status, "")
+        answers = "unconfirmed" in self.status and "unconfirmed" not in status
+        return _said_by(status) == self._written and not answers
 
     def _leaves_it(self, situation: Situation, before: Mapping[str, Any]) -> bool:
         """Whether the status is better left as it is, for another replica sees more."""
@@ -240,7 +278,14 @@ def _said_by(status: Mapping[str, Any]) -> int:
 def _gist(situation: Situation) -> object:
     """Return what of a situation is worth saying again when it changes."""
     leader = situation.leader.uid if situation.leader is not None else ""
-    return situation.problem, situation.state, situation.seen, leader, situation.resource.generation
+    return (
+        situation.problem,
+        situation.state,
+        situation.seen,
+        situation.stripped,
+        leader,
+        situation.resource.generation,
+    )
 
 
 def _reign(status: Mapping[str, Any]) -> object:
@@ -253,5 +298,5 @@ def _newer(known: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(v.isdecimal() for v in versions) and int(versions[0]) > int(versions[1])
 
 
-def _timestamp() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _timestamp(time: datetime | None = None) -> str:
+    return (time or clock.today()).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -99,6 +99,10 @@ class Situation:
     """Why its slices are not as they should be; empty if they are."""
     pods_seen: bool = True
     """Whether the pods have been seen since the start, whatever is known of the key."""
+    stripped: bool = False
+    """Whether the label was taken away although the key was not seen."""
+    answers: Mapping[str, Any] | None = None
+    """The question in the status that this replica has answered, see `confirmation`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,10 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
         lasting |= {"holder", "leader", "steward"}
     if not situation.pods_seen:
         lasting |= {"candidates"}
+    if situation.stripped:
+        lasting -= {"leader"}
+    if before.get("unconfirmed") != situation.answers:
+        lasting |= {"unconfirmed"}
     status = {
         "observedGeneration": resource.generation,
         "state": situation.state.name.capitalize(),

@@ -27,6 +27,7 @@ STATUS = {
     "transitions": 3,
     "candidates": {"total": 3, "ready": 2},
     "steward": {"replica": "incumbent-7c9f-x.5f2b", "revision": 4711},
+    "unconfirmed": {"replica": "replica-2", "renewedTime": "2026-11-24T06:41:09Z"},
     "bucket": {
         "name": "LEADER_ELECTION",
         "ttlSeconds": 30,

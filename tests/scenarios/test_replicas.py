@@ -84,3 +84,22 @@ async def test_steward_that_stands_still_for_longer_than_a_ttl(election, private
         await asyncio.sleep(TTL)
         replicas[standby].process.resume()
         await asyncio.sleep(TTL / 2)
+
+
+async def test_a_replica_that_starts_cut_off_from_nats(
+    election, private_nats, start, new_replica, proxy
+):
+    """It asks again and again, the steward answers each time, and the leader stays."""
+    await start(election, private_nats.url, "replica-1")
+    await election.lead()
+    await settled(election)
+    link = await proxy(private_nats.port)
+    await link.refuse()
+    asked = []
+    async with undisturbed(election):
+        await new_replica(election, f"nats://{link.address}", "replica-2").start(ready=False)
+        async for _, found in election.kube.watch(election.collection):
+            asked.append("unconfirmed" in found["status"])
+            if asked[-4:] == [False, True, False, True]:
+                break
+        await election.wait_reason("Leading")

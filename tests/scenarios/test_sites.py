@@ -12,6 +12,7 @@ import pytest
 
 from controlplane.processes import Process
 from elections import BUCKET, LEADER, Election, store_on
+from incumbent.bucket import Nats, NatsAccess
 from operatorprocess import SOURCES, OperatorProcess
 from scenarios.conftest import TTL
 from scenarios.timeline import Timeline, settled
@@ -19,6 +20,7 @@ from scenarios.timeline import Timeline, settled
 pytestmark = pytest.mark.timeout(120)
 
 KEY = "contested"
+LONG_TTL = 15.0
 PODS = ("one", "two")
 
 
@@ -60,6 +62,13 @@ async def sides(election, elsewhere, private_nats, start, proxy):
         return reasons["Leading"], reasons["LedElsewhere"]
 
     return sides
+
+
+async def make_bucket(server, *, ttl):
+    """Make the bucket before an operator does."""
+    async with Nats(NatsAccess([server.url])) as connection:
+        await asyncio.wait_for(connection.wait_connected(), timeout=5)
+        await connection.create_bucket(BUCKET, ttl=ttl, replicas=1)
 
 
 async def add_pods(election, names):
@@ -131,6 +140,39 @@ async def test_leading_site_is_cut_off_from_nats(sides):
         await leading.nats.resume()
         await leading.election.wait_reason("LedElsewhere")
         await asyncio.sleep(TTL)
+    assert timeline.most == 1
+    assert [x.uid for x in timeline.reigns] == [new.uid]
+
+
+@pytest.mark.parametrize("restarted", (True, False), ids=("restarted", "its standby is left"))
+async def test_steward_is_killed_while_its_site_is_cut_off_from_nats(
+    sides, private_nats, restarted
+):
+    """Whoever is left strips the label in time, though it never saw the record, or long ago.
+
+    The TTL leaves time for a process to start on a busy machine.
+    """
+    await make_bucket(private_nats, ttl=LONG_TTL)
+    leading, other = await sides(replicas=1 if restarted else 2)
+    steward = (await leading.election.status())["steward"]["replica"]
+    async with Timeline(leading.election, other.election) as timeline:
+        (old,) = timeline.leaders
+        await leading.nats.refuse()
+        for replica in leading.replicas:
+            if restarted:
+                replica.kill()
+                await replica.start(ready=False)
+            elif replica.process.name == steward:
+                replica.kill()
+        stripped = await timeline.wait(
+            lambda leaders: not leaders or leaders[0].uid != old.uid, timeout=LONG_TTL + 2
+        )
+        assert not stripped
+        new = await timeline.wait_for(other.election, timeout=LONG_TTL)
+        await leading.election.wait_reason("BucketUnreachable")
+        await leading.nats.resume()
+        await leading.election.wait_reason("LedElsewhere")
+        assert "unconfirmed" not in await leading.election.status()
     assert timeline.most == 1
     assert [x.uid for x in timeline.reigns] == [new.uid]
 

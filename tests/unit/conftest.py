@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -12,8 +13,14 @@ from stage import two_candidates
 
 @pytest.fixture
 def clock_of_the_loop(monkeypatch):
-    """Let the package's clock be the loop's, which looptime turns forward."""
-    monkeypatch.setattr(clock, "now", lambda: asyncio.get_running_loop().time())
+    """Let the package's clocks be the loop's, which looptime turns forward."""
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now():
+        return asyncio.get_running_loop().time()
+
+    monkeypatch.setattr(clock, "now", now)
+    monkeypatch.setattr(clock, "today", lambda: began + timedelta(seconds=now()))
 
 
 @pytest.fixture

@@ -690,16 +690,17 @@ async def test_absence_of_nats_is_told_after_a_moment(stage):
     await stage.until(lambda: stage.condition() == ("True", "Leading"))
 
 
-async def test_blind_replica_strips_once(stage):
+async def test_blind_replica_asks_before_it_strips_again(stage):
     """A label that comes after its strip is another's, as far as it can know."""
     await stage.lead()
     with stage.bucket.unreachable():
         await stage.until(lambda: not stage.leaders)
         stage.cluster.change("a", labels={"app": "billing", LABEL: "leader"})
-        await asyncio.sleep(2 * TTL)
+        await asyncio.sleep(TTL / 2)
         assert stage.leaders == ["a"]
-    await stage.until(lambda: stage.condition() == ("True", "Leading"))
-    assert stage.leaders == ["a"]
+        await stage.until(lambda: "unconfirmed" in stage.status, timeout=TTL)
+        assert stage.leaders == ["a"]
+        await stage.until(lambda: not stage.leaders, timeout=TTL)
 
 
 async def test_blink_of_nats_is_not_told(stage):
@@ -784,18 +785,18 @@ async def test_token_of_a_status_that_is_ahead_of_the_watch_stops_nobody(stage):
     assert stage.first._regressed is None
 
 
-async def test_missing_bucket_counts_only_when_everybody_has_stopped(stage):
-    """A label from an earlier life is taken away after a TTL without a bucket, not before."""
+async def test_label_from_an_earlier_life_is_taken_away_while_the_bucket_is_missing(stage):
+    """Not at once, for another replica may see more, but before a record could have expired."""
     stage.cluster.change("a", labels={"app": "billing", LABEL: "leader"})
     status = {"observedGeneration": 1, "bucket": {"name": "LEADER_ELECTION", "ttlSeconds": TTL}}
     stage.cluster.put_election(make_election(status=status))
     stage.bucket._unreachable = True
     stage.bucket.problem = BucketNotFound("there is no bucket")
     await stage.start()
-    await asyncio.sleep(TTL - 0.5)
+    await asyncio.sleep(0.5)
     assert stage.leaders == ["a"]
     assert stage.condition() == ("False", "BucketNotFound")
-    await asyncio.sleep(1)
+    await asyncio.sleep(TTL / 2)
     assert stage.leaders == []
 
 
@@ -1065,10 +1066,11 @@ async def test_standby_whose_relay_got_no_answer_strips_in_time(stage):
 
     view.write = stored_and_cut_off
     await stage.until(lambda: stage.bucket._latest(KEY).entry.replica == "two/nonce")
-    relayed_at = clock.now()
+    renewed_at = second._driver.campaign.latest_at
     await stage.until(lambda: not stage.leaders)
     assert second._driver.lease is None
-    assert clock.now() == pytest.approx(relayed_at + TTL - MARGIN, abs=0.1)
+    # The relay may not have been stored, as far as it knows.
+    assert clock.now() == pytest.approx(renewed_at + TTL - MARGIN, abs=0.1)
     del view.write
     view._be(None)
     await stage.until(lambda: stage.leaders)
