@@ -19,7 +19,7 @@ import yaml
 
 from controlplane.kube import ApiError, Kube
 from elections import LED_STATUS, Election
-from helm import Helm
+from helm import Helm, objects
 from incumbent.resource import FINALIZER
 from operatorprocess import run_cleanup
 
@@ -46,6 +46,10 @@ class Guarded:
     namespace: str
     admin: Kube
     operator: Kube
+    second: Kube
+    """The operator of another release: it has the rights of the chart, and no policy names it."""
+    stranger: Kube
+    """A service account that may do everything, as that of a deployment tool."""
     owner: Mapping[str, Any]
     """A reference to the election of the slices: without it they are garbage, and collected."""
 
@@ -100,23 +104,38 @@ async def guarded(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Async
     rendered = Helm("helm4", tmp_path_factory.mktemp("helm")).render(values)
     policies = [document for document in rendered if document["kind"] in KINDS]
     assert len(policies) == 8
+    (role,) = (
+        one
+        for one in objects(rendered, "Role")
+        if one["metadata"]["labels"]["app.kubernetes.io/component"] == "operator"
+    )
     async with Kube(site) as admin:
         await admin.namespace(namespace)
-        account = {"metadata": {"name": "incumbent"}}
-        await admin.create(f"/api/v1/namespaces/{namespace}/serviceaccounts", account)
+        access = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
         await admin.create(
-            f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings",
-            {
-                "metadata": {"name": "incumbent"},
-                "roleRef": {
-                    "apiGroup": "rbac.authorization.k8s.io",
-                    "kind": "ClusterRole",
-                    "name": "cluster-admin",
-                },
-                "subjects": [{"kind": "ServiceAccount", "name": "incumbent"}],
-            },
+            f"{access}/roles", {"metadata": {"name": "second"}, "rules": role["rules"]}
         )
-        token = await admin.service_account_token(namespace, "incumbent")
+        tokens = {}
+        for name, kind, granted in (
+            ("incumbent", "ClusterRole", "cluster-admin"),
+            ("second", "Role", "second"),
+            ("stranger", "ClusterRole", "cluster-admin"),
+        ):
+            account = {"metadata": {"name": name}}
+            await admin.create(f"/api/v1/namespaces/{namespace}/serviceaccounts", account)
+            await admin.create(
+                f"{access}/rolebindings",
+                {
+                    **account,
+                    "roleRef": {
+                        "apiGroup": "rbac.authorization.k8s.io",
+                        "kind": kind,
+                        "name": granted,
+                    },
+                    "subjects": [{"kind": "ServiceAccount", "name": name}],
+                },
+            )
+            tokens[name] = await admin.service_account_token(namespace, name)
         paths = []
         for policy in policies:
             kind = f"{RULES}/{KINDS[policy['kind']]}"
@@ -127,9 +146,13 @@ async def guarded(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Async
             **{field: owner[field] for field in ("apiVersion", "kind")},
             **{field: owner["metadata"][field] for field in ("name", "uid")},
         }
-        known = replace(site, tokens={**site.tokens, "incumbent": token})
-        async with Kube(known, user="incumbent") as operator:
-            guarded = Guarded(namespace, admin, operator, reference)
+        known = replace(site, tokens={**site.tokens, **tokens})
+        async with (
+            Kube(known, user="incumbent") as operator,
+            Kube(known, user="second") as another,
+            Kube(known, user="stranger") as stranger,
+        ):
+            guarded = Guarded(namespace, admin, operator, another, stranger, reference)
             await _in_force(guarded)
             yield guarded
         for path in paths:
@@ -197,6 +220,7 @@ async def test_the_operator_may_do_its_work(guarded, before, patch):
         (metadata(ownerReferences=[OWNER]), "owners"),
         ({"spec": {"containers": [{"name": "main", "image": "other"}]}}, "spec"),
         ({"spec": {"activeDeadlineSeconds": 5}}, "spec"),
+        ({"spec": {"tolerations": [{"operator": "Exists"}]}}, "spec"),
     ),
 )
 async def test_the_operator_may_do_nothing_else_to_a_pod(guarded, patch, message):
@@ -205,6 +229,158 @@ async def test_the_operator_may_do_nothing_else_to_a_pod(guarded, patch, message
     strategic = "application/strategic-merge-patch+json"
     with pytest.raises(ApiError, match=message):
         await guarded.operator.patch(path, patch, content_type=strategic)
+
+
+ADDED = {
+    "a label": metadata(labels={"example.org/seen": "1"}),
+    "an annotation": metadata(annotations={"example.org/seen": "1"}),
+    "another annotation": metadata(annotations={"note": "yours"}),
+    "no annotation": metadata(annotations={"note": None}),
+    "a finalizer": metadata(finalizers=["example.com/x"]),
+    "a toleration": {"spec": {"tolerations": [{"key": "a", "operator": "Exists"}]}},
+}
+"""What other admission plugins add to a patch of ours, which is all that a policy sees of them."""
+GIVES = {"labels": {LABEL: "leader"}, "annotations": {TOKEN: "7"}}
+STRIPS = {"labels": {LABEL: None}, "annotations": {TOKEN: None}}
+
+
+def together(ours, theirs):
+    """Return a patch with a change of ours, and what was added to it."""
+    about = theirs.get("metadata", {})
+    merged = {part: {**ours.get(part, {}), **about.get(part, {})} for part in ours}
+    return {**theirs, "metadata": {**about, **merged}}
+
+
+@pytest.mark.parametrize("added", ADDED)
+@pytest.mark.parametrize(("before", "ours"), (({}, GIVES), (LED, STRIPS)), ids=("give", "strip"))
+async def test_what_others_add_is_not_held_against_the_operator(guarded, before, ours, added):
+    """A policy sees our patch and what another admission plugin made of it as one."""
+    path = await guarded.pod(**before)
+    strategic = "application/strategic-merge-patch+json"
+    await guarded.operator.patch(path, together(ours, ADDED[added]), content_type=strategic)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    (
+        metadata(labels={"app": "other"}),
+        metadata(labels={"app": None}),
+        metadata(ownerReferences=[OWNER]),
+    ),
+)
+async def test_a_strip_is_refused_for_nothing_in_the_metadata(guarded, changed):
+    """Two pods would lead. A pod is given the label only as it was chosen."""
+    strip, give = together(STRIPS, changed), together(GIVES, changed)
+    await guarded.operator.patch(await guarded.pod(**LED), strip)
+    with pytest.raises(ApiError, match="The operator changes"):
+        await guarded.operator.patch(await guarded.pod(), give)
+    both = await guarded.pod(labels={CUSTOM: "leader"})
+    given = together({"labels": {CUSTOM: None, LABEL: "leader"}}, changed)
+    with pytest.raises(ApiError, match="The operator changes"):
+        await guarded.operator.patch(both, given)
+
+
+@pytest.mark.parametrize("ours", (GIVES, STRIPS), ids=("give", "strip"))
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    (
+        ({"spec": {"containers": [{"name": "main", "image": "other"}]}}, "spec"),
+        ({"spec": {"activeDeadlineSeconds": 5}}, "spec"),
+        (metadata(labels={CUSTOM: "king"}), "no labels of a pod"),
+        (metadata(annotations={"incumbent.dev/exclude": "true"}), "no annotations of a pod"),
+    ),
+)
+async def test_what_a_pod_runs_is_left_alone_all_the_same(guarded, ours, changed, message):
+    """Nobody who has the operator's token can run something else in a pod, whatever comes along."""
+    path = await guarded.pod(**({} if ours is GIVES else LED))
+    strategic = "application/strategic-merge-patch+json"
+    with pytest.raises(ApiError, match=message):
+        await guarded.operator.patch(path, together(ours, changed), content_type=strategic)
+
+
+@pytest.mark.parametrize("resource", ("pods", "endpointslices"))
+@pytest.mark.parametrize("field", ("labels", "annotations"))
+async def test_a_mutating_policy_does_not_stop_the_operator(guarded, resource, field):
+    """It adds to every update, as a webhook would; nobody else can set the label by that either."""
+    group = "" if resource == "pods" else "discovery.k8s.io"
+    name = f"seen-{resource}-{field}-{guarded.namespace}"
+    added = f'Object.metadata{{{field}: {{"example.org/seen": "1"}}}}'
+    expression = f"Object{{metadata: {added}}}"
+    rules = {"apiGroups": [group], "apiVersions": ["v1"], "resources": [resource]}
+    where = {"matchLabels": {"kubernetes.io/metadata.name": guarded.namespace}}
+    policy = {
+        "metadata": {"name": name},
+        "spec": {
+            "failurePolicy": "Fail",
+            "reinvocationPolicy": "Never",
+            "matchConstraints": {
+                "namespaceSelector": where,
+                "resourceRules": [{**rules, "operations": ["UPDATE"]}],
+            },
+            "mutations": [
+                {
+                    "patchType": "ApplyConfiguration",
+                    "applyConfiguration": {"expression": expression},
+                }
+            ],
+        },
+    }
+    binding = {"metadata": {"name": name}, "spec": {"policyName": name}}
+    await guarded.admin.create(f"{RULES}/mutatingadmissionpolicies", policy)
+    await guarded.admin.create(f"{RULES}/mutatingadmissionpolicybindings", binding)
+    try:
+        await _seen(guarded, field, resource)
+        if resource == "pods":
+            path = await guarded.pod()
+            for change in (GIVES, {"labels": {LABEL: "candidate"}}, GIVES, STRIPS):
+                patched = await guarded.operator.patch(path, {"metadata": change})
+            with pytest.raises(ApiError, match="by the operator only"):
+                await guarded.admin.patch(path, {"metadata": GIVES})
+        else:
+            path = await guarded.slice(guarded.operator, name="incumbent-web")
+            patched = await guarded.operator.patch(path, {"endpoints": [guarded.endpoint("web-1")]})
+        assert patched["metadata"][field]["example.org/seen"] == "1"
+    finally:
+        for kind in ("bindings", "policies"):
+            plural = "policybindings" if kind == "bindings" else "policies"
+            await guarded.admin.delete(f"{RULES}/mutatingadmission{plural}/{name}")
+
+
+async def _seen(guarded: Guarded, field: str, resource: str) -> None:
+    """Wait until a mutating policy is in force."""
+    path = await (guarded.pod() if resource == "pods" else guarded.slice(guarded.admin, name="s"))
+    deadline = time.monotonic() + 20
+    count = 0
+    while True:
+        count += 1
+        change = {"metadata": {"annotations": {"count": str(count)}}}
+        about = (await guarded.admin.patch(path, change))["metadata"]
+        if "example.org/seen" in about.get(field, {}):
+            break
+        assert time.monotonic() < deadline, "the mutation does not come into force"
+        await asyncio.sleep(0.1)
+
+
+async def test_the_operator_of_another_release_is_not_refused(guarded):
+    """It would lose its labels to the policies of whoever was installed beside it."""
+    path = await guarded.pod()
+    for change in (GIVES, {"labels": {LABEL: "candidate"}}, GIVES, STRIPS):
+        await guarded.second.patch(path, {"metadata": change})
+    election = Election(guarded.admin, guarded.namespace, "second")
+    await election.create()
+    await guarded.second.patch(f"{election.path}/status", {"status": {"holder": "me"}})
+
+
+async def test_who_may_do_everything_is_no_operator(guarded):
+    """A deployment tool has all rights, and serves no elections for that; it is told what to do."""
+    path = await guarded.pod()
+    expected = (
+        "by the operator only; if system:serviceaccount:.* is the operator of another release"
+    )
+    with pytest.raises(ApiError, match=expected):
+        await guarded.stranger.patch(path, {"metadata": GIVES})
+    with pytest.raises(ApiError, match="by the operator only; to move the office"):
+        await guarded.admin.patch(path, {"metadata": {"labels": {LABEL: "leader"}}})
 
 
 @pytest.mark.parametrize(

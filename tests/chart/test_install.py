@@ -179,3 +179,34 @@ async def test_with_the_definition_all_elections_go(cluster, install, nats_serve
     await cluster.kube.until(DEFINITION, lambda found: found is None)
     assert await election.labels() == {}
     assert len(await election.pods()) == 3
+
+
+async def test_a_second_release_is_refused(cluster, install):
+    """If it would serve a namespace that another release serves; an upgrade only warns."""
+    one, two, shop = [await cluster.namespace() for _ in range(3)]
+    everywhere = {"replicaCount": 0, "nats": {"url": "nats://x"}}
+
+    def only(*namespaces):
+        return {**everywhere, "site": "blue", "watch": {"namespaces": [*namespaces]}}
+
+    async def second(values):
+        where = (f"--namespace={two}", "--dry-run=server")
+        return await install.helm("install", "two", str(CHART), *where, values=values)
+
+    await install("one", one, values=everywhere)
+    for values in (everywhere, only(shop)):
+        with pytest.raises(HelmError, match=f"another release: .* one in the namespace {one}"):
+            await second(values)
+    await second({**everywhere, "refuseSecondRelease": False, "crds": {"enabled": False}})
+    await install.helm("uninstall", "one", f"--namespace={one}", "--wait")
+
+    await install("one", one, "--take-ownership", values=only(shop))
+    for values in (everywhere, only(two, shop)):
+        with pytest.raises(HelmError, match=f"serves the elections of the namespace {shop}"):
+            await second(values)
+    await second({**only(two), "crds": {"enabled": False}})
+    upgrade = ("upgrade", "one", str(CHART), f"--namespace={one}")
+    assert "another release" not in await install.helm(*upgrade, values=only(shop))
+    beside = {**only(shop), "refuseSecondRelease": False, "crds": {"enabled": False}}
+    await install("two", two, values=beside)
+    assert "WARNING: There is another release" in await install.helm(*upgrade, values=only(shop))

@@ -37,6 +37,8 @@ REFUSED = {401, 403}
 
 FOR_FAULTS = {
     ("get", "pods"): "after a conflict or a lost answer, the pod is read again",
+    ("serve", "leaderelections"): "by it the policies of another release recognize an operator",
+    ("create", "endpointslices/restricted"): "OpenShift asks for it",
 }
 """Rights that a run without faults may leave unused, and what they are for."""
 

@@ -261,3 +261,33 @@ true
 {{- end -}}
 {{- end -}}
 {{- end }}
+
+{{/* The releases beside this one that serve elections of the same namespaces, as a JSON list of sentences: by the
+bindings of their operators. Where nobody was asked, as by `helm template`, there are none. */}}
+{{- define "incumbent.otherReleases" -}}
+{{- $namespaces := include "incumbent.namespaces" . | fromJsonArray -}}
+{{- $account := printf "%s/%s" (include "incumbent.namespace" .) (include "incumbent.serviceAccountName" .) -}}
+{{- $api := "rbac.authorization.k8s.io/v1" -}}
+{{- $bindings := list -}}
+{{- if or (not $namespaces) .Values.crds.enabled .Values.admissionPolicies.inNamespacedMode -}}
+{{- /* Otherwise whoever installs this need not have the right to look. */ -}}
+{{- $bindings = (lookup $api "ClusterRoleBinding" "" "").items | default list -}}
+{{- end -}}
+{{- range $namespaces | default (list "") -}}
+{{- $bindings = concat $bindings ((lookup $api "RoleBinding" . "").items | default list) -}}
+{{- end -}}
+{{- $found := dict -}}
+{{- range $binding := $bindings -}}
+{{- $labels := $binding.metadata.labels | default dict -}}
+{{- if and (eq "incumbent" (get $labels "app.kubernetes.io/part-of")) (eq "operator" (get $labels "app.kubernetes.io/component")) -}}
+{{- range $binding.subjects -}}
+{{- if ne $account (printf "%s/%s" .namespace .name) -}}
+{{- $where := empty $binding.metadata.namespace | ternary "all namespaces" (printf "the namespace %s" $binding.metadata.namespace) -}}
+{{- $release := get $labels "app.kubernetes.io/instance" -}}
+{{- $found = set $found (printf "the release %s in the namespace %s serves the elections of %s" $release .namespace $where) true -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- keys $found | sortAlpha | toJson -}}
+{{- end }}
