@@ -409,6 +409,23 @@ class FakeCluster:
                 queue.put_nowait(PodsReplaced(self._pods_of(namespace)))
 
     @contextmanager
+    def restored(self, *pods: Pod) -> Iterator[None]:
+        """Put pods back as they were, with their resourceVersions, as a restore of etcd does.
+
+        Nothing is shown until the end of the block, and then everything.
+        """
+        self._unreachable = True
+        for pod in pods:
+            self.pods[pod.namespace, pod.name] = pod
+            self.history.append(pod)
+        try:
+            yield
+        finally:
+            self._unreachable = False
+            for namespace, queue in self._watchers.values():
+                queue.put_nowait(PodsReplaced(self._pods_of(namespace), restored=True))
+
+    @contextmanager
     def lagging(self, pods: Iterable[Pod]) -> Iterator[None]:
         """Let the cache of an API server stay at these pods, from an earlier moment.
 

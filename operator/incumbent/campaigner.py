@@ -255,9 +255,9 @@ class Campaigner:
                 self._timer.cancel()
             await self._office.close()
 
-    def update(self, body: Mapping[str, Any], resource: Resource) -> None:
-        """Take in a change of the resource."""
-        if not self._reporter.take(body):
+    def update(self, body: Mapping[str, Any], resource: Resource, *, listed: bool = False) -> None:
+        """Take in a change of the resource; `listed` as for `Reporter.take`."""
+        if not self._reporter.take(body, listed=listed):
             return
         self._tokens.learn(self._reporter.status.get("token", 0), clock.now())
         if resource != self.resource:

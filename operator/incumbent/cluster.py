@@ -27,6 +27,7 @@ from incumbent.connection import (
     Body,
     Connection,
     Expired,
+    Interrupted,
     Overloaded,
     Overrides,
     UnknownKind,
@@ -35,7 +36,7 @@ from incumbent.connection import (
     keep_alive,
     translated,
 )
-from incumbent.errors import ClusterError, ClusterUnreachable, NotFound, Unsent
+from incumbent.errors import ClusterError, ClusterUnreachable, NotFound, Unconnected, Unsent
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced
 from incumbent.resource import API_VERSION, PLURAL, whole
@@ -68,12 +69,18 @@ SILENCE = 75.0
 after a minute at the latest (`defaultBookmarkFrequency` of its watch cache), and the rest is slack.
 """
 
+SLACK = 2.0
+"""Seconds by which a watch may end before its time, and has not been interrupted."""
+
 HEALTHY = 10.0
 """Seconds after which a watch that ends counts as having worked."""
 
 PAUSES = (0.1, 2.0)
 """The first and the longest pause in seconds before a failed watch is opened again. For so long an
 API server that is back goes unnoticed, and with it what was done to the labels meanwhile."""
+
+QUIET = 60.0
+"""Seconds in which it is said once that etcd was restored, however many namespaces find out."""
 
 RETRY_AFTER = 10.0
 """Seconds to leave the API server alone when it asks for that (the header Retry-After), at most."""
@@ -104,6 +111,7 @@ class ApiServer:
         self._replica = replica
         self._turns = asyncio.Semaphore(CONCURRENCY)
         self._leisure = asyncio.Semaphore(AT_LEISURE)
+        self._quiet_until = 0.0
 
     @classmethod
     async def connect(
@@ -187,15 +195,17 @@ class ApiServer:
         event taken. Close it (`contextlib.aclosing`) to close its connection.
         """
         path = pods_path(namespace)
-        version = ""
+        version, listed = "", False
         failures = 0
         while True:
             opened = math.inf
             problem: ClusterError | None = None
             try:
-                if not version:
-                    pods, version = await self._list(path)
-                    yield PodsReplaced(tuple(pods))
+                if not listed:
+                    pods, now = await self._list(path)
+                    restored = self.went_back(version, now)
+                    version, listed = now, True
+                    yield PodsReplaced(tuple(pods), restored=restored)
                     del pods  # they would stay in memory as they were, for as long as the watch
                 opened = clock.now()
                 async with contextlib.aclosing(self._watch(path, version)) as changes:
@@ -207,9 +217,10 @@ class ApiServer:
                             case "DELETED":
                                 yield PodDeleted(pod_from(pod))
             except Expired:
-                version = ""
+                listed = False
             except ClusterError as error:
                 problem = error
+                listed = listed and not isinstance(error, Interrupted | Unconnected)
             failures = 0 if clock.now() - opened > HEALTHY else failures + 1
             # The end of its time, and a version too old, are what every watch comes to.
             if problem is not None or failures > 1:
@@ -294,8 +305,33 @@ class ApiServer:
         Raises:
             NotFound: the kind is not installed.
         """
+        pages = self.election_pages(namespace)
+        return [body async for page, _ in pages for body in page]
+
+    async def election_pages(
+        self, namespace: str | None
+    ) -> AsyncGenerator[tuple[list[dict[str, Any]], str]]:
+        """Yield all elections of a namespace (None: of all), and the version that they are of.
+
+        Raises:
+            NotFound: the kind is not installed.
+        """
         path = elections_path(namespace) if namespace else f"/apis/{API_VERSION}/{PLURAL}"
-        return [whole(item) for item in (await self._ask("GET", path))["items"]]
+        async for items, version in self._pages(path, {}):
+            yield [whole(item) for item in items], version
+
+    def went_back(self, before: str, now: str) -> bool:
+        """Return whether a consistent list is of an earlier version than what was seen before it.
+
+        Versions of one kind only grow (Kubernetes, KEP-5504), unless etcd is restored. This is
+        logged, but not for each namespace.
+        """
+        if not (before.isdecimal() and now.isdecimal()) or int(now) >= int(before):
+            return False
+        if clock.now() >= self._quiet_until:
+            self._quiet_until = clock.now() + QUIET
+            log.warning("cluster.restored", version_before=before, version=now)
+        return True
 
     async def annotate_election(
         self,
@@ -367,17 +403,27 @@ class ApiServer:
         self, path: str, label_selector: str = "", *, since: str = ""
     ) -> tuple[list[Pod], str]:
         """Return all pods as of one resourceVersion, and that version; all pages are of it."""
-        query = {"limit": str(PAGE), "labelSelector": label_selector}
+        pods: list[Pod] = []
+        version = ""
+        pages = self._pages(path, {"labelSelector": label_selector}, since=since)
+        async for items, now in pages:
+            version = now
+            pods += map(pod_from, items)
+        return pods, version
+
+    async def _pages(
+        self, path: str, selection: Mapping[str, str], *, since: str = ""
+    ) -> AsyncGenerator[tuple[list[dict[str, Any]], str]]:
+        """Yield what a list has, page by page, and the version that all pages are of."""
+        query = {"limit": str(PAGE), **selection}
         if since:
             query |= {"resourceVersion": since, "resourceVersionMatch": "NotOlderThan"}
-        pods: list[Pod] = []
-        while True:
+        more = None
+        while more != "":
             page = await self._ask("GET", path, query=query)
-            pods += map(pod_from, page["items"])
-            more = page["metadata"].get("continue")
-            if not more:
-                return pods, page["metadata"]["resourceVersion"]
-            query = {"limit": str(PAGE), "labelSelector": label_selector, "continue": more}
+            more = page["metadata"].get("continue") or ""
+            query = {"limit": str(PAGE), **selection, "continue": more}
+            yield page["items"], page["metadata"]["resourceVersion"]
 
     def _watch(self, path: str, version: str) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
         """Yield type and object of each event after `version`, until the API server ends it."""
@@ -386,20 +432,29 @@ class ApiServer:
     async def _changes(
         self, path: str, version: str, *, query: Mapping[str, str], accept: str = JSON
     ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
-        """Do so of what a query selects, in the form that is asked for."""
+        """Do so of what a query selects, in the form that is asked for.
+
+        Raises:
+            Expired: the version is too old, or the API server ended the watch early. Behind its end
+                there may be another one, whose versions went back: list again.
+            Interrupted: the same, after an error.
+        """
+        seconds, loop = random.randint(*WATCH_SECONDS), asyncio.get_running_loop()  # noqa: S311
         query = {
             **query,
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": version,
-            "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311  # no secret
+            "timeoutSeconds": str(seconds),
         }
         with translated(f"The watch of {path}"):
             async with asyncio.timeout(TIMEOUT):
                 response = await self.connection.send(
                     "GET", path, query=query, silence=SILENCE, accept=accept
                 )
-            try:
+        opened = loop.time()  # which stands still while the machine sleeps
+        try:
+            with translated(f"The watch of {path}"):
                 keep_alive(response)
                 async for line in response.content:
                     event = json.loads(line)
@@ -407,8 +462,15 @@ class ApiServer:
                         problem = event["object"]
                         raise error_for(problem.get("code", 0), problem, request=f"watch {path}")
                     yield event["type"], event["object"]
-            finally:
-                drop(response)
+        except Expired:
+            raise
+        except ClusterError as error:
+            raise Interrupted(str(error)) from error
+        finally:
+            drop(response)
+        if loop.time() - opened < seconds - SLACK:
+            msg = "The API server ended the watch early"
+            raise Expired(msg)
 
     async def _ask(
         self,

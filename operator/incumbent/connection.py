@@ -94,6 +94,10 @@ class Expired(ClusterUnreachable):
     """The API server no longer knows the resourceVersion to go on from (410): list again."""
 
 
+class Interrupted(ClusterUnreachable):
+    """A watch broke off. Another API server may be behind it: list again."""
+
+
 class UnknownKind(NotFound):
     """The API server serves nothing at this path: the kind is not installed."""
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import kopf
 import structlog
 
-from incumbent.connection import Access
 from incumbent.resource import FINALIZER, GROUP, PLURAL, VERSION
 from incumbent.roster import Roster
+from incumbent.session import Session
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 async def watch_elections(
     roster: Roster,
     *,
-    log_in: Callable[[], Awaitable[Access]],
+    session: Callable[[], Session],
     namespaces: tuple[str, ...],
     release_on_exit: bool,
     stop: asyncio.Event,
@@ -52,7 +52,7 @@ async def watch_elections(
         try:
             await _watch(
                 roster,
-                log_in=log_in,
+                session=session,
                 namespaces=namespaces,
                 release_on_exit=release_on_exit,
                 stop=stop,
@@ -66,7 +66,7 @@ async def watch_elections(
 async def _watch(
     roster: Roster,
     *,
-    log_in: Callable[[], Awaitable[Access]],
+    session: Callable[[], Session],
     namespaces: tuple[str, ...],
     release_on_exit: bool,
     stop: asyncio.Event,
@@ -79,7 +79,7 @@ async def _watch(
     try:
         tasks = await kopf.spawn_tasks(
             registry=_registry(
-                roster, log_in=log_in, release_on_exit=release_on_exit, too_late=too_late
+                roster, session=session, release_on_exit=release_on_exit, too_late=too_late
             ),
             settings=_settings(scan=not namespaces),
             # Asked for by nobody. By default kopf makes it of the user's name, and in a pod the
@@ -101,7 +101,7 @@ async def _watch(
 def _registry(
     roster: Roster,
     *,
-    log_in: Callable[[], Awaitable[Access]],
+    session: Callable[[], Session],
     release_on_exit: bool,
     too_late: asyncio.Task[None],
 ) -> kopf.OperatorRegistry:
@@ -109,19 +109,9 @@ def _registry(
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        access = await log_in()
-        return kopf.ConnectionInfo(
-            server=access.server,
-            ca_path=access.ca_path,
-            insecure=access.insecure,
-            scheme=access.scheme,
-            token=access.token,
-            certificate_path=access.certificate_path,
-            private_key_path=access.private_key_path,
-            proxy_url=access.proxy_url,
-            default_namespace=access.default_namespace,
-        )
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        # The session knows where the API server is.
+        return kopf.AiohttpSession(server="", aiohttp_session=cast("Any", session()))
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def look(event: kopf.RawEvent, body: Mapping[str, Any], **_: Any) -> None:

@@ -112,6 +112,7 @@ class Office:
         """The term whose pod was labelled by us, or seen to be."""
         self._begun = (0, 0)
         """The tenure and the term that we began last, if no label of it may have been written."""
+        self._restores = pods.restores
         self._labelled = (0, "")
         """The tenure in which we labelled a pod last, and the resourceVersion of that write."""
         self._unshown_since = NEVER
@@ -224,6 +225,10 @@ class Office:
         Raises:
             ClusterError: the API server did not do its part; what was done so far stays.
         """
+        if self._restores != self._pods.restores:
+            # What we know of slices and versions is not what the API server has now.
+            self._restores, self._labelled = self._pods.restores, (0, "")
+            self.routing.forget()
         settled = await self._settle(withdrawn=withdrawn, blind=blind, since=since)
         if blind or self._driver.latest is None:
             await self._seek_confirmation(withdrawn=withdrawn)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import structlog
@@ -26,8 +27,9 @@ from incumbent.errors import (
 from incumbent.historian import Historian
 from incumbent.metrics import Metrics
 from incumbent.pods import NamespacePods
-from incumbent.resource import Resource
+from incumbent.resource import API_VERSION, PLURAL, Resource
 from incumbent.roster import Roster
+from incumbent.session import Session
 from incumbent.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -42,6 +44,8 @@ LONGEST_PAUSE = 5.0
 FINISH_WITHIN = 1.0
 """Seconds for the last entries of the history at the end."""
 SITE_NAME_LENGTH = 8
+ELECTIONS = re.compile(rf"/apis/{API_VERSION}/(?:namespaces/(?P<namespace>[^/]+)/)?{PLURAL}")
+"""The path of elections, of one namespace or of all."""
 
 
 def run(settings: Settings, *, version: str) -> int:
@@ -143,11 +147,29 @@ class Operator:
         with garbage.looked_for_briefly(lambda: self.roster.turnover):
             await handlers.watch_elections(
                 self.roster,
-                log_in=self._cluster.connection.access,
+                session=lambda: Session(self._cluster.connection, interrupted=self._look_again),
                 namespaces=self._settings.namespaces,
                 release_on_exit=self._settings.release_on_exit,
                 stop=stop,
             )
+
+    async def _look_again(self, path: str, version: str) -> bool:
+        """See which elections there are, after a watch of kopf's was interrupted.
+
+        Returns whether kopf has to do so, too; of other kinds it always has.
+        """
+        elections = ELECTIONS.fullmatch(path)
+        if elections is None:
+            return True
+        namespace, restored = elections["namespace"], False
+
+        async def pages() -> AsyncIterator[list[dict[str, Any]]]:
+            nonlocal restored
+            async for page, now in self._cluster.election_pages(namespace):
+                restored = restored or self._cluster.went_back(version, now)
+                yield page
+
+        return await self.roster.look_again(namespace, pages()) or restored
 
     def _campaigner(self, body: Mapping[str, Any], resource: Resource) -> Campaigner:
         namespace = resource.key.namespace

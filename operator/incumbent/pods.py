@@ -35,6 +35,8 @@ class NamespacePods:
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.namespace = namespace
         self.pods: dict[str, Pod] | None = None
+        self.restores = 0
+        """How often the API server's versions went back."""
         self._cluster = cluster
         self._listeners: dict[ElectionPods, Callable[[], None]] = {}
         self._anchored: dict[Anchor, set[ElectionPods]] = {}
@@ -105,6 +107,7 @@ class NamespacePods:
 
     def _take(self, event: PodEvent) -> None:
         if isinstance(event, PodsReplaced):
+            self.restores += event.restored
             self._replace(event.pods)
             return
         if self.pods is None:
@@ -132,6 +135,8 @@ class NamespacePods:
     def _replace(self, pods: Iterable[Pod]) -> None:
         """Take in all pods, and tell everybody, for nobody can tell what is missing."""
         self.pods = {pod.name: pod for pod in pods}
+        for pod in self.pods.values():
+            self._gone.pop(pod.uid, None)  # etcd was restored, and the pod is there again
         theirs: dict[ElectionPods, list[Pod]] = {election: [] for election in self._listeners}
         for pod in self.pods.values():
             for election in self._elections(pod):
@@ -197,6 +202,11 @@ class ElectionPods:
         """Call `changed` after each change of these; returns how to end that."""
         self._namespace.listen(self, changed)
         return lambda: self._namespace.leave(self)
+
+    @property
+    def restores(self) -> int:
+        """How often the API server's versions went back: what was read before is of no use."""
+        return self._namespace.restores
 
     def gone(self, uid: str) -> bool:
         """Whether a pod is gone for certain. It may be gone though this is not known."""

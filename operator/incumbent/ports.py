@@ -186,6 +186,8 @@ class PodsReplaced:
     """All pods of the namespace, from a consistent list: what is not in it is gone."""
 
     pods: tuple[Pod, ...]
+    restored: bool = False
+    """Whether the API server's versions went back, as after a restore of etcd from a backup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,9 +253,9 @@ class Cluster(Protocol):
     def watch_pods(self, namespace: str) -> AsyncGenerator[PodEvent]:
         """List, then watch, all pods of a namespace, for ever.
 
-        Starts with `PodsReplaced`, and again after each loss of the watch that cannot be resumed
-        (410, a restart of the API server). Errors are logged, and retried with growing, jittered
-        pauses.
+        Starts with `PodsReplaced`, and again after each loss of the watch that is not resumed: 410,
+        an interruption, a restart of the API server. Errors are logged, and retried with growing,
+        jittered pauses.
         """
         ...
 

@@ -79,9 +79,13 @@ class Reporter:
         """The present status, as far as known."""
         return self.body.get("status") or {}
 
-    def take(self, body: Mapping[str, Any]) -> bool:
-        """Take in the resource from a watch; return whether it is not older than what is known."""
-        if _newer(self.body, body):
+    def take(self, body: Mapping[str, Any], *, listed: bool = False) -> bool:
+        """Take in the resource; return whether it is not older than what is known.
+
+        One that was `listed` after an interruption counts in any case: where etcd was restored, the
+        API server's versions went back. If it is older than our own write, the watch will show it.
+        """
+        if not listed and _newer(self.body, body):
             return False
         self.body = body
         return True

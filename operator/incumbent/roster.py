@@ -9,7 +9,7 @@ does not matter for a label key, for leader labels are looked for by the key alo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from incumbent.campaigner import Campaigner
@@ -77,10 +77,13 @@ class Roster:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    def look(self, body: Mapping[str, Any]) -> Resource:
-        """Take in a resource as it is now, and that an earlier one of its name is gone."""
+    def look(self, body: Mapping[str, Any], *, listed: bool = False) -> Resource:
+        """Take in a resource as it is now, and that another one of its name is gone.
+
+        An older one is ignored, unless it was `listed` after an interruption.
+        """
         resource = resource_from(body, default_bucket=self._default_bucket)
-        if self._outlived(body):
+        if not listed and self._outlived(body):
             return resource
         known = self._resources.get(resource.key)
         self._enter(resource.key, resource)
@@ -89,18 +92,48 @@ class Roster:
             self._end(known.key, known.uid)
         campaigner = self._campaigner_of(resource)
         if campaigner is not None:
-            campaigner.update(body, resource)
+            campaigner.update(body, resource, listed=listed)
             self.touch()
         return resource
 
     def forget_body(self, body: Mapping[str, Any]) -> None:
         """Take in that this very resource is gone, not another one of its name."""
-        key = _key(body)
-        resource = self._resources.get(key)
-        if resource is not None and resource.uid == body["metadata"]["uid"]:
-            self._enter(key, None)
-            del self._ages[key]
-        self._end(key, body["metadata"]["uid"])
+        self._forget(_key(body), body["metadata"]["uid"])
+
+    async def look_again(
+        self, namespace: str | None, pages: AsyncIterable[Iterable[Mapping[str, Any]]]
+    ) -> bool:
+        """Take in which elections there are, after an interruption of the watch.
+
+        What is not there is gone. What is there counts whatever its version: where etcd was
+        restored from a backup, the versions went back.
+
+        Args:
+            namespace: of which all elections are listed; None: of all namespaces.
+            pages: of a consistent list. It begins after this is called, and no watch goes on.
+
+        Returns:
+            Whether elections began, ended or are to be deleted, as far as was not known yet.
+        """
+        missing = {
+            key: resource.uid
+            for key, resource in self._resources.items()
+            if namespace in {None, key.namespace}
+        }
+        news = False
+        async for bodies in pages:
+            for body in bodies:
+                known = self._resources.get(_key(body))
+                resource = self.look(body, listed=True)
+                if known is None or (known.uid, known.deleting) != (
+                    resource.uid,
+                    resource.deleting,
+                ):
+                    news = True
+                missing.pop(resource.key, None)
+        for key, uid in missing.items():
+            self._forget(key, uid)
+        return news or bool(missing)
 
     async def serve(
         self, body: Mapping[str, Any], stopped: Awaitable[object], *, ending: Callable[[], str]
@@ -196,6 +229,14 @@ class Roster:
         known = self._resources.get(key)
         other = known is not None and known.uid != body["metadata"]["uid"]
         return other and self._ages[key] > _age(body)
+
+    def _forget(self, key: ElectionKey, uid: str) -> None:
+        """Take in that a resource is gone, not another one of its name."""
+        resource = self._resources.get(key)
+        if resource is not None and resource.uid == uid:
+            self._enter(key, None)
+            del self._ages[key]
+        self._end(key, uid)
 
     def _end(self, key: ElectionKey, uid: str) -> None:
         """Let whoever serves a resource take back what it did, for that is gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,13 +47,14 @@ class Etcd:
 
     def __init__(self, folder: Path, *, address: str = LOOPBACK, enter: Sequence[str] = ()) -> None:
         self.url = f"http://{address}:{free_port()}"
+        self.data = folder / "etcd"
         peer = f"http://{address}:{free_port()}"
         self.process = Process(
             [
                 *enter,
                 programs()["etcd"],
                 "--name=etcd",
-                f"--data-dir={folder / 'etcd'}",
+                f"--data-dir={self.data}",
                 f"--listen-client-urls={self.url}",
                 f"--advertise-client-urls={self.url}",
                 f"--listen-peer-urls={peer}",
@@ -127,6 +129,10 @@ class ControlPlane(Startable):
         self._write_files()
         if self._owns_etcd:
             await self.etcd.start()
+        await self._start_rest()
+
+    async def _start_rest(self) -> None:
+        """Start what needs etcd."""
         await self.start_api_server()
         for process, port in self.controllers:
             process.start()
@@ -147,6 +153,29 @@ class ControlPlane(Startable):
 
         self.api_server.start()
         await self.api_server.wait_until(ready, timeout=_START_TIMEOUT)
+
+    async def back_up(self) -> Path:
+        """Copy the data of etcd, which is away meanwhile, and return the copy."""
+        self.etcd.process.kill()
+        copy = self._folder / "backup"
+        shutil.copytree(self.etcd.data, copy)
+        await self.etcd.start()
+        await self.start_api_server()  # it runs, and is ready again
+        return copy
+
+    async def restore(self, copy: Path) -> None:
+        """Put a backup of etcd back, and start everything anew, as Kubernetes advises."""
+        self.kill()
+        shutil.rmtree(self.etcd.data)
+        shutil.copytree(copy, self.etcd.data)
+        await self.etcd.start()
+        await self._start_rest()
+
+    async def renew_certificate(self) -> None:
+        """Start the API server anew, with a certificate that another authority has signed."""
+        self.kill_api_server()
+        shutil.rmtree(Path(self.site.ca).parent)
+        await self.start_api_server()
 
     def kill_api_server(self) -> None:
         """End the API server alone; the controllers wait for it, etcd keeps everything."""

@@ -12,6 +12,7 @@ import socket
 import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
+from structlog.testing import capture_logs
 
 from incumbent import clock, cluster
 from incumbent.cluster import ApiServer
@@ -514,7 +515,8 @@ class Script:
             version, *pods = part
             return web.json_response({"metadata": {"resourceVersion": version}, "items": pods})
         assert request.query["allowWatchBookmarks"] == "true"
-        assert 240 <= int(request.query["timeoutSeconds"]) <= 360
+        shortest, longest = cluster.WATCH_SECONDS
+        assert shortest <= int(request.query["timeoutSeconds"]) <= longest
         self.requests.append(request.query["resourceVersion"])
         part = next_part(self.watches)
         if isinstance(part, int):
@@ -584,8 +586,14 @@ async def test_a_watch_lists_first_and_then_tells_changes(serve):
     ]
 
 
-@pytest.mark.usefixtures("attempts")
-async def test_a_watch_goes_on_from_the_last_version_it_saw(serve):
+@pytest.fixture
+def short_watches(monkeypatch):
+    """Let every watch that ends have ended by its time."""
+    monkeypatch.setattr(cluster, "WATCH_SECONDS", (0, 0))
+
+
+@pytest.mark.usefixtures("attempts", "short_watches")
+async def test_a_watch_whose_time_is_over_goes_on_from_the_last_version_it_saw(serve):
     """Bookmarks count, too, so that a quiet watch does not become too old."""
     later = changes(("ADDED", pod_json("b", "9")))
     script = Script(lists=[("5",)], watches=[changes(bookmark("7")), b"", later, silence])
@@ -611,15 +619,87 @@ async def test_a_watch_that_is_always_too_old_pauses(serve, attempts):
     assert attempts == [2, 3]
 
 
-@pytest.mark.parametrize("failure", (500, 403, 429, changes(error_event(500)), b"nonsense\n", b""))
-async def test_a_watch_that_fails_pauses_and_goes_on(failure, serve, attempts):
+def test_watches_last_for_minutes():
+    """Not all the same time, so that they do not end together."""
+    assert cluster.WATCH_SECONDS == (240, 360)
+
+
+@pytest.mark.parametrize("failure", (500, 403, 429))
+async def test_a_watch_that_is_refused_pauses_and_goes_on(failure, serve, attempts):
     """Anything but 410 keeps the version; the pauses grow while it goes on."""
     later = changes(("ADDED", pod_json("b", "6")))
     script = Script(lists=[("5",)], watches=[failure, failure, later, silence])
     assert await take(await serve(script), 2) == [PodsReplaced(()), PodChanged(pod("b", "6"))]
     assert script.requests == ["list", "5", "5", "5"]
-    # An early end is suspicious only when it repeats itself.
-    assert attempts == ([2] if failure == b"" else [1, 2])
+    assert attempts == [1, 2]
+
+
+async def cut(response):
+    line = changes(("ADDED", pod_json("b", "6")))
+    await response.write(line + changes(("ADDED", pod_json("c", "7")))[:50])
+    await asyncio.sleep(0.05)
+    response._req.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("failure", "pauses"),
+    ((changes(error_event(500)), [1]), (b"nonsense\n", [1]), (b"", []), (cut, [1])),
+    ids=["error", "nonsense", "early end", "cut"],
+)
+@pytest.mark.parametrize("version", ("9", "3"), ids=["later", "earlier"])
+async def test_a_watch_that_is_interrupted_lists_again(failure, pauses, version, serve, attempts):
+    """The API server behind it may be one whose etcd was restored, and whose versions went back.
+
+    From a version that does not exist yet a watch would show nothing.
+    """
+    script = Script(
+        lists=[("5", pod_json("a")), (version, pod_json("b", "2"))], watches=[failure, silence]
+    )
+    with capture_logs() as logs:
+        api_server = await serve(script)
+        *_, last = await take(api_server, 3 if failure is cut else 2)
+    assert last == PodsReplaced((pod("b", "2"),), restored=version == "3")
+    assert script.requests == ["list", "5", "list"]
+    assert attempts == pauses
+    said = [line for line in logs if line["event"] == "cluster.restored"]
+    assert [line["version"] for line in said] == (["3"] if version == "3" else [])
+
+
+async def test_it_is_said_once_that_versions_went_back(serve, monkeypatch):
+    """Not by each namespace; but again when it happens again."""
+    api_server = await serve(None)
+    with capture_logs() as logs:
+        assert [api_server.went_back("5", now) for now in ("4", "5", "6", "")] == [
+            True,
+            False,
+            False,
+            False,
+        ]
+        assert not api_server.went_back("", "5")
+        assert api_server.went_back("5", "4")
+        real = clock.now
+        monkeypatch.setattr(clock, "now", lambda: real() + 61)
+        assert api_server.went_back("5", "4")
+    assert len(logs) == 2
+
+
+@pytest.mark.usefixtures("attempts")
+async def test_an_api_server_that_was_away_is_listed_again(serve):
+    """It was replaced, perhaps, before the watch of the list had begun."""
+    script = Script(lists=[("5", pod_json("a"))], watches=[silence])
+    api_server = await serve(script)
+    real, failures = api_server.connection.send, ["x"]
+
+    async def send(method, path, **options):
+        if "watch" in (options.get("query") or {}) and failures:
+            failures.pop()
+            message = "refused"
+            raise Unconnected(message)
+        return await real(method, path, **options)
+
+    api_server.connection.send = send
+    await take(api_server, 2)
+    assert script.requests == ["list", "list"]
 
 
 async def test_the_pauses_start_anew_after_a_watch_that_worked(serve, attempts, monkeypatch):
@@ -655,32 +735,11 @@ async def test_lines_may_arrive_in_pieces_and_may_be_long(serve):
     assert second == PodChanged(pod("c", "7"))
 
 
-@pytest.mark.usefixtures("attempts")
-async def test_a_connection_cut_within_a_line_loses_nothing(serve):
-    """The half of a line is forgotten, and asked for again."""
-    line = changes(("ADDED", pod_json("b", "6")))
-
-    async def cut(response):
-        await response.write(line + changes(("ADDED", pod_json("c", "7")))[:50])
-        await asyncio.sleep(0.05)
-        response._req.transport.abort()
-
-    rest = changes(("ADDED", pod_json("c", "7")))
-    script = Script(lists=[("5",)], watches=[cut, rest, silence])
-    assert await take(await serve(script), 3) == [
-        PodsReplaced(()),
-        PodChanged(pod("b", "6")),
-        PodChanged(pod("c", "7")),
-    ]
-    assert script.requests == ["list", "5", "6"]
-
-
 async def test_a_silent_watch_is_taken_for_dead(serve, attempts, monkeypatch):
     """A half-open connection is noticed, for bookmarks would have come."""
     monkeypatch.setattr(cluster, "SILENCE", 0.1)
-    later = changes(("ADDED", pod_json("b", "6")))
-    script = Script(lists=[("5",)], watches=[silence, later, silence])
-    assert await take(await serve(script), 2) == [PodsReplaced(()), PodChanged(pod("b", "6"))]
+    script = Script(lists=[("5",), ("6", pod_json("b", "6"))], watches=[silence])
+    assert await take(await serve(script), 2) == [PodsReplaced(()), PodsReplaced((pod("b", "6"),))]
     assert attempts == [1]
 
 

@@ -27,14 +27,23 @@ async def test_user_of_the_process_needs_no_name(monkeypatch, caplog):
         started.append(tasks)
         return tasks
 
-    async def log_in():
-        await asyncio.Event().wait()
+    class NoSession:
+        closed = False
+
+        def __init__(self):
+            self.headers = {}
+
+        async def request(self, **_):
+            await asyncio.Event().wait()
+
+        async def close(self):
+            self.closed = True
 
     monkeypatch.setattr(getpass, "getuser", nameless)
     monkeypatch.setattr(kopf, "spawn_tasks", spawn_tasks)
     caplog.set_level(logging.CRITICAL, logger="kopf")
     await watch_elections(
-        None, log_in=log_in, namespaces=("shop",), release_on_exit=False, stop=stop
+        None, session=NoSession, namespaces=("shop",), release_on_exit=False, stop=stop
     )
     assert started
     left = asyncio.all_tasks() - {asyncio.current_task()}  # those with which kopf looks around

@@ -248,6 +248,22 @@ async def test_an_answer_that_comes_too_early_or_late_is_no_list(pods):
     assert pods.pods is None
 
 
+async def test_a_pod_that_a_backup_brought_back_is_not_gone(cluster, pods):
+    """Its end was seen, and it is listed again: it may carry the label."""
+    mine = election(pods)
+    with listening(pods):
+        await turn()
+        before = cluster.delete("a")
+        await turn()
+        assert mine.gone("uid-a")
+        with cluster.restored(before):
+            pass
+        await turn()
+        assert not mine.gone("uid-a")
+        assert mine.restores == 1
+        assert "a" in pods.pods
+
+
 class Scripted:
     """An API server whose watches show just these events, and then end or fail."""
 

@@ -8,6 +8,7 @@ import weakref
 import pytest
 
 from fakecluster import make_election
+from incumbent.errors import ClusterUnreachable
 from incumbent.model import ElectionKey
 from incumbent.roster import Roster
 
@@ -39,9 +40,9 @@ class FakeCampaigner:
             await asyncio.sleep(0.001)  # ends in its own time
             self.running = False
 
-    def update(self, body, resource):
+    def update(self, body, resource, *, listed=False):
         """Take in a change."""
-        self.body, self.resource = body, resource
+        self.body, self.resource, self.listed = body, resource, listed
 
     def block(self, problem):
         """Take in whether this may work."""
@@ -497,3 +498,80 @@ async def test_late_word_of_an_earlier_resource_ends_nobody(roster, serve):
     await late.task
     assert campaigner(roster, "a") is second
     assert not second.told
+
+
+# After an interruption of the watch
+
+
+async def look_again(roster, *pages, namespace=None):
+    async def listed():
+        for page in pages:
+            yield page
+
+    return await roster.look_again(namespace, listed())
+
+
+async def test_a_list_counts_whatever_its_versions(roster, serve):
+    """Etcd was restored: the resource is older than the one that is known."""
+    await serve(make_election("a", resourceVersion="9", spec={"suspend": True}))
+    one = campaigner(roster, "a")
+    older = make_election("a", resourceVersion="3")
+    assert not await look_again(roster, [older])
+    assert one.body == older
+    assert one.listed
+    roster.look(make_election("a", resourceVersion="4"))
+    assert not one.listed
+
+
+async def test_an_election_that_is_not_listed_is_gone(roster, serve):
+    """It was made after the backup. Those of other namespaces are not looked for."""
+    await serve(
+        make_election("gone"), make_election("kept"), make_election("a", namespace="elsewhere")
+    )
+    gone, kept = campaigner(roster, "gone"), campaigner(roster, "kept")
+    elsewhere = roster.campaigners[ElectionKey("elsewhere", "a")]
+    assert await look_again(roster, [make_election("kept")], namespace="shop")
+    await asyncio.sleep(0.01)
+    assert gone.told == ["retire while running"]
+    assert kept.told == elsewhere.told == []
+
+
+async def test_an_election_that_was_made_anew_gives_way_to_the_one_of_the_backup(roster, serve):
+    """Also though that one is older; kopf has to hear of it."""
+    anew = make_election("a", uid="anew", creationTimestamp="2026-01-02T00:00:00Z")
+    of_backup = make_election("a", uid="of the backup")
+    await serve(anew)
+    later = campaigner(roster, "a")
+    assert await look_again(roster, [make_election("b")], [of_backup])
+    await asyncio.sleep(0.01)
+    assert later.told == ["retire while running"]
+    await serve(of_backup)
+    assert campaigner(roster, "a").resource.uid == "of the backup"
+
+
+async def test_what_kopf_has_to_hear_of(roster, serve):
+    """What begins, what ends, and what is to be deleted; nothing else."""
+    await serve(make_election("a"))
+    changed = make_election("a", resourceVersion="2", spec={"suspend": True})
+    assert not await look_again(roster, [changed])
+    assert await look_again(roster, [changed, make_election("b")])
+    assert not await look_again(roster, [changed, make_election("b")])
+    deleted = make_election("b", deletionTimestamp="2026-01-02T00:00:00Z")
+    assert await look_again(roster, [changed, deleted])
+    assert not await look_again(roster, [changed, deleted])
+
+
+async def test_a_list_that_fails_ends_nothing(roster, serve):
+    """Whoever is not on its first page may be on the second."""
+    await serve(make_election("a"))
+    one = campaigner(roster, "a")
+
+    async def broken():
+        yield []
+        message = "no second page"
+        raise ClusterUnreachable(message)
+
+    with pytest.raises(ClusterUnreachable):
+        await roster.look_again(None, broken())
+    await asyncio.sleep(0.01)
+    assert one.told == []

@@ -407,6 +407,21 @@ async def test_dual_stack_has_a_slice_of_each_family(stage):
     assert reached(stage, "incumbent-billing-ipv6") == []
 
 
+async def test_etcd_of_before_a_hand_over_is_corrected(routed):
+    """Pods and slice are as in the backup: the old leader has the label and the traffic."""
+    await routed.lead()
+    pods, found = dict(routed.cluster.pods), dict(slice_of(routed))
+    routed.cluster.change("a", ready=False)
+    await routed.until(lambda: reached(routed) == ["b"] == routed.leaders)
+    routed.cluster.change("a", ready=True)
+    await asyncio.sleep(1)
+    with routed.cluster.restored(pods[NAMESPACE, "b"], pods[NAMESPACE, "a"]):
+        routed.cluster.slices[NAMESPACE, NAME] = found
+        assert (reached(routed), routed.leaders) == (["a"], ["a"])
+    await routed.until(lambda: reached(routed) == ["b"] == routed.leaders, timeout=2)
+    assert_one_at_a_time(routed)
+
+
 async def test_hand_over_sees_the_label_of_a_dead_steward(routed):
     """Also if the API server's cache lags behind that label, but not behind the successor."""
     routed.cluster.add(make_pod("c", created="2026-01-01T00:00:03Z"))

@@ -105,6 +105,7 @@ class Client(ApiServer):
         listed = await self._ask("GET", path, query=query, accept=accept)
         while True:
             yield "LIST", listed
+            opened = clock.now()
             try:
                 async with contextlib.aclosing(
                     self._watched(path, listed["metadata"]["resourceVersion"], query, accept)
@@ -112,7 +113,8 @@ class Client(ApiServer):
                     async for change in changes:
                         yield change
             except Expired:
-                pass
+                if clock.now() - opened < AGAIN:
+                    await asyncio.sleep(AGAIN)
             except ClusterUnreachable as error:
                 click.echo(f"{error}; waiting for it", err=True)
             listed = await self._list_again(path, query, accept)
@@ -121,7 +123,6 @@ class Client(ApiServer):
         self, path: str, version: str, query: Mapping[str, str], accept: str
     ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
         while True:
-            opened = clock.now()
             async with contextlib.aclosing(
                 self._changes(path, version, query=query, accept=accept)
             ) as changes:
@@ -129,8 +130,6 @@ class Client(ApiServer):
                     version = found["metadata"]["resourceVersion"] or version
                     if kind != "BOOKMARK":
                         yield kind, found
-            if clock.now() - opened < AGAIN:
-                await asyncio.sleep(AGAIN)
 
     async def _list_again(self, path: str, query: Mapping[str, str], accept: str) -> dict[str, Any]:
         while True:
