@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from fakecluster import NAMESPACE, FakeCluster, make_election, make_pod
 from fakes import FakeBucket
-from incumbent.campaigner import Campaigner, Replica, Site
+from incumbent.campaigner import Campaigner
 from incumbent.errors import BucketUnreachable
 from incumbent.pods import NamespacePods
 from incumbent.ports import Answer, Outcome
 from incumbent.resource import resource_from
+from incumbent.site import Replica, Site
 
 KEY = "shop.billing"
 LABEL = "incumbent.dev/billing"
@@ -159,6 +160,7 @@ class Stage:
         self.bucket = FakeBucket(ttl=TTL)
         self.cluster = Cluster()
         self.bucket.calls = self.cluster.calls = []  # in one order
+        self.site = Site("site", "uid-of-cluster")
         self.turns = asyncio.Semaphore(32)
         self.views = {}
         self.tasks = {}
@@ -170,7 +172,7 @@ class Stage:
         campaigner = Campaigner(
             body,
             resource_from(body, default_bucket="LEADER_ELECTION"),
-            site=Site("site", "uid-of-cluster"),
+            site=self.site,
             replica=Replica(name, nonce),
             bucket=view or self.bucket,
             cluster=self.cluster,

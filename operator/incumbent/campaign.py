@@ -15,7 +15,8 @@ Rules that everything here follows:
   A record tells its writer which write it comes from, and counts from the sending of that one. It
   is not adopted when the lease under which it was begun has ended.
 * A record of somebody else is never written over. A record of another replica of the same site
-  is that site's: it may be renewed (*relayed*) when its steward is silent.
+  is that site's: it may be renewed (*relayed*) when its steward is silent. A replica of the site is
+  who is known to use the same API server (`site`), not who claims it.
 * A record is *promoted* once nobody who held the key before can act any more, and only then may
   its own holder act. Whoever takes over from a record that was not promoted waits anew.
 
@@ -161,8 +162,15 @@ class Campaign:
         """
         if record.replica == self.member.replica:
             return True
+        if self.member.kin is not None:
+            return bool(self.member.site) and self.member.kin.ours(record)
         same_site = bool(self.member.site) and record.site == self.member.site
         return same_site and record.holder.startswith(self.member.holders)
+
+    @property
+    def ended_at(self) -> float:
+        """The deadline of the lease that we lost last; NEVER before the first."""
+        return NEVER if self._ended is None else self._ended.deadline
 
     @property
     def has_events(self) -> bool:
@@ -189,7 +197,8 @@ class Campaign:
             due = max(self._renewal_due(self.lease), self._next_at)
             return Renew() if now >= due else self._until(due)
         record = self.record
-        if record is not None and self.ours(record) and (self.member.site or self.nominee):
+        relays = record is not None and (self.ours(record) or self._inherited(record))
+        if record is not None and relays and (self.member.site or self.nominee):
             due = max(self._relay_due(record), self._next_at)
             if now < due:
                 return Wait(due)
@@ -233,7 +242,7 @@ class Campaign:
         """
         self._let_time_act(now)
         held = self.lease.record if self.lease else self.record
-        if held is None or not self.ours(held) or self._look_at < NEVER:
+        if held is None or self._look_at < NEVER or not self._may_renew(held, now):
             return None
         known = self.lease or self._ended
         if known is not None and known.record.term == held.term:
@@ -358,6 +367,20 @@ class Campaign:
         was stored.
         """
         return not (record.replica == self.member.replica or record.leaving or self._urged)
+
+    def _may_be_ours(self, record: Record) -> bool:
+        kin = self.member.kin
+        return self.ours(record) or (kin is not None and kin.doubtful(record))
+
+    def _inherited(self, record: Record) -> bool:
+        kin = self.member.kin
+        return kin is not None and bool(self.member.site) and kin.inherited(record)
+
+    def _may_renew(self, record: Record, now: float) -> bool:
+        """Whether a record may be written over: one that we only inherit not while it is alive."""
+        if self.ours(record):
+            return True
+        return self._inherited(record) and now >= self._relay_due(record)
 
     def _relay_due(self, record: Record) -> float:
         return self.latest_at + (self.timing.relay_after if self._hears_nothing(record) else 0)
@@ -485,7 +508,7 @@ class Campaign:
         """See that the key holds no record."""
         cause = entry.cause if isinstance(entry, Marker) else Cause.EXPIRED
         held = self.lease.record if self.lease is not None else self.record
-        if cause is Cause.EVICTED and held is not None and self.ours(held):
+        if cause is Cause.EVICTED and held is not None and self._may_be_ours(held):
             # Give others the chance that whoever evicted us wanted them to have.
             self._out_until = now + self.timing.interval
             self.evicted = Nominee(held.holder, held.pod_uid)

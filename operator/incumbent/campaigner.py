@@ -32,12 +32,13 @@ from incumbent.errors import (
 from incumbent.events import Loss
 from incumbent.historian import OFF, Historian
 from incumbent.history import LabelTracker
-from incumbent.model import BucketInfo, ElectionKey, Pod, State
+from incumbent.model import BucketInfo, ElectionKey, Pod, Record, State
 from incumbent.office import Office
 from incumbent.pods import ElectionPods, NamespacePods
 from incumbent.ports import Cluster, Observer, WatchedBucket
 from incumbent.reporter import Reporter
 from incumbent.resource import Resource
+from incumbent.site import Doubt, Kinship, Peers, Replica, Site
 from incumbent.slices import Obstacle
 from incumbent.status import Event, Problem, Situation, problem_from
 from incumbent.timing import MAXIMUM_TTL, Timing, allowing_for, timing_for
@@ -61,34 +62,18 @@ PATIENCE_WITH_PEERS = 10.0
 """The same while another replica is the steward, which will say so if it is true for all."""
 NOTICED = 0.1
 """Seconds by which a margin has to change before the deadline is moved."""
+NOTED_CORRECTIONS = frozenset({1, 2, 3, 10, 100})
+"""Which corrections in a row are worth an event and a line in the log."""
+ACCOUNT_WITHIN = 10.0
+"""Seconds in which a steward shows that it uses our API server, or is taken for another cluster's:
+its watch and two writes of a status take less than one; its API server may be slow."""
+ASK_AGAIN = 2.0
+"""Seconds after which a steward that does not answer is asked again."""
+QUIET_TTLS = 4
+"""TTLs without a record of the other cluster after which we campaign again: the operator there may
+only have been restarted."""
 LOGGED_FAILURES = frozenset({1, 10, 100})
 """Which failures in a row are worth a line in the log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """All replicas that share one API server."""
-
-    name: str
-    uid: str
-    """Of the cluster, which tells two sites of one name apart."""
-
-    @property
-    def header(self) -> str:
-        """Return how records name it."""
-        return f"{self.name}/{self.uid}"
-
-
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """This operator process."""
-
-    name: str
-    nonce: str
-
-    def __str__(self) -> str:
-        """Return how records name it."""
-        return f"{self.name}/{self.nonce}"
 
 
 @dataclass(slots=True)
@@ -128,6 +113,7 @@ class Campaigner:
         changed: is called when `view` returns something else, but for the time that is left.
         turns: for changes of leader, of which only so many go on at a time.
         historian: keeps the history of the election; None if nobody does.
+        peers: what this process knows about others; None: nothing.
     """
 
     def __init__(
@@ -144,9 +130,9 @@ class Campaigner:
         changed: Callable[[], None],
         turns: asyncio.Semaphore,
         historian: Historian | None = None,
+        peers: Peers | None = None,
     ) -> None:
-        # The name under which an election was first served stays: it is in the record.
-        self._site = Site(resource.site or site.name, site.uid)
+        self._site = site.for_election(name=resource.site, uid=resource.uid)
         self._replica = replica
         self._bucket = bucket
         self._pods = ElectionPods(pods, resource)
@@ -155,12 +141,21 @@ class Campaigner:
         self._label_tracker = LabelTracker()
         self._log = log.bind(namespace=resource.key.namespace, election=resource.key.name)
         self._reporter = Reporter(body, replica=replica.name, cluster=cluster, changed=changed)
+        self._kin = Kinship(
+            self._site,
+            str(replica),
+            resource.key.namespace,
+            Peers() if peers is None else peers,
+            self._reporter.status,
+        )
+        self._cluster = cluster
         self._driver = Driver(
             # Who only follows has no part in the records of its site.
             Member(
                 str(replica),
                 "" if resource.observed else self._site.header,
                 identities(self._site.name, resource.key.namespace),
+                self._kin,
             ),
             bucket,
             resource.record_key,
@@ -178,6 +173,7 @@ class Campaigner:
             may_label=lambda: self._regressed is None,
             corrected=self._corrected,
             refused=self._refuse,
+            recognised=self._kin.peers.learn,
             wake=self._wake_in,
             turns=turns,
             inquiry=self._reporter,
@@ -199,6 +195,10 @@ class Campaigner:
         self._tokens.learn(self._reporter.status.get("token", 0), clock.now())
         self._regressed: Problem | None = None
         self._refused: Problem | None = None
+        self._doubt: Doubt | None = None
+        self._in_use: Problem | None = None
+        """That another cluster has the name of our site; see `_account`."""
+        self._in_use_until = NEVER
         self._undone = ""
         self._known: object = None
         self._begun = 0
@@ -234,6 +234,7 @@ class Campaigner:
         ends = [
             self._pods.listen(self._wake),
             self._bucket.listen(self._configure),
+            self._kin.peers.listen(self._reconsider),
         ]
         if self._historian is not None:
             ends.append(self._historian.follow(self._bucket, self.resource.record_key))
@@ -260,6 +261,7 @@ class Campaigner:
         if not self._reporter.take(body, listed=listed):
             return
         self._tokens.learn(self._reporter.status.get("token", 0), clock.now())
+        self._kin.hear(self._reporter.status)
         if resource != self.resource:
             self._office.resource = resource
             if resource.accepts_lower_tokens:
@@ -514,6 +516,8 @@ class Campaigner:
 
     def _corrected(self, pod: Pod) -> None:
         self.counts.corrections += 1
+        if self._office.corrections_in_a_row not in NOTED_CORRECTIONS:
+            return  # the condition says that it goes on
         self._log.warning("label.corrected", pod=pod.name)
         note = f"pod {pod.name} carried the leader label without leading; it was removed"
         self._reporter.announce(Event("Warning", "LabelCorrected", "Strip", note))
@@ -587,6 +591,7 @@ class Campaigner:
         if self._blocked is not None:
             await self._office.vacate()
             return True
+        self._office.in_doubt = await self._account()
         done = await self._office.settle(
             withdrawn=self._withdrawn, blind=self._bucket.problem is not None, since=self._due_at
         )
@@ -626,6 +631,89 @@ class Campaigner:
         asked: Mapping[str, Any] | None = self._reporter.status.get("unconfirmed")
         return asked
 
+    async def _account(self) -> bool:
+        """Find out whether a record is of a replica of this site; return whether that is open.
+
+        Labels are left alone meanwhile. A process that claims to be of our site and renews its
+        record, but does not answer through our API server, is of another cluster: this one is a
+        copy of it, or it is a copy of this one.
+        """
+        campaign, record, now = self._driver.campaign, self._driver.record, clock.now()
+        self._kin.unproven = self._reporter.drops_proofs
+        open_question = (
+            campaign is not None
+            and campaign.lease is None
+            and record is not None
+            and now < campaign.lapse_at
+            and not self.resource.observed
+            and self._kin.doubtful(record)
+        )
+        if not open_question or record is None:
+            self._doubt = None
+        elif await self._ask(record, now):
+            self._note_use(record, now)
+            return True
+        self._note_use(record, now)
+        return False
+
+    async def _ask(self, record: Record, now: float) -> bool:
+        """Ask the steward for a sign of life, and judge; return whether we have to wait for it."""
+        peers, reporter = self._kin.peers, self._reporter
+        if self._doubt is None or self._doubt.replica != record.replica:
+            self._doubt = Doubt(record.replica, since=now)
+        doubt = self._doubt
+        if doubt.asked_at == NEVER and doubt.since <= reporter.introduced_at < NEVER:
+            doubt.asked_at, doubt.revision = reporter.introduced_at, record.revision
+        if doubt.asked_at < NEVER:
+            if self._kin.answered_without_proof(record, reporter.status):
+                peers.learn(record.replica)
+                return False
+            renewed = record.revision > doubt.revision
+            if renewed and now >= doubt.asked_at + ACCOUNT_WITHIN:
+                # Our watch may be late, so that only what was just read counts.
+                body = await self._cluster.get_election(self.key.namespace, self.key.name)
+                self._kin.hear((body or {}).get("status") or {})
+                if self._kin.doubtful(record):
+                    self._log.warning("replica.foreign", replica=record.replica, site=record.site)
+                    peers.exclude(record.replica)
+                return False
+        if now >= peers.asked_at.get(record.replica, -NEVER) + ASK_AGAIN:
+            peers.asked_at[record.replica] = now
+            reporter.introduce(str(self._replica))
+        self._wake_in(ASK_AGAIN)
+        return True
+
+    def _note_use(self, record: Record | None, now: float) -> None:
+        """Note whether another cluster has the name of our site; then we do not campaign."""
+        if record is not None and self._kin.in_use(record):
+            self._in_use_until = NEVER
+            if self._in_use is None:
+                message = (
+                    f"another cluster uses the name {self._site.name} of this site: its replica"
+                    f" {record.replica_name} keeps the record for {record.holder} and is unknown"
+                    " to the API server here. One of the two clusters is a copy of the other. No"
+                    " pod of this cluster leads. Start the operator of the copy with another"
+                    " `--site` (chart: `site`), or with another bucket"
+                )
+                self._in_use = Problem("SiteInUse", message, of_bucket=False)
+                self._log.warning("site.in_use", problem=message)
+        elif self._in_use is not None:
+            if self._in_use_until == NEVER:
+                self._in_use_until = now + QUIET_TTLS * self._known_ttl
+            settled = record is not None and self._doubt is None
+            if settled or now >= self._in_use_until:
+                self._in_use = None
+                self._log.info("site.free")
+            else:
+                self._wake_in(self._in_use_until - now)
+
+    def _reconsider(self, replica: str) -> None:
+        """Look again at a record whose writer was recognised, or found to be a stranger."""
+        record = self._driver.record
+        if record is not None and record.replica == replica:
+            self._driver.reconsider()
+            self._wake()
+
     async def _take_back(self) -> None:
         """Take everything back, and end."""
         foreign = self._blocked is not None and self._blocked.reason != "KeyInUse"
@@ -662,6 +750,7 @@ class Campaigner:
             or self._resigned
             or self._invalid is not None
             or self._regressed is not None
+            or self._in_use is not None
             or (self._bucket_gone and not self.resource.holds)
         )
 
@@ -710,7 +799,8 @@ class Campaigner:
             return
         if confirmation.answered and isinstance(error, BucketUnreachable):
             return  # the replica that answers sees the key, and writes the status
-        problem = self._blocked or self._invalid or self._regressed or self._refused or trouble
+        problem = self._blocked or self._invalid or self._in_use or self._regressed
+        problem = problem or self._refused or trouble
         seen = campaign is not None and campaign.latest is not None
         seen = seen and self._pods.all is not None and not rests
         if not seen and problem is None and now < self._began_at + PATIENCE:
@@ -754,6 +844,8 @@ class Campaigner:
             pods_seen=self._pods.all is not None,
             stripped=self._office.confirmation.stripped,
             answers=self._answered,
+            process=self._replica.nonce,
+            contested=self._office.contested,
         )
 
     @property

@@ -129,6 +129,10 @@ class Driver:
             self.campaign.forget(clock.now())
             self._tell()
 
+    def reconsider(self) -> None:
+        """Look again at what is known: a replica of our site was recognised."""
+        self._tell()
+
     def end(self) -> None:
         """End the campaign, as if the process ended: nothing is written."""
         if self._end_watch is not None:

@@ -16,7 +16,8 @@ from typing import Literal
 import structlog
 
 from incumbent import clock
-from incumbent.campaign import NEVER
+from incumbent.brake import Brake
+from incumbent.campaign import NEVER, Campaign
 from incumbent.confirmation import Act, Confirmation, Inquiry, Later
 from incumbent.driver import Driver
 from incumbent.errors import ClusterError, NotFound, Unconnected
@@ -48,6 +49,10 @@ blind towards its API server."""
 LONGEST_PATIENCE = 30.0
 """The same, at most, after it took the record and could not do the work either."""
 
+LONGEST_RESTORING = 30.0
+"""Seconds between attempts to give a leader back the label that somebody else takes, at most."""
+LONGEST_CORRECTING = 1.0
+"""Seconds between strips of pods that somebody else labels, at most: each is a second leader."""
 PREDECESSORS = 4
 """Of so many earlier holders is known that they were ours; a hand-over has one of them."""
 
@@ -65,6 +70,7 @@ class Office:
         may_label: says whether our record counts for anybody.
         corrected: is told of each pod that carried the leader label without leading.
         refused: is told why a request to step down cannot be carried out.
+        recognised: is told of each process that labels pods here by right: it is a replica.
         wake: asks for another pass after so many seconds.
         turns: for changes of leader, of which only so many go on at a time.
         inquiry: where replicas ask each other while they cannot see the key.
@@ -83,6 +89,7 @@ class Office:
         may_label: Callable[[], bool],
         corrected: Callable[[Pod], None],
         refused: Callable[[str], None],
+        recognised: Callable[[str], None],
         wake: Callable[[float], None],
         turns: asyncio.Semaphore,
         inquiry: Inquiry,
@@ -96,6 +103,7 @@ class Office:
         self._may_label = may_label
         self._corrected = corrected
         self._refused = refused
+        self._recognised = recognised
         self._step_down = StepDown(cluster)
         self._wake = wake
         self._turns = turns
@@ -106,6 +114,8 @@ class Office:
         self.routing = Routing(cluster, resource, wake, observer)
         self._follower = Follower(site, driver, self._labels, self.routing, wake)
         self._last_held: Record | None = None
+        self._last_doubted: Record | None = None
+        """The latest record of which it was not known whether another replica here wrote it."""
         self._held_before: deque[str] = deque(maxlen=PREDECESSORS)
         """The pods of earlier records, by UID: in a hand-over one of them carries the label yet."""
         self._in_office = 0
@@ -128,6 +138,12 @@ class Office:
         """Since when the leader is not ready."""
         self._aside_since = NEVER
         """Since when a request to step down keeps this site out of office."""
+        self.in_doubt = False
+        """Whether it is not known yet if the record is of another replica of this site."""
+        self._stripped = ("", 0)
+        """The pod and the term of another site's record, or so it seemed, that we stripped last."""
+        self._restoring = Brake(LONGEST_RESTORING)
+        self._correcting = Brake(LONGEST_CORRECTING)
         self._doubted = NEVER
         """The end of a lease that we may have had, for which was stripped."""
 
@@ -180,9 +196,26 @@ class Office:
         return bool(self._labels.suspects)
 
     @property
+    def contested(self) -> str:
+        """Why the labels do not stay as they should be; empty if they do."""
+        now, culprit = clock.now(), "`kubectl get pods -o yaml --show-managed-fields` shows who"
+        if self._restoring.holds(now):
+            return f"somebody else takes the label from the leader again and again: {culprit}"
+        if self._correcting.holds(now):
+            return f"somebody else labels another pod as leader again and again: {culprit}"
+        return ""
+
+    @property
+    def corrections_in_a_row(self) -> int:
+        """How often somebody else has labelled a pod, one time soon after the other."""
+        return self._correcting.times
+
+    @property
     def rests(self) -> bool:
         """Whether another replica of this site is the steward, so that its work is not ours."""
         campaign = self._driver.campaign
+        if self.in_doubt:
+            return True
         if campaign is None or not campaign.stands_by:
             return False
         return self._relieved or not self.lapsed
@@ -198,7 +231,12 @@ class Office:
     def hear(self, record: Record | None) -> None:
         """Take in the latest record."""
         campaign = self._driver.campaign
-        if campaign is None or record is None or not campaign.ours(record):
+        if campaign is None or record is None:
+            return
+        if not campaign.ours(record):
+            kin = campaign.member.kin
+            if kin is not None and kin.doubtful(record):
+                self._last_doubted = record
             return
         last = self._last_held
         if record != last:
@@ -234,6 +272,9 @@ class Office:
             await self._seek_confirmation(withdrawn=withdrawn)
         else:
             self.confirmation.see(clock.now())
+        for brake in (self._restoring, self._correcting):
+            if brake.holds(clock.now()):
+                self._reached(brake.forgiven_at)  # then the condition is over
         if self.routing.routed and not (self.resource.service or self.rests):
             await self.routing.take_back()  # not asked for any more, and no strip waits for it
         return settled
@@ -252,6 +293,8 @@ class Office:
         if aside:
             chosen = None
         self._driver.nominate(self._nominee(chosen) if chosen is not None else None)
+        if campaign.lease is None and self.in_doubt:
+            return await self._bide(campaign, withdrawn=withdrawn)
         if campaign.lease is not None:
             self._aside_since = NEVER
             try:
@@ -390,6 +433,10 @@ class Office:
             return False
         if not self._driver.leads:
             return True  # nobody of the earlier holders may act any more before we may
+        able = not why_not(pod, self.resource.selector)
+        if able and lease.record.holder != identity(self._site, pod):
+            # The site was renamed. In its own term, because a holder's identity never changes.
+            return await self._hand_over(lease.record, pod, since=since)
         if self.resource.preempts and chosen is not None and priority(chosen) > priority(pod):
             return await self._hand_over(lease.record, chosen, since=since)
         wanted = await self._step_down.wanted(self.resource, lease.record.term)
@@ -398,9 +445,21 @@ class Office:
         if shows(pod, self.resource, lease.record.term):
             self._in_office = lease.record.term
             return True
-        if why_not(pod, self.resource.selector):
+        if not able:
             return True  # it keeps what it has
-        return await self._label(pod)
+        return await self._restore(pod, lease.record.term)
+
+    async def _restore(self, pod: Pod, term: int) -> bool:
+        """Label the leader; not at once if somebody else takes its label again and again."""
+        if term != self._in_office:
+            return await self._label(pod)
+        if not self._reached(self._restoring.free_at):
+            return True
+        restored = await self._label(pod)
+        if restored:
+            self._restoring.pull(clock.now())
+            log.warning("label.restored", pod=pod.name, times=self._restoring.times)
+        return restored
 
     def _may_stay(self, pod: Pod) -> bool:
         """Whether a leader may go on: as a candidate, or for a while as one that is not ready."""
@@ -453,6 +512,8 @@ class Office:
             return False  # not our business any more, perhaps
         tenure = self._driver.tenure
         clear = not slice_first and await self._strip_for(old, to)
+        if old.uid == to.uid:
+            to = self._still(to) or to  # the strip has changed it
         if not await self._driver.transfer(self._nominee(to), tenure=tenure):
             return False
         self._note_beginning()
@@ -522,10 +583,13 @@ class Office:
             # Read before the write, as a warrant has to be, and not from a watch that may lag.
             carriers = await self._labels.carriers()
             strays = [pod for pod in carriers if pod.uid != leader.uid]
+            if strays and not self._reached(self._correcting.free_at):
+                return True
             if strays and not await self._driver.renew():
                 return False
             await self._labels.strip_all(strays)
             for stray in labelled(strays, self.resource):
+                self._correcting.pull(clock.now())
                 self._corrected(stray)
         self._sweep = False
         return True
@@ -607,6 +671,20 @@ class Office:
             self._driver.urge()
         return True
 
+    async def _bide(self, campaign: Campaign, *, withdrawn: bool) -> bool:
+        """Leave the labels alone while it is not known whether the steward is of this site.
+
+        Not beyond the time of its record, nor beyond that of a lease that we lost to it.
+        """
+        self.routing.forget()  # another replica may write the slices
+        until = campaign.latest_at + campaign.timing.lease
+        if self._answers:
+            until = min(until, campaign.ended_at)
+        late = self._reached(until) and not self.resource.holds
+        if (withdrawn or late) and (self._answers or self._labels.suspects):
+            await self._strip_known()
+        return True
+
     async def _end_doubt(self) -> None:
         """Strip when the lease would end that a relay without an answer may have brought.
 
@@ -656,8 +734,26 @@ class Office:
             # Our link is down, and that is not noticed yet: the label may be right.
             return False
         elif self._driver.lease is None and not self.rests:
-            await self._strip_known()
+            await self._strip_foreign()
         return True
+
+    async def _strip_foreign(self) -> None:
+        """Strip pods that carry the label while a record is not ours.
+
+        If its own pod is labelled for its term once more, a replica that reads and writes here has
+        done that, whatever its site is called: we stop, because it would go on.
+        """
+        record = self._driver.record
+        shown = ("", 0)
+        for pod in self._labels.suspects:
+            if record is not None and pod.uid == record.pod_uid:
+                shown = (pod.uid, record.term) if shows(pod, self.resource, record.term) else shown
+        if record is not None and shown == self._stripped != ("", 0):
+            log.warning("replica.recognised", replica=record.replica, site=record.site)
+            self._recognised(record.replica)
+            return
+        await self._strip_known()
+        self._stripped = shown
 
     async def _suspect(self) -> bool:
         """Whether a pod may carry the label, or be reached by the Service."""
@@ -770,8 +866,9 @@ class Office:
     async def _take_office_now(self, pod: Pod, *, since: float) -> bool:
         held = self._last_held
         prepared = held, self._driver.latest
-        if held is not None and held.pod_uid != pod.uid:
-            await self._labels.strip_all([self._pod_of(held)])
+        before = [one for one in (held, self._last_doubted) if one and one.pod_uid != pod.uid]
+        if before:
+            await self._labels.strip_all(self._pod_of(one) for one in before)
         elif not await self._labels.wanted():
             return True  # and who cannot reach the API server could label nobody
         await self.routing.prepare(self._driver.tenure + 1)  # the one that begins with this record
@@ -818,7 +915,7 @@ class Office:
 
     def _holder(self, record: Record) -> Pod | None:
         """Return the pod that a record names, as last seen."""
-        return holder_pod(record, self._site, self._pods.all or {}, self.resource.key.namespace)
+        return holder_pod(record, self._pods.all or {}, self.resource.key.namespace)
 
     def _pod_of(self, record: Record) -> Pod:
         """Return the pod that a record names, as last seen, or enough of it to be read."""

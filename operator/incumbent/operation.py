@@ -15,7 +15,7 @@ import uvloop
 from incumbent import garbage, handlers, http
 from incumbent.access import access_from
 from incumbent.bucket import Nats
-from incumbent.campaigner import Campaigner, Replica, Site
+from incumbent.campaigner import Campaigner
 from incumbent.cluster import ApiServer
 from incumbent.errors import (
     BucketError,
@@ -31,6 +31,7 @@ from incumbent.resource import API_VERSION, PLURAL, Resource
 from incumbent.roster import Roster
 from incumbent.session import Session
 from incumbent.settings import Settings
+from incumbent.site import Peers, Replica, Site
 
 log = structlog.get_logger(__name__)
 
@@ -113,6 +114,7 @@ class Operator:
         self._cluster = cluster
         self._site = Site(settings.site or "", "")  # until the cluster has been asked
         self._namespaces: dict[str, NamespacePods] = {}
+        self._peers = Peers()
         self._turns = asyncio.Semaphore(CHANGES_AT_ONCE)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -186,6 +188,7 @@ class Operator:
             changed=self.roster.touch,
             turns=self._turns,
             historian=self.historian,
+            peers=self._peers,
         )
 
 
@@ -237,15 +240,16 @@ async def _prepare_bucket(settings: Settings, connection: Nats, health: Health) 
 async def _find_site(settings: Settings, cluster: ApiServer) -> Site:
     """Ask the cluster who it is, and whether it knows the kind.
 
-    Who gives a name and namespaces has rights there, and nowhere else perhaps: then it is the first
-    of these whose UID tells two sites of one name apart.
+    An operator that is given a name and namespaces may have rights there and nowhere else: then its
+    site has no UID, and each election's own stands for it. Which namespaces it serves does not
+    matter.
 
     Raises:
         ConfigurationError: the name has to be given, for it may not be looked up.
     """
-    known = settings.namespaces[0] if settings.site and settings.namespaces else "kube-system"
+    restricted = bool(settings.site and settings.namespaces)
     try:
-        uid = await cluster.cluster_uid(known)
+        uid = "" if restricted else await cluster.cluster_uid()
     except Forbidden as error:
         if settings.site is None:
             msg = (
@@ -256,7 +260,8 @@ async def _find_site(settings: Settings, cluster: ApiServer) -> Site:
         uid = ""
     namespace = settings.namespaces[0] if settings.namespaces else "default"
     await cluster.get_election(namespace, "incumbent")
-    return Site(settings.site or uid[:SITE_NAME_LENGTH], uid)
+    given = settings.site is not None
+    return Site(settings.site or uid[:SITE_NAME_LENGTH], uid, given=given)
 
 
 async def _until_found(health: Health, what: str, find: Callable[[], Awaitable[T]]) -> T:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,7 +20,14 @@ import structlog
 from incumbent import clock
 from incumbent.errors import ClusterError, Conflict, NotFound
 from incumbent.ports import Cluster
-from incumbent.status import Event, Situation, events_from, status_from, with_candidates
+from incumbent.status import (
+    Event,
+    Situation,
+    events_from,
+    status_from,
+    with_candidates,
+    without_proofs,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +37,7 @@ LONGEST_QUARREL = 30.0
 """The same while somebody else writes another status again and again."""
 FORGIVEN_AFTER = 60.0
 """Seconds without such a quarrel after which a change of somebody else is corrected at once."""
+NEVER = math.inf
 AFTER_CONFLICT = 0.1
 """Seconds to wait before another try, at most, when somebody else wrote the status."""
 LOGGED_FAILURES = frozenset({1, 10, 100})
@@ -68,6 +77,11 @@ class Reporter:
         self._said: object = None
         self._written = 0
         self._written_at = 0.0
+        self._newcomer = ""
+        self.introduced_at = NEVER
+        """When `introduce` was carried out last."""
+        self.drops_proofs = False
+        """Whether the API server drops the fields of a proof (see `site`)."""
         self._repeats = 0
         """How often in a row we have written what somebody else had changed since."""
         self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
@@ -133,6 +147,11 @@ class Reporter:
         self._events.append(event)
         self._stirred.set()
 
+    def introduce(self, replica: str) -> None:
+        """Have the status ask its steward whether it sees what we write."""
+        self._newcomer = replica
+        self._stirred.set()
+
     async def run(self) -> None:
         """Write, for as long as this is not cancelled."""
         failures = 0
@@ -141,6 +160,7 @@ class Reporter:
             self._stirred.clear()
             try:
                 await self._emit()
+                await self._introduce()
                 await self._write()
                 await self._emit()
             except NotFound:
@@ -162,6 +182,39 @@ class Reporter:
         if failures in LOGGED_FAILURES:
             self._log.warning("status.not_written", problem=str(error))
 
+    async def _introduce(self) -> None:
+        """Put our question into the status, beside everything that is there."""
+        metadata = self.body["metadata"]
+        while newcomer := self._newcomer:
+            self._newcomer = ""
+            try:
+                self.body = await self._cluster.replace_status(
+                    metadata["namespace"],
+                    metadata["name"],
+                    resource_version=self.body["metadata"]["resourceVersion"],
+                    status={**self.status, "newcomer": newcomer},
+                )
+            except Conflict:
+                if not await self._read_again():
+                    return
+                self._newcomer = newcomer
+                continue
+            except ClusterError:
+                self._newcomer = newcomer
+                raise
+            self.drops_proofs = "newcomer" not in self.status
+            self.introduced_at = clock.now()
+            self._changed()
+
+    async def _read_again(self) -> bool:
+        """Read the resource; return whether it still is the same one."""
+        metadata = self.body["metadata"]
+        fresh = await self._cluster.get_election(metadata["namespace"], metadata["name"])
+        if fresh is None or fresh["metadata"]["uid"] != metadata["uid"]:
+            return False
+        self.body = fresh
+        return True
+
     async def _write(self) -> None:
         metadata, waited = self.body["metadata"], False
         while (situation := self._situation) is not None:
@@ -171,6 +224,8 @@ class Reporter:
             status: Mapping[str, Any] = status_from(situation, before, _timestamp())
             if self._leaves_it(situation, before):
                 status = with_candidates(situation, before, _timestamp())
+            if self.drops_proofs:
+                status = without_proofs(status)
             if status == before:
                 return
             said = _said_by(status)
@@ -188,13 +243,13 @@ class Reporter:
                     status=status,
                 )
             except Conflict:
-                fresh = await self._cluster.get_election(metadata["namespace"], metadata["name"])
-                if fresh is None or fresh["metadata"]["uid"] != metadata["uid"]:
+                if not await self._read_again():
                     return
-                self.body = fresh
                 # Whoever changed it may know more than we do; so may we, in a moment.
                 await asyncio.sleep(AFTER_CONFLICT * random.uniform(0.5, 1.0))  # noqa: S311
                 continue
+            if (status.get("steward") or {}).get("process"):
+                self.drops_proofs = "process" not in (self.status.get("steward") or {})
             self._said = _gist(situation)
             self._repeats = self._repeats + 1 if repeated else 0
             self._written, self._written_at = said, clock.now()

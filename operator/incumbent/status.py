@@ -103,6 +103,10 @@ class Situation:
     """Whether the label was taken away although the key was not seen."""
     answers: Mapping[str, Any] | None = None
     """The question in the status that this replica has answered, see `confirmation`."""
+    process: str = ""
+    """What tells the steward from an earlier process of its name."""
+    contested: str = ""
+    """Why the labels do not stay as they should be; empty if they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,7 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
     resource, record = situation.resource, situation.record
     lasting = {"token"}
     if not situation.seen:
-        lasting |= {"holder", "leader", "steward"}
+        lasting |= {"holder", "leader", "steward", "newcomer"}
     if not situation.pods_seen:
         lasting |= {"candidates"}
     if situation.stripped:
@@ -157,10 +161,7 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
             status["token"] = record.term
     known = before if status.get("token") == before.get("token") else {}
     if record is not None and situation.steward:
-        kept = known.get("steward") or {}
-        same = kept.get("replica") == situation.steward
-        revision = kept["revision"] if same else record.revision
-        status["steward"] = {"replica": situation.steward, "revision": revision}
+        status["steward"] = _steward(situation, record, known.get("steward") or {}, before)
     if situation.leader is not None:
         kept = known.get("leader") or {}
         same = kept.get("podUID") == situation.leader.uid
@@ -181,6 +182,15 @@ def with_candidates(situation: Situation, before: Mapping[str, Any], now: str) -
     new = next(one for one in fresh["conditions"] if one["type"] == "CandidatesReady")
     conditions = [new if one["type"] == new["type"] else one for one in before["conditions"]]
     return {**before, "candidates": fresh["candidates"], "conditions": conditions}
+
+
+def without_proofs(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a status as an older definition of the kind allows it (see `site`)."""
+    steward = status.get("steward")
+    if steward is None:
+        return status
+    kept = {name: steward[name] for name in steward if name not in {"process", "admitted"}}
+    return {**status, "steward": kept}
 
 
 def events_from(
@@ -220,6 +230,9 @@ def events_from(
     obstacle = _condition(after, "RoutingInSync")
     if obstacle[0] in _OBSTACLES and obstacle[0] != _condition(before, "RoutingInSync")[0]:
         events.append(Event("Warning", obstacle[0], "Route", obstacle[1]))
+    contested = _condition(after, "LabelsInSync")
+    if contested[0] == "LabelsContested" != _condition(before, "LabelsInSync")[0]:
+        events.append(Event("Warning", contested[0], "Label", contested[1]))
     return events
 
 
@@ -247,6 +260,7 @@ _TROUBLES = frozenset(
         "KeyInUse",
         "LabelKeyInUse",
         "TokenRegressed",
+        "SiteInUse",
     }
 )
 """Reasons of Ready that are news by themselves. The others come with a change of leader."""
@@ -265,6 +279,22 @@ def _bucket(situation: Situation, before: Mapping[str, Any]) -> dict[str, Any]:
         "replicas": info.replicas,
         "createdTime": info.created,
     }
+
+
+def _steward(
+    situation: Situation, record: Record, kept: Mapping[str, Any], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return who answers for the record, and which replica it has admitted last (see `site`)."""
+    process = situation.process
+    same = kept.get("replica") == situation.steward and kept.get("process", process) == process
+    admitted = before.get("newcomer") or (kept.get("admitted") if same else None)
+    steward = {
+        "replica": situation.steward,
+        "revision": kept["revision"] if same else record.revision,
+        "process": process,
+        "admitted": admitted,
+    }
+    return {name: value for name, value in steward.items() if value}
 
 
 def _leader(pod: Pod, since: str) -> dict[str, str]:
@@ -356,7 +386,7 @@ def _ready_now(situation: Situation) -> _Verdict:
     if not situation.seen:
         return "Unknown", "Starting", _unseen(situation)
     if record is not None and not situation.ours:
-        return "True", "LedElsewhere", f"{shown(record.holder)} holds the record"
+        return "True", "LedElsewhere", _led_elsewhere(situation, record)
     if situation.ready == 0:
         return "False", "NoCandidates", _no_candidates(situation)
     if record is not None:
@@ -368,6 +398,16 @@ def _ready_now(situation: Situation) -> _Verdict:
 def _unseen(situation: Situation) -> str:
     what = "the key has" if situation.pods_seen else "the key and the pods have"
     return f"{what} not been seen yet"
+
+
+def _led_elsewhere(situation: Situation, record: Record) -> str:
+    """Say who leads, and from where: perhaps nobody meant to share the election with that site."""
+    holder = shown(record.holder)
+    if situation.resource.observed or not record.site:
+        return f"{holder} holds the record"
+    uid = shown(record.site.partition("/")[2])
+    of_cluster = f", cluster {uid}," if uid else ""
+    return f"{holder} holds the record: site {shown(record.site_name)}{of_cluster} leads"
 
 
 def _no_candidates(situation: Situation) -> str:
@@ -419,6 +459,8 @@ def _candidates_ready(situation: Situation) -> _Verdict:
 def _labels_in_sync(situation: Situation) -> _Verdict:
     if situation.unlabelled:
         return "False", "LabelsNotWritten", situation.unlabelled
+    if situation.contested:
+        return "False", "LabelsContested", situation.contested
     if not situation.seen:
         return "Unknown", "Starting", _unseen(situation)
     message = "every pod's label is as it should be"

@@ -5,10 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from incumbent.model import Record
 
 NEVER = math.inf
+
+
+class Kin(Protocol):
+    """Tells which records are of replicas of this site."""
+
+    def ours(self, record: Record) -> bool:
+        """Whether another replica of this site wrote a record, for certain."""
+        ...
+
+    def doubtful(self, record: Record) -> bool:
+        """Whether another replica of this site may have written a record."""
+        ...
+
+    def inherited(self, record: Record) -> bool:
+        """Whether a record may be taken over when it is not renewed, though that is not certain."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +38,8 @@ class Member:
     """The site as in the header of a record; empty for a member outside Kubernetes."""
     holders: str = ""
     """How the identities of all begin for whom this process and its peers campaign."""
+    kin: Kin | None = None
+    """Tells who the peers are; None: every process that writes the same site."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,15 +87,16 @@ def identities(site: str, namespace: str) -> str:
     return f"{site}/{namespace}/"
 
 
-def holder_pod(record: Record, site: str, pods: Mapping[str, Pod], namespace: str) -> Pod | None:
+def holder_pod(record: Record, pods: Mapping[str, Pod], namespace: str) -> Pod | None:
     """Return the very pod that a record of this site names; None if it is not there.
 
-    A pod of the same name with another UID is another pod.
+    A pod of the same name with another UID is another pod. The name of the site does not matter:
+    it may have been changed.
     """
-    prefix = identities(site, namespace)
-    if not record.holder.startswith(prefix):
+    local = record.holder.partition("/")[2]
+    if not local.startswith(f"{namespace}/"):
         return None
-    pod = pods.get(record.holder.removeprefix(prefix))
+    pod = pods.get(local.removeprefix(f"{namespace}/"))
     return pod if pod is not None and pod.uid == record.pod_uid else None
 
 

@@ -113,5 +113,6 @@ def test_no_alert_is_missing():
         "IncumbentLeaseLapses",
         "IncumbentBucketAtRisk",
         "IncumbentTokenRegressed",
+        "IncumbentSiteInUse",
         "IncumbentAbsent",
     } <= {alert["alert"] for alert in ALERTS}

@@ -1022,6 +1022,9 @@ async def test_standby_is_silent(stage):
     """It writes nothing, neither to the bucket nor to the API server."""
     await stage.lead()
     await stage.start("two")
+    await asyncio.sleep(1)
+    assert stage.cluster.operations.count("replace_status") == 2  # a question, and the answer
+    stage.cluster.calls.clear()
     await asyncio.sleep(3 * TTL)
     assert not {"patch_pod", "replace_status"} & set(stage.cluster.operations)
     renewed_by = {

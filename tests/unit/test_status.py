@@ -715,7 +715,8 @@ def test_events_say_who_and_why():
             "Warning",
             "LeaderLost",
             "StepDown",
-            "pod a does not lead any more: there/shop/x holds the record",
+            "pod a does not lead any more: there/shop/x holds the record: site there,"
+            " cluster uid, leads",
         )
     ]
     assert told(led_by(A, 5), NOBODY) == [

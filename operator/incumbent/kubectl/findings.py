@@ -150,6 +150,8 @@ _REMEDIES = {
     "KeyInUse": "give one of the two elections another key, or delete it",
     "LabelKeyInUse": "give one of the two elections another label key, or delete it",
     "TokenRegressed": "see docs/operations.md, then set onTokenRegress to Accept",
+    "SiteInUse": "give the operator of the copied cluster another --site; see docs/operations.md",
+    "LabelsContested": "find out who else sets the label, with --show-managed-fields",
     "ServiceNotFound": "create the Service that `routing` names, without a selector",
     "ServiceHasOthers": "delete what else leads clients of that Service somewhere",
     "ServiceHasSelector": "remove the selector of the Service that `routing` names",

@@ -1,0 +1,324 @@
+"""Replicas of one site are those that use one API server, whatever a copy of it claims."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+import pytest
+
+from fakecluster import NAMESPACE, make_election, make_pod
+from incumbent import wire
+from incumbent.campaigner import ACCOUNT_WITHIN, QUIET_TTLS
+from incumbent.errors import Conflict
+from incumbent.site import Site
+from stage import LABEL, TOKEN, TTL, Stage, View
+
+pytestmark = [pytest.mark.looptime(noop_cycles=2), pytest.mark.usefixtures("clock_of_the_loop")]
+
+IN_USE = ("False", "SiteInUse")
+LEADING = ("True", "Leading")
+ELSEWHERE = ("True", "LedElsewhere")
+
+
+@contextlib.asynccontextmanager
+async def copy_of(stage, *, pods="same", site=None):
+    """A copy of a cluster, as it is now, on the same bucket; no operator runs there yet.
+
+    pods: `same` have been there when it was copied, `other` have been created since.
+    """
+    other = Stage()
+    other.bucket = stage.bucket
+    other.site = site or stage.site
+    other.cluster.latency = stage.cluster.latency
+    other.cluster.put_election(make_election(status=stage.status))
+    for pod in stage.cluster.pods.values():
+        kept = pod if pods == "same" else make_pod(pod.name, uid=f"other-{pod.uid}")
+        other.cluster.add(replace(kept, resource_version=""))
+    yield other
+    for campaigner in list(other.tasks):
+        await other.kill(campaigner)
+
+
+async def both_lead(stage, other, *, seconds):
+    """Return the seconds for which both clusters had a pod with the label."""
+    both = 0
+    for _ in range(round(seconds * 100)):
+        both += bool(stage.leaders and other.leaders)
+        await asyncio.sleep(0.01)
+    return both / 100
+
+
+@pytest.mark.parametrize("pods", ("same", "other"))
+async def test_a_copied_cluster_never_leads_beside_its_original(stage, pods):
+    """It says so, strips what the copy brought, and leaves the record alone."""
+    await stage.lead()
+    term = stage.status["token"]
+    async with copy_of(stage, pods=pods) as other:
+        await other.start("one", nonce="copy")
+        await asyncio.sleep(ACCOUNT_WITHIN + TTL)
+        assert other.leaders == []
+        assert await both_lead(stage, other, seconds=20 * TTL) == 0
+        assert (other.condition(), other.condition("Stalled")) == (IN_USE, ("True", "SiteInUse"))
+        assert other.reasons.count("SiteInUse") == 1
+    assert (stage.leaders, stage.condition()) == (["a"], LEADING)
+    assert stage.status["token"] == term
+    renewals = [call for call in stage.bucket.calls if call.name == "renew"]
+    assert {call.headers[wire.REPLICA] for call in renewals} == {"one/nonce"}
+
+
+async def test_two_replicas_of_a_copy_do_not_vouch_for_the_original(stage):
+    """They know each other, and neither of them has ever seen the original's steward write."""
+    await stage.lead()
+    async with copy_of(stage) as other:
+        await other.start("one", nonce="copy-1")
+        await other.start("two", nonce="copy-2")
+        await asyncio.sleep(2 * ACCOUNT_WITHIN)
+        assert await both_lead(stage, other, seconds=10 * TTL) == 0
+        assert other.condition() == IN_USE
+        assert stage.condition() == LEADING
+
+
+async def test_a_copy_and_its_original_that_start_together_do_not_both_lead(stage):
+    """Whoever of the two has the record leads, and the other one says why it does not."""
+    async with copy_of(stage) as other:
+        await asyncio.gather(stage.start("one"), other.start("one", nonce="copy"))
+        await asyncio.sleep(2 * ACCOUNT_WITHIN)
+        assert await both_lead(stage, other, seconds=10 * TTL) == 0
+        assert {stage.condition(), other.condition()} == {LEADING, IN_USE}
+
+
+async def test_restart_of_the_original_gives_nothing_to_its_copy(stage):
+    """The copy waits for a while after the record has gone: its holder may come back."""
+    await stage.lead()
+    async with copy_of(stage, pods="other") as other:
+        await other.start("one", nonce="copy")
+        await other_says(other, IN_USE)
+        await stage.first.resign()
+        await stage.kill(stage.first)
+        await asyncio.sleep(2 * TTL)
+        assert other.leaders == []
+        await stage.start("one", nonce="restarted")
+        await stage.until(lambda: stage.leaders != [])
+        assert await both_lead(stage, other, seconds=10 * TTL) == 0
+        assert (stage.condition(), other.condition()) == (LEADING, IN_USE)
+
+
+async def test_copy_takes_over_when_the_original_is_gone_for_good(stage):
+    """After a few TTLs without a record of it."""
+    await stage.lead()
+    async with copy_of(stage, pods="other") as other:
+        await other.start("one", nonce="copy")
+        await other_says(other, IN_USE)
+        await stage.kill(stage.first)
+        for name in ("a", "b"):
+            stage.cluster.delete(name)
+        await other.until(lambda: other.condition() == LEADING, timeout=(QUIET_TTLS + 3) * TTL)
+
+
+async def test_way_out_of_a_copy_is_a_name_of_its_own(stage):
+    """The name that the administrator gives wins over the one in the copied status."""
+    await stage.lead()
+    async with copy_of(stage, site=Site("dr", "uid-of-cluster", given=True)) as other:
+        await other.start("one", nonce="copy")
+        await asyncio.sleep(ACCOUNT_WITHIN + TTL)
+        assert (other.leaders, other.condition()) == ([], ELSEWHERE)
+        assert other.status["site"] == "dr"
+        await stage.first.resign()
+        await stage.kill(stage.first)
+        await other.until(lambda: other.condition() == LEADING)
+        assert stage.record == "dr/shop/a"
+        assert await both_lead(stage, other, seconds=5 * TTL) == 0
+
+
+# Replicas of one cluster
+
+
+async def replaced(stage, old, name, nonce):
+    """Start the replica that a rolling update starts, and then end the old one."""
+    new = await stage.start(name, nonce=nonce)
+    await asyncio.sleep(2)
+    await old.leave()
+    await stage.kill(old)
+    await asyncio.sleep(2 * ACCOUNT_WITHIN)
+    return new
+
+
+@pytest.mark.parametrize(
+    "site",
+    (
+        Site("site", "uid-of-cluster"),
+        Site("site", "uid-of-another-namespace", given=True),
+        Site("site", ""),
+    ),
+    ids=("the same", "another UID", "no UID"),
+)
+async def test_rolling_update_changes_no_leader_whatever_becomes_of_the_uid(stage, site):
+    """What namespaces are served, and what may be read, may be another at each replica."""
+    await stage.lead()
+    token, before = stage.status["token"], len(stage.cluster.patches)
+    old = stage.first
+    for number in range(3):
+        stage.site = (site, Site("site", "uid-of-cluster"))[number % 2]
+        old = await replaced(stage, old, f"new-{number}", f"n-{number}")
+    assert (stage.leaders, stage.status["token"], stage.condition()) == (["a"], token, LEADING)
+    assert len(stage.cluster.patches) == before
+    assert stage.status["steward"]["replica"] == "new-2"
+
+
+@pytest.mark.parametrize("leaves", (True, False), ids=("leaves", "is killed"))
+async def test_single_replica_that_is_replaced_changes_no_leader(stage, leaves):
+    """Its successor meets nobody who could answer, and goes on with what the status names."""
+    await stage.lead()
+    token = stage.status["token"]
+    if leaves:
+        await stage.first.leave()
+    await stage.kill(stage.first)
+    await asyncio.sleep(1)
+    await stage.start("two", nonce="new")
+    await asyncio.sleep(5 * TTL)
+    assert (stage.leaders, stage.status["token"], stage.condition()) == (["a"], token, LEADING)
+    assert stage.most_at_once() == 1
+
+
+async def test_new_name_costs_one_hand_over_to_the_same_pod(stage):
+    """A term has one identity, so that a new one begins; the label is gone for a moment."""
+    await stage.lead()
+    token = stage.status["token"]
+    stage.site = Site("renamed", "uid-of-cluster", given=True)
+    await replaced(stage, stage.first, "two", "new")
+    assert (stage.leaders, stage.record) == (["a"], "renamed/shop/a")
+    assert stage.status["token"] > token
+    assert stage.most_at_once() == 1
+    assert stage.reasons.count("LeaderLost") == 0
+    assert stage.writes.count("a=leader") == 1
+
+
+async def test_replica_with_an_old_definition_of_the_kind_still_relays(stage):
+    """The API server drops what is not in it, so that a header has to be enough."""
+    drop_new_fields(stage)
+    await stage.lead()
+    token = stage.status["token"]
+    await replaced(stage, stage.first, "two", "new")
+    assert (stage.leaders, stage.status["token"], stage.condition()) == (["a"], token, LEADING)
+    writes = stage.cluster.operations.count("replace_status")
+    await asyncio.sleep(10 * TTL)
+    assert stage.cluster.operations.count("replace_status") == writes
+
+
+def drop_new_fields(stage):
+    """Let the API server forget the fields that prove who is a replica."""
+    replace_status = stage.cluster.replace_status
+
+    async def pruned(namespace, name, *, resource_version, status):
+        status = {key: value for key, value in status.items() if key != "newcomer"}
+        if "steward" in status:
+            kept = {"replica", "revision"}
+            steward = {key: value for key, value in status["steward"].items() if key in kept}
+            status["steward"] = steward
+        return await replace_status(
+            namespace, name, resource_version=resource_version, status=status
+        )
+
+    stage.cluster.replace_status = pruned
+
+
+async def test_steward_of_an_earlier_version_is_recognised(stage):
+    """It knows nothing of questions, and writes over them what it has to say."""
+    drop_proofs(stage.cluster, "old")
+    stage.first = await stage.start("old")
+    await stage.until(lambda: stage.condition() == LEADING)
+    assert "process" not in stage.status["steward"]
+    token = stage.status["token"]
+    await replaced(stage, stage.first, "two", "new")
+    assert (stage.leaders, stage.status["token"], stage.condition()) == (["a"], token, LEADING)
+    assert stage.most_at_once() == 1
+
+
+def drop_proofs(cluster, name):
+    """Let one replica write no proofs, as earlier versions do."""
+    replace_status = cluster.replace_status
+
+    async def written(namespace, election, *, resource_version, status):
+        steward = status.get("steward") or {}
+        if steward.get("replica") == name and "newcomer" not in status:
+            steward.pop("process", None)
+            steward.pop("admitted", None)
+        return await replace_status(
+            namespace, election, resource_version=resource_version, status=status
+        )
+
+    cluster.replace_status = written
+
+
+async def test_replica_that_was_taken_for_a_foreign_one_is_recognised_by_what_it_labels(stage):
+    """Its view of the elections was interrupted for long. It costs one label, and no fight."""
+    await stage.lead()
+    shown, stage.cluster.shown[:] = stage.cluster.shown[:], []
+    await stage.start("two", nonce="new")
+    await asyncio.sleep(2 * ACCOUNT_WITHIN)
+    assert (stage.leaders, stage.writes.count("a=leader")) == (["a"], 1)
+    patches = len(stage.cluster.patches)
+    await asyncio.sleep(5 * TTL)
+    assert len(stage.cluster.patches) == patches
+    stage.cluster.shown += shown
+    stage.cluster.show(stage.cluster.elections[NAMESPACE, "billing"])
+    await asyncio.sleep(5 * TTL)
+    assert (stage.leaders, stage.condition()) == (["a"], LEADING)
+
+
+async def test_blind_replica_is_relieved_by_one_that_has_just_started(stage):
+    """It comes back to a record of a replica that it has never met, and does not strip."""
+    view = View(stage.bucket)
+    first = await stage.start("one", view=view)
+    await stage.until(lambda: stage.condition() == LEADING)
+    token = stage.status["token"]
+    with view.blind():
+        await asyncio.sleep(0.1)
+        await stage.start("two", nonce="new")
+        await asyncio.sleep(TTL)
+    await asyncio.sleep(3 * TTL)
+    assert (stage.leaders, stage.status["token"], stage.condition()) == (["a"], token, LEADING)
+    assert first in stage.tasks
+
+
+async def other_says(stage, condition):
+    await stage.until(lambda: stage.condition() == condition, timeout=10 * TTL)
+
+
+# A brake
+
+
+async def test_label_that_is_taken_again_and_again_is_given_back_ever_more_slowly(stage):
+    """A thousand times a minute would load the API server, and nobody would hear of it."""
+    await stage.lead()
+    taken = 0
+    for _ in range(6000):
+        if stage.leaders:
+            stage.cluster.change("a", labels={"app": "billing", LABEL: "candidate"})
+            taken += 1
+        await asyncio.sleep(0.01)
+    assert taken < 15
+    assert stage.condition("LabelsInSync") == ("False", "LabelsContested")
+    assert stage.reasons.count("LabelsContested") == 1
+    await asyncio.sleep(120)
+    assert (stage.leaders, stage.condition("LabelsInSync")) == (["a"], ("True", "LabelsWritten"))
+    stage.cluster.change("a", labels={"app": "billing", LABEL: "candidate"})
+    await stage.until(lambda: stage.leaders == ["a"], timeout=1)
+
+
+async def test_label_that_is_given_again_and_again_is_taken_once_a_second(stage):
+    """A second leader is worse than a loaded API server, so that it never takes longer."""
+    await stage.lead()
+    given = 0
+    for _ in range(6000):
+        if stage.leaders == ["a"]:
+            labels = {"app": "billing", LABEL: "leader"}
+            with contextlib.suppress(Conflict):
+                stage.cluster.change("b", labels=labels, annotations={TOKEN: "1"})
+                given += 1
+        await asyncio.sleep(0.01)
+    assert 45 < given < 75
+    assert stage.reasons.count("LabelCorrected") <= 5
+    assert stage.condition("LabelsInSync")[1] in {"LabelsContested", "LabelsNotWritten"}
