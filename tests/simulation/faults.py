@@ -110,6 +110,13 @@ class GreatAges(Campaign):
         super().observe(replace(sighting, age=age), now, look=look)
 
 
+class TrustsHeaders(Campaign):
+    """Who writes our site into a record is taken for one of us, also in a copy of our cluster."""
+
+    def ours(self, record: Record) -> bool:
+        return record.replica == self.member.replica or record.site == self.member.site != ""
+
+
 class TimeoutIsSuccess(Member):
     """No answer is taken for a good one."""
 
@@ -210,5 +217,6 @@ FAULTS = (
     Fault(HastyRelay, TWO, ("_evict_unnoticed", "_leave", "_urge")),
     Fault(EmptyRelease, TWO, ("_evict_unnoticed", "_stop_member")),
     Fault(TrustedWatch, TWO, ("_stall_watches",)),
+    Fault(TrustsHeaders, OVER, ("_kill", "_leave", "_urge")),
     Fault(GreatAges, TWO, ("_evict_unnoticed", "_bad_link")),
 )

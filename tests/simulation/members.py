@@ -66,6 +66,20 @@ class Party:
     """The replica that made itself known as the steward last, and at which revision."""
     members: list[Member] = field(default_factory=list)
     """Its processes, the dead ones too while their lease counts."""
+    processes: set[str] = field(default_factory=set)
+    """The names of all its processes so far, which know each other by their API server."""
+
+    def ours(self, record: Record) -> bool:
+        """Whether one of its processes wrote a record: a copy of its cluster has the same site."""
+        return record.replica in self.processes
+
+    def doubtful(self, record: Record) -> bool:
+        """Whether a record claims to be of this site, and is not."""
+        return record.site == self.site and not self.ours(record)
+
+    def inherited(self, record: Record) -> bool:
+        """Whether a record is of a process that only a status names: all are known here."""
+        return False
 
     def strip(self) -> None:
         """Take the leader label away, confirmed; the replicas' watches of the pods show it."""
@@ -111,8 +125,10 @@ class Member(Process):
         """Attempts since the key was last taken."""
         self.outstanding: Event | None = None
         """The `Won` that no `Lost` has followed."""
+        kin = party if party.site else None
+        party.processes.add(name)
         self.campaign = machine(
-            Who(name, party.site), timing, self.clock(), random=world.random.random
+            Who(name, party.site, kin=kin), timing, self.clock(), random=world.random.random
         )
         if timing.profile is Profile.CHORIA:
             self.healthy_from += timing.splay / rate

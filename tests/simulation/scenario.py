@@ -135,12 +135,14 @@ class Scenario:
         sites = dice.choice((0, 0, 1, 2)) if alone else dice.choice((1, 2))
         parties = [Party(f"alone-{n + 1}") for n in range(alone)]
         parties += [Party(f"site-{n + 1}", site=f"site-{n + 1}") for n in range(sites)]
+        if sites and dice.random() < 0.3:
+            parties.append(Party("copy", site="site-1"))  # as a cloned cluster has it
         for party in parties:
             profile = Profile.PROMPT
             if self.ttl >= LEAST_FOR_CHORIA and dice.random() < 0.2:
                 profile = Profile.CHORIA
             if party.site:
-                party.wanted = f"{party.name}/p1"
+                party.wanted = f"{party.site}/p1"
             for number in range(dice.choice((1, 2, 2, 3)) if party.site else 1):
                 name = f"{party.name}-{'abc'[number]}" if party.site else party.name
                 # If they are late, a Choria member is there first.
@@ -425,7 +427,7 @@ class Scenario:
         if not sites:
             return
         party = self.world.random.choice(sites)
-        pod, other = f"{party.name}/p1", f"{party.name}/p2"
+        pod, other = f"{party.site}/p1", f"{party.site}/p2"
         self._fault(f"another pod of {party.name} is to lead")
         if self.world.chance(0.3):
             for member in party.members:
