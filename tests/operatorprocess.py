@@ -106,10 +106,10 @@ class OperatorProcess(Startable):
             return 0, ""
 
     async def election(self, namespace: str, name: str) -> dict[str, Any]:
-        """Return what `/v1/elections/<namespace>/<name>` says, empty when that is 404."""
+        """Return what `/v1/elections/<namespace>/<name>` says, empty if nobody knows of it."""
         url = f"{self.url}/v1/elections/{namespace}/{name}"
         async with self._session() as session, session.get(url) as answer:
-            return {} if answer.status == 404 else dict(await answer.json())
+            return {} if answer.status in {404, 503} else dict(await answer.json())
 
     async def metrics(self) -> dict[str, float]:
         """Return every series of /metrics and its value, by its text as it is there."""

@@ -33,6 +33,9 @@ SHORTEST_PAUSE = 0.2
 SHUTDOWN = 1.0
 """Seconds that answers under way have at the end. A stream ends at once, if it is read."""
 
+RETRY_AFTER = 2
+"""Seconds after which to ask again for elections that are not known yet."""
+
 TERMS = 20
 """How many terms are shown of an election if nothing else is asked for."""
 
@@ -60,7 +63,14 @@ class Directory(Protocol):
         ...
 
     def election(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        """Return one of them, None if there is no such election."""
+        """Return one of them, None if there is no such election, or it is not known yet."""
+        ...
+
+    def pending(self, namespace: str = "", name: str = "") -> bool:
+        """Whether nobody can say that there is no such election: the process starts, or ends.
+
+        Without a name: whether `elections` may lack some.
+        """
         ...
 
     async def history(self, namespace: str, name: str, *, limit: int) -> Mapping[str, Any] | None:
@@ -202,6 +212,8 @@ class Views:
 
     async def elections(self, request: web.Request) -> web.StreamResponse:
         """Return all elections; as a stream with `?changes` only what has changed."""
+        if self._directory.pending():
+            return unknown()
         if "changes" in request.query and EVENT_STREAM in request.headers.get("Accept", ""):
             return await self._stream_changes(request)
         return await self._answer(request, self._directory.elections)
@@ -220,15 +232,25 @@ class Views:
         namespace, name = request.match_info["namespace"], request.match_info["name"]
         found = await self._directory.history(namespace, name, limit=int(limit))
         if found is None:
-            return web.json_response({"error": no_such(request)}, status=404)
+            return self._none(request)
         return web.json_response({**found, "problem": redact(found["problem"] or "") or None})
 
     async def _answer(self, request: web.Request, look: Callable[[], Any]) -> web.StreamResponse:
         if (found := look()) is None:
-            return web.json_response({"error": no_such(request)}, status=404)
+            return self._none(request)
         if EVENT_STREAM in request.headers.get("Accept", ""):
             return await self._stream(request, look)
         return web.json_response(found)
+
+    def _none(self, request: web.Request) -> web.Response:
+        """Say that there is no such election, if that is certain."""
+        if self._pending(request):
+            return unknown()
+        return web.json_response({"error": no_such(request)}, status=404)
+
+    def _pending(self, request: web.Request) -> bool:
+        where = request.match_info
+        return self._directory.pending(where["namespace"], where["name"])
 
     async def _stream(self, request: web.Request, look: Callable[[], Any]) -> web.StreamResponse:
         """Send what `look` returns, now and after each change, until it returns None.
@@ -241,7 +263,8 @@ class Views:
         while not self._ending.is_set():
             version = self._directory.version
             if (found := look()) is None:
-                await response.write(event({"error": no_such(request)}, kind="gone"))
+                if not self._pending(request):
+                    await response.write(event({"error": no_such(request)}, kind="gone"))
                 break
             if (lasting := without_countdown(found)) != sent:
                 await response.write(event(found))
@@ -264,6 +287,8 @@ class Views:
         full, pulse = True, 0.0
         while not self._ending.is_set():
             version = self._directory.version
+            if self._directory.pending():
+                break  # the process ends, and not the elections
             found = {f"{e['namespace']}/{e['name']}": e for e in self._directory.elections()}
             lasting = {key: without_countdown(one) for key, one in found.items()}
             news: dict[str, Any] = {
@@ -318,6 +343,13 @@ def without_countdown(found: Any) -> Any:
     if isinstance(found, Mapping):
         return {name: value for name, value in found.items() if name != "remainingSeconds"}
     return [without_countdown(one) for one in found]
+
+
+def unknown() -> web.Response:
+    """Say that it is not known which elections there are."""
+    msg = "The operator starts or ends, and does not know all elections now; ask again."
+    headers = {"Retry-After": str(RETRY_AFTER)}
+    return web.json_response({"error": msg}, status=503, headers=headers)
 
 
 def no_such(request: web.Request) -> str:

@@ -26,6 +26,7 @@ from incumbent.errors import (
 )
 from incumbent.historian import Historian
 from incumbent.metrics import Metrics
+from incumbent.model import ElectionKey
 from incumbent.pods import NamespacePods
 from incumbent.resource import API_VERSION, PLURAL, Resource
 from incumbent.roster import Roster
@@ -42,6 +43,8 @@ CHANGES_AT_ONCE = 32
 or a storm, none of them would end in time; one after the other they are soon done (measured)."""
 LONGEST_PAUSE = 5.0
 """Seconds between attempts at what has to work before the operator can, at most."""
+LIST_AGAIN = 2.0
+"""Seconds between looks for the elections that are not served yet after a start."""
 FINISH_WITHIN = 1.0
 """Seconds for the last entries of the history at the end."""
 SITE_NAME_LENGTH = 8
@@ -128,6 +131,7 @@ class Operator:
             writing = tasks.create_task(self.historian.run()) if self.historian else None
             stopping = tasks.create_task(stop.wait())
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            self.roster.close()
             if "kubernetes" in self.health.waiting:
                 serving.cancel()
             await asyncio.wait({serving})
@@ -146,14 +150,39 @@ class Operator:
             self.health, "kubernetes", lambda: _find_site(self._settings, self._cluster)
         )
         log.info("site.found", site=self._site.name)
-        with garbage.looked_for_briefly(lambda: self.roster.turnover):
-            await handlers.watch_elections(
-                self.roster,
-                session=lambda: Session(self._cluster.connection, interrupted=self._look_again),
-                namespaces=self._settings.namespaces,
-                release_on_exit=self._settings.release_on_exit,
-                stop=stop,
-            )
+        listing = asyncio.create_task(self._list_elections(), name="list of elections")
+        try:
+            with garbage.looked_for_briefly(lambda: self.roster.turnover):
+                await handlers.watch_elections(
+                    self.roster,
+                    session=lambda: Session(self._cluster.connection, interrupted=self._look_again),
+                    namespaces=self._settings.namespaces,
+                    release_on_exit=self._settings.release_on_exit,
+                    stop=stop,
+                )
+        finally:
+            listing.cancel()
+
+    async def _list_elections(self) -> None:
+        """Tell the roster which elections there are, until all of them are served.
+
+        kopf does not tell when its first list has been carried out. An election that is being
+        deleted is not served any more.
+        """
+        while self.roster.pending():
+            try:
+                self.roster.expect(
+                    [
+                        ElectionKey(one["metadata"]["namespace"], one["metadata"]["name"])
+                        for namespace in self._settings.namespaces or (None,)
+                        async for page, _ in self._cluster.election_pages(namespace)
+                        for one in page
+                        if "deletionTimestamp" not in one["metadata"]
+                    ]
+                )
+            except ClusterError as error:
+                log.debug("elections.not_listed", problem=str(error))
+            await asyncio.sleep(LIST_AGAIN * random.uniform(0.5, 1.0))  # noqa: S311
 
     async def _look_again(self, path: str, version: str) -> bool:
         """See which elections there are, after a watch of kopf's was interrupted.
@@ -219,19 +248,26 @@ async def _operate(settings: Settings, *, version: str) -> None:
 
 
 async def _prepare_bucket(settings: Settings, connection: Nats, health: Health) -> None:
-    """Wait for NATS, and create the bucket where that is asked for."""
+    """Wait for NATS, and create the bucket where that is asked for.
+
+    Until that was tried, nobody is told that the bucket is missing.
+    """
+    tried = connection.bucket(settings.bucket).hold() if settings.create_bucket else lambda: None
     while not connection.connected:
         health.wait_for("nats", connection.problem)
         await asyncio.sleep(0.1)
     health.found("nats")
 
     async def create() -> None:
-        await connection.create_bucket(
-            settings.bucket,
-            ttl=settings.bucket_ttl,
-            replicas=settings.bucket_replicas,
-            max_bytes=settings.bucket_max_bytes,
-        )
+        try:
+            await connection.create_bucket(
+                settings.bucket,
+                ttl=settings.bucket_ttl,
+                replicas=settings.bucket_replicas,
+                max_bytes=settings.bucket_max_bytes,
+            )
+        finally:
+            tried()
 
     if settings.create_bucket:
         await _until_found(health, "bucket", create)

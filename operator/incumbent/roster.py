@@ -43,6 +43,8 @@ class Roster:
         """Grows with every change of what `elections` returns, but for the time that is left."""
         self.turnover = 0
         """How many elections have begun and ended so far."""
+        self._awaited: set[ElectionKey] | None = None
+        """Elections that exist and are not served yet; None: it is not known which exist."""
         self._news = asyncio.Event()
         self._make = make
         self._default_bucket = default_bucket
@@ -60,6 +62,26 @@ class Roster:
         """Return what can be told about one election; None if it is not served here."""
         campaigner = self.campaigners.get(ElectionKey(namespace, name))
         return campaigner.view() if campaigner is not None else None
+
+    def pending(self, namespace: str = "", name: str = "") -> bool:
+        """Whether nobody can say that there is no such election: the process starts, or ends.
+
+        Without a name: whether `elections` may lack some.
+        """
+        if self._awaited is None:
+            return True
+        return ElectionKey(namespace, name) in self._awaited if name else bool(self._awaited)
+
+    def expect(self, keys: Iterable[ElectionKey]) -> None:
+        """Take in which elections exist; those that are not served yet will be, or will be gone."""
+        known = set(keys) if self._awaited is None else self._awaited.intersection(keys)
+        self._awaited = known - self.campaigners.keys()
+        self.touch()
+
+    def close(self) -> None:
+        """Say of no election any more that there is none: this process ends, and serves fewer."""
+        self._awaited = None
+        self.touch()
 
     async def history(self, namespace: str, name: str, *, limit: int) -> Mapping[str, Any] | None:
         """Return the latest terms of one election; None if it is not served here."""
@@ -200,6 +222,8 @@ class Roster:
         campaigner = self._make(body, resource)
         self._judge(campaigner, resource)
         self.campaigners[resource.key] = campaigner
+        if self._awaited is not None:
+            self._awaited.discard(resource.key)
         self.turnover += 1
         self.touch()
         return campaigner

@@ -101,9 +101,19 @@ class NatsBucket:
         self._task: asyncio.Task[None] | None = None
         self._feed: Feed | None = None
         self._not_created: BucketError | None = None
+        self._prepared = asyncio.Event()
+        self._prepared.set()
         self._last_revision = 0
         self.server_ahead: float | None = None
         """How many seconds the server's clock is ahead of `incumbent.clock`; None: not asked."""
+
+    def hold(self) -> Callable[[], None]:
+        """Begin no watch before the returned function is called.
+
+        For a bucket that is about to be created: until then it is not missing.
+        """
+        self._prepared.clear()
+        return self._prepared.set
 
     async def create(self, *, ttl: float, replicas: int, max_bytes: int | None = None) -> None:
         """Create it with markers and history 1, unless there is a bucket of that name.
@@ -296,6 +306,7 @@ class NatsBucket:
         failures = 0
         while True:
             await self._connection.wait_connected()
+            await self._prepared.wait()
             began = clock.now()
             try:
                 reason = await self._follow()

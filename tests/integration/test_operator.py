@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -344,3 +346,63 @@ async def test_stable_election_writes_nothing_to_the_api_server(site, shared, op
         since=since, user="operator", namespace=shared.namespace, verbs=WRITES
     )
     assert not [write for write in writes if write.name.startswith(shared.name)]
+
+
+@pytest.mark.timeout(120)
+async def test_no_restart_makes_anybody_believe_that_an_election_is_gone(
+    private_nats, election, new_operator
+):
+    """Whoever asks is told to ask again, and whoever listens hears nothing but the end."""
+    flags = with_bucket(10)
+    operator = new_operator(private_nats.url, *flags)
+    await operator.start()
+    await election.lead()
+    path, stopped = f"/v1/elections/{election.namespace}/{election.name}", asyncio.Event()
+    answers, heard = set(), b""
+
+    async def ask():
+        async with aiohttp.ClientSession() as session:
+            while not stopped.is_set():
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with session.get(operator.url + path) as answer:
+                        answers.add((answer.status, "Retry-After" in answer.headers))
+                await asyncio.sleep(0)
+
+    async def listen():
+        nonlocal heard
+        headers = {"Accept": "text/event-stream"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(operator.url + path, headers=headers) as stream,
+        ):
+            async for line in stream.content:
+                heard += line
+
+    listening, asking = asyncio.create_task(listen()), asyncio.create_task(ask())
+    while not heard:  # noqa: ASYNC110 - there is no event for it
+        await asyncio.sleep(0.01)
+    for _ in range(3):
+        await operator.process.stop()
+        await operator.start()
+        await operator.wait_said("election.configured")
+    async with asyncio.timeout(20):
+        while not await operator.election(election.namespace, election.name):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    stopped.set()
+    await asyncio.gather(listening, asking)
+    assert answers == {(200, False), (503, True)}
+    assert b"gone" not in heard
+
+
+async def test_first_start_that_creates_the_bucket_warns_of_nothing(
+    private_nats, election, new_operator
+):
+    """Neither in the log nor by an event, though elections are there before the bucket is."""
+    await election.add_pods("one", "two")
+    await election.create()
+    operator = new_operator(private_nats.url, *with_bucket(10))
+    await operator.start()
+    await election.wait_leader()
+    assert not operator.lines("bucket.problem")
+    await election.wait_event("LeaderElected")
+    assert {event["type"] for event in await election.events()} == {"Normal"}

@@ -55,6 +55,10 @@ class Elections:
         found = self.stored.get(f"{namespace}/{name}")
         return found and self._now(found)
 
+    def pending(self, namespace="", name=""):
+        """See `Directory`."""
+        return False
+
     def _now(self, found):
         left = self.remaining if found["state"] == "Leader" else None
         return found | {"remainingSeconds": left}

@@ -29,6 +29,8 @@ class FakeDirectory:
         self.version = 0
         self.looks = 0
         self.stored = {}
+        self.awaited = set()
+        """Names of elections that are not known yet; None: it is not known which there are."""
         self._changed = asyncio.Condition()
 
     async def put(self, name, **fields):
@@ -55,6 +57,16 @@ class FakeDirectory:
         self.looks += 1
         found = self.stored.get((namespace, name))
         return found and found | {"remainingSeconds": 1000 - self.looks}
+
+    async def history(self, namespace, name, *, limit):
+        """Return a history without terms."""
+        return self.election(namespace, name) and {"terms": [], "problem": None}
+
+    def pending(self, namespace="", name=""):
+        """Say what a test says."""
+        if self.awaited is None:
+            return True
+        return name in self.awaited if name else bool(self.awaited)
 
     async def changed(self, since):
         """Wait for another version."""
@@ -392,3 +404,45 @@ def test_what_is_no_address(address):
     """A sentence shows how an address is written."""
     with pytest.raises(ConfigurationError, match=r"is not an address; write it like :8080"):
         http.parse_address(address)
+
+
+@pytest.mark.parametrize("accept", ("application/json", "text/event-stream"))
+@pytest.mark.parametrize("awaited", (None, {"new"}))
+@pytest.mark.parametrize(
+    "path",
+    (
+        "/v1/elections",
+        "/v1/elections?changes",
+        "/v1/elections/shop/new",
+        "/v1/elections/shop/new/history",
+    ),
+)
+async def test_nothing_is_said_to_be_missing_before_it_is_known(
+    client, directory, accept, awaited, path
+):
+    """A client that took an answer 404 for a deletion would act on it."""
+    await directory.put("billing")
+    directory.awaited = awaited
+    async with client.get(path, headers={"Accept": accept}) as answer:
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
+        assert "ask again" in (await answer.json())["error"]
+
+
+@pytest.mark.parametrize("path", ("/v1/elections?changes", "/v1/elections/shop/billing"))
+async def test_process_that_ends_says_of_no_election_that_it_is_gone(client, directory, path):
+    """It serves fewer and fewer then; the stream only ends."""
+    await directory.put("billing")
+    async with client.get(path, headers={"Accept": "text/event-stream"}) as stream:
+        found = events(stream)
+        await anext(found)
+        directory.awaited = None
+        await directory.remove("billing")
+        assert [one async for one in found] == []
+
+
+async def test_what_is_known_is_told_though_others_are_not(client, directory):
+    """And 404 is said of what does not exist."""
+    await directory.put("billing")
+    directory.awaited = {"new"}
+    assert (await text(client, "/v1/elections/shop/billing"))[0] == 200
+    assert (await text(client, "/v1/elections/shop/none"))[0] == 404

@@ -55,6 +55,10 @@ class Process:
             return None
         return {"problem": self.problem, "terms": [{"token": n} for n in range(limit)]}
 
+    def pending(self, namespace="", name=""):
+        """See `Directory`."""
+        return False
+
     async def changed(self, since):
         """See `Directory`."""
         while self.version == since:

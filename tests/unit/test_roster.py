@@ -575,3 +575,30 @@ async def test_a_list_that_fails_ends_nothing(roster, serve):
         await roster.look_again(None, broken())
     await asyncio.sleep(0.01)
     assert one.told == []
+
+
+async def test_what_is_not_known_yet_is_pending_until_all_are_served(roster, serve):
+    """Before the first list everything is, and what is gone meanwhile is not waited for."""
+    a, gone, other = (ElectionKey("shop", name) for name in ("a", "gone", "other"))
+    assert roster.pending()
+    assert roster.pending("shop", "other")
+    roster.expect([a, gone])
+    assert roster.pending()
+    assert roster.pending("shop", "a")
+    assert not roster.pending("shop", "other")
+    await serve(election("a"))
+    assert not roster.pending("shop", "a")
+    assert roster.pending()
+    roster.expect([a, other])
+    assert not roster.pending(), "what comes later is no part of the start"
+
+
+async def test_nobody_is_told_that_an_election_is_gone_when_the_process_ends(roster, serve):
+    """It serves fewer and fewer then."""
+    roster.expect([])
+    await serve(election("a"))
+    version = roster.version
+    roster.close()
+    assert roster.pending("shop", "a")
+    assert roster.pending()
+    assert roster.version != version
