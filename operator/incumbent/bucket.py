@@ -7,9 +7,11 @@ too), its writes ignore a JetStream domain, and its reads go to any replica.
 Neither is its reconnect: publishes made in the meantime would be kept and sent later, after their
 callers have given up, and a renewal that comes out of such a buffer holds a key with nobody
 leading. Here a connection that is lost is replaced by a new client, and every watch starts again
-with what the server then has.
+with what the server then has. A server that announces its end (lame duck) is left before that: the
+next connection is up before the old one is given up, and no request is lost.
 
 =========  =============================================================
+servers    the servers' URLs, and which server is next
 access     where NATS is, how to log in, and why that failed
 jetstream  the JSON of JetStream's API
 stream     a bucket, behind any connection
@@ -44,7 +46,7 @@ from incumbent.errors import (
     NotSent,
 )
 from incumbent.historystream import HistoryStream
-from incumbent.servers import Server
+from incumbent.servers import Server, ServerPool
 from incumbent.stream import LONGEST_PAUSE, NatsBucket, Take, pause
 
 __all__ = ["Nats", "NatsAccess", "NatsBucket"]
@@ -55,11 +57,18 @@ MOST_PINGS = 2
 """Pings without an answer before the connection counts as lost. They are counted, not timed: an
 event loop that was busy for long has to read first what has arrived."""
 
+MOST_SHOWN = 3
+"""Servers of which a problem says why each of them cannot be used."""
+CLOSED = "the connection to NATS was closed"
+
 _PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
 
 _GRANT = "grant it to our user, as docs/nats.md says"
 
 log = structlog.get_logger(__name__)
+
+Json = Any
+"""Whatever a server says in JSON."""
 
 
 class Nats:
@@ -73,15 +82,16 @@ class Nats:
         self.domain = access.domain
         self.problem = "not connected to NATS yet"
         """Why there is no connection, in words for a person; empty while there is one."""
+        first = random.randrange(len(access.servers))  # noqa: S311
+        self._pool = ServerPool([*access.servers[first:], *access.servers[:first]])
+        self._failures: dict[Server, BucketError] = {}
+        """Why each server could not be used since there is no connection."""
         self._client: _Client | None = None
         self._up = asyncio.Event()
         self._closed = False
         self._complained: set[str] = set()
         self._buckets: dict[str, NatsBucket] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._inbox = ""
-        self._tokens = itertools.count(1)
-        self._requests: dict[str, tuple[str, asyncio.Future[bytes | BucketError]]] = {}
 
     @property
     def connected(self) -> bool:
@@ -107,7 +117,7 @@ class Nats:
                 task.cancel()
             # Perhaps more than once: in Python 3.11 `wait_for` can lose a cancellation.
             await asyncio.wait(self._tasks, timeout=0.1)
-        self._down(BucketUnreachable("the connection to NATS was closed"))
+        self._down(BucketUnreachable(CLOSED), news=CLOSED)
 
     async def __aenter__(self) -> Self:
         """Start it."""
@@ -179,22 +189,7 @@ class Nats:
             BucketUnreachable: no answer; the request may have been carried out.
             BucketDenied: the server said that we may not publish to this subject.
         """
-        client, loop = self._connected_client(), asyncio.get_running_loop()
-        token, answer = str(next(self._tokens)), loop.create_future()
-        self._requests[token] = (subject, answer)
-        timer = loop.call_later(timeout, self._give_up, token, timeout)
-        try:
-            reply = f"{self._inbox}.{token}"
-            await client.publish(subject, payload, reply, None if headers is None else {**headers})
-            result: bytes | BucketError = await answer
-        except (nats.errors.Error, OSError) as error:
-            msg = f"a request on {subject} cannot be sent: {said(error)}"
-            raise BucketUnreachable(msg) from error
-        finally:
-            timer.cancel()
-            del self._requests[token]
-        if isinstance(result, BucketError):
-            raise result
+        result = await self._connected_client().ask(subject, payload, headers, timeout)
         try:
             decoded = json.loads(result)
         except ValueError as error:
@@ -230,79 +225,148 @@ class Nats:
     # The connection
 
     async def _keep_connected(self) -> None:
-        servers = self.access.servers
-        turn, failures = random.randrange(len(servers)), 0  # noqa: S311
+        tries = 0
         while True:
-            began, server = clock.now(), servers[turn % len(servers)]
-            client = _Client(self.access, server, denied=self._denied)
-            try:
-                self._down(await self._serve(client, server))
-            finally:
-                await client.abandon()
-            turn += 1
-            failures = 0 if clock.now() - began > LONGEST_PAUSE else failures + 1
-            await pause(failures)
+            servers = self._pool.round()
+            for server in servers:
+                began = clock.now()
+                worked = await self._use(server)
+                # The pauses grow from one round to the next, not from one server to the next.
+                tries = 0 if clock.now() - began > LONGEST_PAUSE else tries + 1
+                await pause(tries // len(servers))
+                if worked:
+                    break
 
-    async def _serve(self, client: _Client, server: Server) -> BucketError:
-        """Connect, wait for the end of the connection, and return why it ended."""
+    async def _use(self, server: Server) -> bool:
+        """Connect to a server, and stay connected to it and to those that succeed it.
+
+        Returns when there is no connection any more: false if there was none.
+        """
+        self._pool.tried(server)
+        client = await self._open(server)
+        if isinstance(client, BucketError):
+            self._failed(server, client)
+            return False
+        try:
+            while True:
+                self._connected_by(client)
+                await client.wait_leaving()
+                successor = await self._successor_of(client)
+                if successor is None:
+                    return True
+                retiring, client = client, successor
+                try:
+                    self.spawn(_retire(retiring), name="nats connection that is given up")
+                except RuntimeError:  # closed meanwhile
+                    await retiring.abandon()
+        finally:
+            await client.abandon()
+
+    async def _open(self, server: Server, *, other_than: str = "") -> _Client | BucketError:
+        """Connect to a server, unless it has a certain id; or return why there is no connection."""
+        client = _Client(self.access, server, named=self._named)
         try:
             await client.open()
-            self._inbox = client.new_inbox()
-            await client.subscribe(f"{self._inbox}.*", cb=self._answered)
-            async with asyncio.timeout(self.access.connect_timeout):
-                # Twice: nats-py's ping overtakes what is still in its buffer, and so the refusal of
-                # a subscription would come after the first one's answer.
-                await client.flush()
-                await client.flush()
-            if client.lost.done():
-                return _problem(client.lost.result(), server)
+            if not other_than or client.server_id != other_than:
+                return client
+            failure: BucketError = BucketUnreachable(f"{server.address} leads to the same server")
+        except BucketDenied as error:
+            failure = error
         except Exception as error:  # noqa: BLE001 - whatever it is, the next try may do better
-            return _problem(error, server)
+            failure = BucketUnreachable(words(error, server))
+        except BaseException:
+            await client.abandon()
+            raise
+        await client.abandon()
+        return failure
+
+    async def _successor_of(self, client: _Client) -> _Client | None:
+        """Connect to another server while this one still works; None if it is lost before."""
+        if client.lost.done():
+            self._lost(client)
+            return None
+        log.info("nats.leaving", server=client.server.address)
+        search = asyncio.create_task(self._search(client), name="search for another NATS server")
+        try:
+            ends: set[asyncio.Future[Any]] = {search, client.lost}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if search.done():
+                return search.result()
+            self._lost(client)
+            return None
+        finally:
+            if not search.done():
+                search.cancel()
+                await asyncio.wait({search})
+
+    async def _search(self, leaving: _Client) -> _Client:
+        tries = 0
+        while True:
+            servers = self._pool.round()
+            for server in servers:
+                self._pool.tried(server)
+                found = await self._open(server, other_than=leaving.server_id)
+                if isinstance(found, _Client):
+                    return found
+                tries += 1
+                await pause(tries // len(servers))
+
+    def _named(self, client: _Client, addresses: Json, trusted: bool) -> None:  # noqa: FBT001
+        """Take in which servers there are besides those that are configured."""
+        named = [each for each in addresses or () if isinstance(each, str)]
+        if self._pool.learn(named, by=client.server, trusted=trusted):
+            known = self._pool.round()
+            self._failures = {one: why for one, why in self._failures.items() if one in known}
+            log.info("nats.servers", servers=[server.address for server in known])
+
+    def _connected_by(self, client: _Client) -> None:
+        """Take in that there is a connection, perhaps instead of another one."""
+        moved = self._client is not None
         self._client, self.problem = client, ""
         self._up.set()
         self._complained.clear()
-        log.info("nats.connected", server=server.address, version=client.version)
-        lost = await client.wait_lost()
-        if isinstance(lost, BucketDenied):
-            return lost
-        msg = f"the connection to NATS at {server.address} was lost: {said(lost)}"
-        return BucketUnreachable(msg)
+        self._failures.clear()
+        log.info("nats.connected", server=client.server.address, version=client.version)
+        if moved:
+            for bucket in self._buckets.values():
+                bucket.moved()
 
-    def _down(self, error: BucketError) -> None:
-        """Take in that there is no connection; nobody waits for an answer any more."""
-        self._client, self.problem = None, str(error)
+    def _failed(self, server: Server, error: BucketError) -> None:
+        """Take in that a server cannot be used; the problem is that of all that were tried."""
+        self._failures[server] = error
+        failures = self._failures.values()
+        denied = [why for why in failures if isinstance(why, BucketDenied)]
+        sentences = list(dict.fromkeys(str(why) for why in denied or failures))
+        text = "; ".join(sentences[:MOST_SHOWN])
+        if len(sentences) > MOST_SHOWN:
+            text += f"; and {len(sentences) - MOST_SHOWN} more servers"
+        self._down(BucketDenied(text) if denied else BucketUnreachable(text), news=str(error))
+
+    def _lost(self, client: _Client) -> None:
+        """Take in that the connection is lost."""
+        problem = client.problem
+        client.give_up(BucketUnreachable(str(problem)))
+        self._down(problem, news=str(problem))
+
+    def _down(self, problem: BucketError, *, news: str) -> None:
+        """Take in that there is no connection."""
+        self._client, self.problem = None, str(problem)
         self._up.clear()
-        for _, answer in self._requests.values():
-            _resolve(answer, BucketUnreachable(self.problem))
         for bucket in self._buckets.values():
-            bucket.disconnected(error)
-        if self.problem not in self._complained and not self._closed:
-            self._complained.add(self.problem)
-            log.warning("nats.unreachable", problem=self.problem)
+            bucket.disconnected(problem)
+        if news not in self._complained and not self._closed:
+            self._complained.add(news)
+            log.warning("nats.unreachable", problem=news)
 
-    async def _answered(self, message: Msg) -> None:
-        _, _, token = message.subject.rpartition(".")
-        subject, answer = self._requests.get(token, ("", None))
-        if answer is None:
-            return
-        if message.headers and message.headers.get("Status") == "503":
-            what = "no such bucket" if "$KV." in subject else "JetStream is off on the server"
-            msg = f"nothing answers on {subject}: {what}, or there is no leader now"
-            _resolve(answer, BucketUnreachable(msg))
-        else:
-            _resolve(answer, message.data)
 
-    def _give_up(self, token: str, timeout: float) -> None:
-        subject, answer = self._requests[token]
-        msg = f"no answer from NATS on {subject} within {timeout:.3g} s"
-        _resolve(answer, BucketUnreachable(msg))
-
-    def _denied(self, subject: str) -> None:
-        """Take in that we may not publish to a subject; it was turned into lower case."""
-        for asked, answer in self._requests.values():
-            if asked.lower() == subject:
-                msg = f"NATS refuses us the subject {asked}: {_GRANT}"
-                _resolve(answer, BucketDenied(msg))
+async def _retire(client: _Client) -> None:
+    """Let what is under way on a connection that has a successor come to its end."""
+    try:
+        await client.wait_idle()
+        if client.lost.done():
+            client.give_up(BucketUnreachable(str(client.problem)))
+    finally:
+        await client.abandon()
 
 
 class _Client(Client):
@@ -313,15 +377,23 @@ class _Client(Client):
     """
 
     def __init__(
-        self, access: NatsAccess, server: Server, *, denied: Callable[[str], None]
+        self, access: NatsAccess, server: Server, *, named: Callable[[_Client, Json, bool], None]
     ) -> None:
         super().__init__()
-        self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.server = server
+        self.lost: asyncio.Future[Exception] = loop.create_future()
+        """Done when the connection is lost, with the reason."""
+        self.leaving: asyncio.Future[None] = loop.create_future()
+        """Done when the server said that it is about to shut down."""
         self.version = ""
+        self.server_id = ""
         self._access = access
-        self._server = server
-        self._denied = denied
+        self._named = named
         self._opening = True
+        self._inbox = ""
+        self._tokens = itertools.count(1)
+        self._requests: dict[str, tuple[str, asyncio.Future[bytes | BucketError]]] = {}
         if server.websocket:
             self._transport = _WebSocket(server.certificate_name)
 
@@ -330,11 +402,12 @@ class _Client(Client):
         limit: Any = self._access.connect_timeout  # nats-py's types want whole seconds
         async with asyncio.timeout(2 * limit):
             await self.connect(
-                servers=[self._server.url],
+                servers=[self.server.url],
                 name=self._access.name,
                 allow_reconnect=False,
                 connect_timeout=limit,
                 inbox_prefix=self._access.inbox_prefix,
+                tls_hostname=self.server.certificate_name or None,
                 pending_size=0,
                 ping_interval=PING_EVERY,
                 max_outstanding_pings=MOST_PINGS,
@@ -342,19 +415,71 @@ class _Client(Client):
                 **self._access.login(),
             )
         self._opening = False
-        if not self.is_connected:
+        if not self.is_connected or self._reading_task is None:
             raise nats.errors.UnexpectedEOF
+        self._reading_task.add_done_callback(self._no_longer_read)
+        self._inbox = self.new_inbox()
+        await self.subscribe(f"{self._inbox}.*", cb=self._answered)
+        async with asyncio.timeout(limit):
+            # Twice: nats-py's ping overtakes what is still in its buffer, and so the refusal of a
+            # subscription would come after the first one's answer.
+            await self.flush()
+            await self.flush()
+        if self.lost.done():
+            raise self.lost.result()
 
-    async def wait_lost(self) -> Exception:
-        """Return when the connection is lost, with the reason."""
-        reading = self._reading_task
-        ends = {self.lost} if reading is None else {self.lost, reading}
+    @property
+    def problem(self) -> BucketError:
+        """Why there is no connection any more, when it is lost."""
+        lost = self.lost.result()
+        if isinstance(lost, BucketDenied):
+            return lost
+        address = self.server.address
+        return BucketUnreachable(f"the connection to NATS at {address} was lost: {said(lost)}")
+
+    async def wait_leaving(self) -> None:
+        """Return when the connection is lost, or about to be."""
+        ends: set[asyncio.Future[Any]] = {self.lost, self.leaving}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        return self.lost.result() if self.lost.done() else nats.errors.ProtocolError()
+
+    async def wait_idle(self) -> None:
+        """Return when no request waits for its answer any more, or the connection is lost."""
+        while self._requests and not self.lost.done():
+            waiting: set[asyncio.Future[Any]] = {self.lost}
+            waiting |= {answer for _, answer in self._requests.values()}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+
+    async def ask(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None, timeout: float
+    ) -> bytes:
+        """Send a request and return the data of the answer; see `Nats.request`."""
+        loop = asyncio.get_running_loop()
+        token, answer = str(next(self._tokens)), loop.create_future()
+        self._requests[token] = (subject, answer)
+        timer = loop.call_later(timeout, self._too_late, token, timeout)
+        try:
+            reply = f"{self._inbox}.{token}"
+            await self.publish(subject, payload, reply, None if headers is None else {**headers})
+            result: bytes | BucketError = await answer
+        except (nats.errors.Error, OSError) as error:
+            msg = f"a request on {subject} cannot be sent: {said(error)}"
+            raise BucketUnreachable(msg) from error
+        finally:
+            timer.cancel()
+            del self._requests[token]
+        if isinstance(result, BucketError):
+            raise result
+        return result
+
+    def give_up(self, error: BucketError) -> None:
+        """End all requests: nobody waits for an answer any more."""
+        for _, answer in self._requests.values():
+            _resolve(answer, error)
 
     async def abandon(self) -> None:
         """Close without farewell, for the other end may not listen, and leave nothing behind."""
         self._opening = False
+        self.give_up(BucketUnreachable(CLOSED))
         tasks = [self._reading_task, self._flusher_task, self._ping_interval_task]
         tasks += [subscription._wait_for_msgs_task for subscription in self._subs.values()]  # noqa: SLF001
         running = [task for task in tasks if task is not None]
@@ -370,6 +495,34 @@ class _Client(Client):
         if running:
             await asyncio.wait(running, timeout=1)
 
+    async def _answered(self, message: Msg) -> None:
+        _, _, token = message.subject.rpartition(".")
+        subject, answer = self._requests.get(token, ("", None))
+        if answer is None:
+            return
+        if message.headers and message.headers.get("Status") == "503":
+            what = "no such bucket" if "$KV." in subject else "JetStream is off on the server"
+            msg = f"nothing answers on {subject}: {what}, or there is no leader now"
+            _resolve(answer, BucketUnreachable(msg))
+        else:
+            _resolve(answer, message.data)
+
+    def _too_late(self, token: str, timeout: float) -> None:
+        subject, answer = self._requests[token]
+        msg = f"no answer from NATS on {subject} within {timeout:.3g} s"
+        _resolve(answer, BucketUnreachable(msg))
+
+    def _denied(self, subject: str) -> None:
+        """Take in that we may not publish to a subject; it was turned into lower case."""
+        for asked, answer in self._requests.values():
+            if asked.lower() == subject:
+                msg = f"NATS refuses us the subject {asked}: {_GRANT}"
+                _resolve(answer, BucketDenied(msg))
+
+    def _no_longer_read(self, _: asyncio.Task[None]) -> None:
+        if not self.lost.done():
+            self.lost.set_result(nats.errors.ProtocolError())
+
     async def _error(self, error: Exception) -> None:
         if self._opening:
             raise error  # or nats-py would go round with its own pauses
@@ -379,9 +532,20 @@ class _Client(Client):
     # nats-py's own methods, with other manners
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Take in what the server says about itself and its cluster, at first and later.
+
+        nats-py itself would only add the other servers to a list of its own, which is not used.
+        """
+        trusted = True
         if initial_connection:
-            self.version = self._access.check(info, self._server)
-        await super()._process_info(info, initial_connection)
+            self.version = self._access.check(info, self.server)
+            self.server_id = str(info.get("server_id", ""))
+            # TLS begins behind this message, unless it came first or below.
+            below = self.server.websocket or self._access.tls_first
+            trusted = below or not info.get("tls_required")
+        elif info.get("ldm") and not self.leaving.done():
+            self.leaving.set_result(None)
+        self._named(self, info.get("connect_urls"), trusted)
 
     async def _process_err(self, err_msg: str) -> None:
         permission = _PERMISSION.search(err_msg)
@@ -437,10 +601,6 @@ class _WebSocket(WebSocketTransport):
         if self._ws is not None:
             self._ws._response.close()  # noqa: SLF001  # its `close` waits for an answer
         await self._client.close()
-
-
-def _problem(error: Exception, server: Server) -> BucketError:
-    return error if isinstance(error, BucketDenied) else BucketUnreachable(words(error, server))
 
 
 def _resolve(answer: asyncio.Future[bytes | BucketError], result: bytes | BucketError) -> None:

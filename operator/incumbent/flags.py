@@ -149,7 +149,7 @@ _NATS = (
         "nats_urls",
         multiple=True,
         type=Text("URL", nats_url),
-        help="A NATS server, any of which will do. Repeatable.",
+        help="A NATS server; the others of its cluster are found. Repeatable.",
     ),
     flag("nats-creds", type=FILE, help="Credentials file, to log in to NATS."),
     flag("nats-nkey", type=FILE, help="File with an NKey seed, to log in to NATS."),

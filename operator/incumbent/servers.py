@@ -7,6 +7,7 @@ then goes to DNS and into logs. No message of this module repeats any part of a 
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -71,6 +72,63 @@ class Server:
     def websocket(self) -> bool:
         """Whether it is reached by a websocket, whose TLS is not that of NATS."""
         return self.scheme in WEBSOCKET
+
+
+class ServerPool:
+    """The servers to connect to: those that are configured, and those that NATS names.
+
+    NATS names the servers of its cluster in each INFO, also in later ones when something changes
+    there (`connect_urls`). The configured servers come first, because their URLs are known to be
+    reachable from here; addresses that servers know of themselves may not be.
+    """
+
+    def __init__(self, configured: Iterable[Server]) -> None:
+        self._configured = list(dict.fromkeys(configured))
+        self._named: list[Server] = []
+
+    def round(self) -> list[Server]:
+        """Return all servers, in the order in which to try them."""
+        return [*self._configured, *self._named]
+
+    def tried(self, server: Server) -> None:
+        """Let a server be the last of its kind in the next round."""
+        for servers in (self._configured, self._named):
+            if server in servers:
+                servers.remove(server)
+                servers.append(server)
+
+    def learn(self, addresses: Iterable[str], *, by: Server, trusted: bool) -> bool:
+        """Take the servers that one of them names, instead of those named before.
+
+        No addresses: a server with `no_advertise` says nothing about the others, and what is known
+        of them stays.
+
+        Args:
+            addresses: hosts with ports.
+            by: who names them.
+            trusted: False for what was read before a TLS handshake, in which anybody could have
+                named a host of his own with a certificate of its own. Of such names only those of
+                configured servers count, and IP addresses, because `server_named` checks these for
+                a configured name.
+
+        Returns whether the servers are others than before.
+        """
+        ours = {(server.host, server.port) for server in self._configured}
+        hosts = {server.host for server in self._configured}
+        found = [server_named(address, like=by) for address in addresses]
+        named = {
+            server: None
+            for server in found
+            if server is not None
+            and (trusted or server.host in hosts or bool(server.certificate_name))
+        }
+        others = [server for server in named if (server.host, server.port) not in ours]
+        if not named or set(others) == set(self._named):
+            return False
+        new = [server for server in others if server not in self._named]
+        random.shuffle(new)
+        self._named = [server for server in self._named if server in named] + new
+        return True
 
 
 def server_from(text: str) -> Server:

@@ -16,7 +16,8 @@ class Settings:
     """
 
     nats_urls: tuple[str, ...] = ("nats://127.0.0.1:4222",)
-    """`--nats-url`: the servers, any of which will do. The default is that of every NATS tool."""
+    """`--nats-url`: the servers to begin with; one is enough to find the others of its cluster. The
+    default is that of every NATS tool."""
 
     nats_creds: Path | None = None
     """`--nats-creds`: a credentials file with a JWT and a seed. At most one of this, `nats_nkey`,

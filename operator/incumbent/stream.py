@@ -243,6 +243,12 @@ class NatsBucket:
                 self._feed = None
             self._set_problem(problem)
 
+    def moved(self) -> None:
+        """Begin the watch again, because the connection is one to another server now."""
+        if self._feed is not None:
+            self._feed.end("the connection moved to another server")
+            self._feed = None
+
     # Requests
 
     async def _ask(

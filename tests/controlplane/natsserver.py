@@ -55,7 +55,7 @@ class NatsServer(Startable):
         self._text = "\n".join(
             (
                 f'server_name: "{name}"',
-                f"listen: {host}:{self.port}",
+                f'listen: "{host}:{self.port}"',
                 f"http: {self._monitor.removeprefix('http://')}",
                 f'jetstream {{ store_dir: "{self._store}", max_mem: 256MB, max_file: 1GB,',
                 f"  {f'domain: {domain}' if domain else ''} }}",

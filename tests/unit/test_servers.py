@@ -8,6 +8,7 @@ from incumbent.errors import ConfigurationError
 from incumbent.servers import (
     Login,
     Server,
+    ServerPool,
     is_address,
     login_in,
     server_from,
@@ -237,3 +238,64 @@ def test_nonsense_from_a_server_names_none(address: str) -> None:
 def test_an_address_is_told_from_a_name(host: str, address: object) -> None:
     """By its form alone: nothing is resolved."""
     assert is_address(host) is address
+
+
+# The servers to connect to
+
+
+def addresses(pool: ServerPool) -> list[str]:
+    """Return the order in which the servers are tried."""
+    return [server.address for server in pool.round()]
+
+
+A, B = server_from("nats://a"), server_from("nats://b")
+NAMED = ("10.0.0.1:4222", "10.0.0.2:4222", "10.0.0.3:4222")
+
+
+def test_the_configured_servers_come_first_and_the_last_one_tried_at_the_end() -> None:
+    """The others are named by servers, which know less about what can be reached from here."""
+    pool = ServerPool([A, B])
+    assert pool.learn(NAMED, by=A, trusted=True)
+    first = addresses(pool)
+    assert first[:2] == ["a:4222", "b:4222"]
+    assert set(first[2:]) == set(NAMED)
+    pool.tried(A)
+    assert addresses(pool) == ["b:4222", "a:4222", *first[2:]]
+    pool.tried(pool.round()[2])
+    assert addresses(pool) == ["b:4222", "a:4222", *first[3:], first[2]]
+
+
+def test_the_newest_list_replaces_those_before() -> None:
+    """Who is in both keeps its place; an empty list says nothing; an equal one is no news."""
+    pool = ServerPool([A])
+    assert pool.learn(NAMED, by=A, trusted=True)
+    before = addresses(pool)
+    assert not pool.learn(reversed(NAMED), by=A, trusted=True)
+    assert not pool.learn((), by=A, trusted=True)
+    assert addresses(pool) == before
+    assert pool.learn((*NAMED[1:], "10.0.0.4:4222"), by=A, trusted=True)
+    assert addresses(pool) == [each for each in before if each != NAMED[0]] + ["10.0.0.4:4222"]
+
+
+def test_a_configured_server_is_not_there_twice() -> None:
+    """Nor is one that was given twice, or named with another scheme."""
+    pool = ServerPool([A, A])
+    assert not pool.learn(("a:4222",), by=server_from("tls://b"), trusted=True)
+    assert addresses(pool) == ["a:4222"]
+
+
+def test_before_tls_no_name_is_believed_that_was_not_configured() -> None:
+    """Whoever is on the way could name a host of his own, with a certificate of its own."""
+    names = ("evil.example.org:4222", "a:4333", "10.0.0.1:4222")
+    pool = ServerPool([server_from("tls://a")])
+    assert pool.learn(names, by=pool.round()[0], trusted=False)
+    assert set(addresses(pool)) == {"a:4222", "a:4333", "10.0.0.1:4222"}
+    assert pool.learn(names, by=pool.round()[0], trusted=True)
+    assert "evil.example.org:4222" in addresses(pool)
+
+
+def test_before_tls_an_address_is_not_believed_that_no_configured_name_vouches_for() -> None:
+    """Its certificate would be checked by the address itself."""
+    pool = ServerPool([server_from("tls://10.0.0.1")])
+    assert not pool.learn(("10.6.6.6:4222",), by=pool.round()[0], trusted=False)
+    assert addresses(pool) == ["10.0.0.1:4222"]
