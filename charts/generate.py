@@ -105,10 +105,11 @@ def definition_of(text: str) -> str:
     """Return the template of a CustomResourceDefinition, with the labels and what keeps it."""
     _, _, text = text.partition("\napiVersion:")
     head, name, rest = re.split(r"(\n  name: \S+\n)", f"apiVersion:{text}", maxsplit=1)
+    rest = rest.removeprefix("  annotations:\n    helm.sh/resource-policy: keep\n")
     rest = re.sub(r"\{\{.*?\}\}", lambda match: "{{ " + json.dumps(match[0]) + " }}", rest)
     return (
         "{{- /* Written by `make chart` from crds/. */ -}}\n"
-        "{{- if .Values.crds.enabled }}\n"
+        '{{- if and .Values.crds.enabled (not (include "incumbent.foreignDefinition" .)) }}\n'
         f"{head}{name}"
         "  labels:\n"
         '    {{- include "incumbent.labels" (dict "root" . "labels" .Values.crds.labels)'

@@ -210,3 +210,31 @@ async def test_a_second_release_is_refused(cluster, install):
     beside = {**only(shop), "refuseSecondRelease": False, "crds": {"enabled": False}}
     await install("two", two, values=beside)
     assert "WARNING: There is another release" in await install.helm(*upgrade, values=only(shop))
+
+
+async def test_a_definition_that_was_applied_before_is_left_alone(cluster, install):
+    """A release can be installed and upgraded, helm never deletes it, and it may be handed over."""
+    crds, namespace = str(CHART.parents[1] / "crds"), await cluster.namespace()
+    await kubectl(cluster.site, "apply", "--server-side", "-f", crds)
+    values = {"replicaCount": 0, "nats": {"url": "nats://x"}}
+    notes = await install("incumbent", namespace, values=values)
+    assert "was applied from crds/" in notes
+    upgrade = ("upgrade", "incumbent", str(CHART), f"--namespace={namespace}")
+    await install.helm(*upgrade, values=values)
+    untouched = await cluster.kube.get(DEFINITION)
+    assert "app.kubernetes.io/managed-by" not in untouched["metadata"].get("labels", {})
+
+    marks = {"meta.helm.sh/release-name": "incumbent", "meta.helm.sh/release-namespace": namespace}
+    helm = {"labels": {"app.kubernetes.io/managed-by": "Helm"}, "annotations": marks}
+    await cluster.kube.patch(DEFINITION, {"metadata": helm})
+    values["crds"] = {"labels": {"owned": "yes"}}
+    assert "was applied from crds/" not in await install.helm(*upgrade, values=values)
+    owned = await cluster.kube.get(DEFINITION)
+    assert owned["metadata"]["labels"]["owned"] == "yes"
+
+    await kubectl(cluster.site, "replace", "-f", crds)  # which takes the marks of helm away
+    await install.helm(*upgrade, values=values)
+    await install.helm("uninstall", "incumbent", f"--namespace={namespace}", "--wait")
+    left = await cluster.kube.get(DEFINITION)
+    assert left["metadata"]["uid"] == untouched["metadata"]["uid"]
+    assert "deletionTimestamp" not in left["metadata"]

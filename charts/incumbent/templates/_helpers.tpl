@@ -291,3 +291,17 @@ bindings of their operators. Where nobody was asked, as by `helm template`, ther
 {{- end -}}
 {{- keys $found | sortAlpha | toJson -}}
 {{- end }}
+
+{{/* Whether the definition of elections was applied from `crds/`, and so belongs to no release. helm would refuse to
+install over it, so it is left as it is. Its annotation keeps helm from ever deleting it, also if a release had it
+before. */}}
+{{- define "incumbent.foreignDefinition" -}}
+{{- with (lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "leaderelections.incumbent.dev").metadata -}}
+{{- $annotations := .annotations | default dict -}}
+{{- if and (eq "keep" (get $annotations "helm.sh/resource-policy"))
+  (not (hasKey $annotations "meta.helm.sh/release-name"))
+  (ne "Helm" (get (.labels | default dict) "app.kubernetes.io/managed-by")) -}}
+true
+{{- end -}}
+{{- end -}}
+{{- end }}
