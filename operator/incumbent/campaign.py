@@ -43,7 +43,7 @@ from incumbent.model import (
 )
 from incumbent.ports import Answer, Outcome, Sighting
 from incumbent.steps import NEVER, Create, Lease, Look, Member, Renew, Step, Wait, Write
-from incumbent.succession import Succession
+from incumbent.succession import Settlement, Succession
 from incumbent.timing import STAND_DOWN, Timing, retry_pause
 from incumbent.wire import RELEASE, headers_of, release_headers
 
@@ -67,7 +67,10 @@ class Campaign:
         self.latest: Entry | None = None
         """The latest entry known; None until the first is seen."""
         self.latest_at = now
-        """When it was stored, as far as can be told."""
+        """When it was stored, by what the server says of its age. Good enough to say when to try
+        something; who may act depends on `seen_at`."""
+        self.seen_at = now
+        """When it was first seen, on our own clock; it was stored before."""
         self.lease: Lease | None = None
         self.tenure = 0
         """How often we got a lease. What was begun under an earlier one may not go on: meanwhile
@@ -86,6 +89,8 @@ class Campaign:
         self._events: list[Event] = []
         self._announced = False
         self._past = Succession(self.ours)
+        self._settlement = Settlement(now)
+        """For whom the term waits that we began last, or took over from another replica."""
         self._urged = False
         self._look_at = NEVER
         self._looks = 0
@@ -230,7 +235,8 @@ class Campaign:
         self.tries += 1
         latest = self.latest or Nothing()
         expected = 0 if isinstance(latest, Record) else latest.revision
-        promotable_at = self._past.settled_at(latest, self.latest_at, self.timing)
+        self._settlement = self._past.settled(latest, self.latest_at, self.seen_at, self.timing)
+        promotable_at = self._settlement.at
         if self.timing.promotion is Promotion.NEXT_CAMPAIGN:
             promotable_at = max(promotable_at, now + self.timing.interval)
         return self._begin(self._new_term(self.nominee), expected, now, promotable_at)
@@ -304,8 +310,9 @@ class Campaign:
         """Take in an entry that the watch showed, or that a `look` read from the leader."""
         entry, at = sighting.entry, now - min(max(sighting.age, 0.0), self.timing.ttl)
         if look is None:
-            self._past.watched(entry, at, live=sighting.live)
+            self._past.watched(sighting, now, self.timing)
         else:
+            self._past.looked(sighting, now, self.timing)
             self._look_at, self._looks, self._confirmed = NEVER, 0, entry.revision
         if self._is_old(entry, look):
             if look is None and self._contradicts(entry):
@@ -417,13 +424,13 @@ class Campaign:
     def _told_by(self, record: Record, now: float) -> float:
         """From when on the holder of another replica's record may act.
 
-        It was stored after it was sent, so this is late rather than early. Where the record does
+        It was first seen after it was sent, so this is late rather than early. If the record does
         not tell, a TTL is enough for everybody.
         """
         if record.promoted:
             return now
         latest = now + self.timing.ttl
-        return min(latest, self.latest_at + record.wait) if record.wait else latest
+        return min(latest, self.seen_at + record.wait) if record.wait else latest
 
     def _failed(self, write: Write, known: Entry, now: float) -> None:
         """Look, unless what is known by now explains the failure.
@@ -498,7 +505,7 @@ class Campaign:
 
     def _took(self, record: Record, at: float, now: float) -> None:
         """Whoever it is, somebody holds the record."""
-        self._past.held(record, at)
+        self._past.held(record, now)
         self.evicted = None
         if self.timing.profile is Profile.PROMPT or self.lease is not None:
             self.tries = 0
@@ -516,7 +523,7 @@ class Campaign:
         self._know(entry, at, now)
 
     def _know(self, entry: Entry, at: float, now: float) -> None:
-        self.latest, self.latest_at = entry, at
+        self.latest, self.latest_at, self.seen_at = entry, at, now
         self._urged = False
         self._look_at = NEVER
         if self.timing.profile is Profile.PROMPT:

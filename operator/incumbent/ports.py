@@ -7,8 +7,9 @@ the same contract suites.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from incumbent.errors import BucketDenied, BucketError, BucketInvalid
@@ -44,6 +45,9 @@ class Sighting:
     """Seconds since it was stored, by the server's clock."""
     live: bool = False
     """Whether a watch showed it as it happened, with nothing on the key left out before it."""
+    unseen_for: float = field(default=math.inf, compare=False)
+    """For how many seconds something on the key may have been stored that was not shown; 0 if
+    nothing was, infinity if that is not known. What is `live` has nothing missing before it."""
 
 
 class Bucket(Protocol):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import math
 import random
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import structlog
 
 from incumbent import clock, jetstream, wire
+from incumbent.continuity import Continuity
 from incumbent.errors import (
     BucketDenied,
     BucketError,
@@ -36,6 +38,8 @@ QUIET = 0.1
 """Seconds without a message after which a server that says so has delivered all."""
 INFO_EVERY = 10.0
 """Seconds between looks at the bucket's settings, which may change while elections run."""
+TICK = 0.001
+"""Seconds that a gap in a watch lasts at least."""
 LONGEST_PAUSE = 1.0
 """Seconds between attempts to connect or to watch, at most."""
 
@@ -106,6 +110,9 @@ class NatsBucket:
         self._last_revision = 0
         self.server_ahead: float | None = None
         """How many seconds the server's clock is ahead of `incumbent.clock`; None: not asked."""
+        self._server_ahead_at_most = 0.0
+        self._shown: Feed | None = None
+        """The feed whose entries were shown last, also after its end."""
 
     def hold(self) -> Callable[[], None]:
         """Begin no watch before the returned function is called.
@@ -143,11 +150,13 @@ class NatsBucket:
 
     async def info(self) -> BucketInfo:
         """Ask the server for the bucket's settings."""
+        asked_at = clock.now()
         answer = await self._ask("STREAM.INFO")
         info = jetstream.info_from(self.name, answer)
         self._last_revision = answer["state"]["last_seq"]
         # As if the answer had come in no time: an age may be said too small, never too great.
         self.server_ahead = info.server_time - clock.now()
+        self._server_ahead_at_most = info.server_time - asked_at
         return info
 
     async def peers(self) -> list[Peer]:
@@ -178,7 +187,10 @@ class NatsBucket:
                 self._feed.end(str(error))  # the next one begins with a read
             raise
         entry, stored_at = jetstream.entry_from(answer["message"])
-        return Sighting(entry, self._age(stored_at))
+        unseen_for = math.inf
+        if self._shown is not None:
+            unseen_for = self._shown.unseen_for(self._shown.known(key), entry.revision)
+        return Sighting(entry, self._age(stored_at), unseen_for=unseen_for)
 
     def watch(self, key: str, seen: Callable[[Sighting], None]) -> Callable[[], None]:
         """Call `seen` for the latest entry of the key and for every later one, in order.
@@ -339,7 +351,16 @@ class NatsBucket:
             # Who watches a key will have to read it one day, and should not learn then that it may
             # not.
             await self.read(key, timeout=REQUEST_TIMEOUT)
-        feed = Feed(f"$KV.{self.name}.", self._last_revision, self._show, self._age)
+        if self._shown is not None and self._last_revision < self._shown.continuity.reached:
+            self._shown = None  # the stream went back
+        feed = Feed(
+            f"$KV.{self.name}.",
+            self._last_revision,
+            self._show,
+            self._age,
+            self._stored_after,
+            after=self._shown,
+        )
         try:
             async with self._connection.subscribe(feed.take) as inbox:
                 request = jetstream.consumer_request(self.name, inbox, HEARTBEAT_EVERY)
@@ -380,19 +401,20 @@ class NatsBucket:
         same = before is not None and before.created == info.created
         self.settings = info
         if not same:
-            self._feed = None  # or who begins to watch when told would be shown the old one
+            # Or somebody who begins to watch when told would be shown the old one.
+            self._feed = self._shown = None
         if before is None or _timeless(before) != _timeless(info):
             self._tell()
         return same
 
     def _synchronised(self, feed: Feed) -> None:
         """Show every watcher what its key holds now, also that it holds nothing."""
-        self._feed = feed
-        feed.live = True
+        before, self._feed, self._shown = self._shown, feed, feed
+        feed.begin()
         log.info("bucket.watched", bucket=self.name, keys=len(feed.entries))
         self._set_problem(None)
         for key in tuple(self._watchers):
-            self._show_watchers(key, self._latest(feed, key))
+            self._show_watchers(key, self._latest(feed, key, after=before))
         for seen in tuple(self._followers.values()):
             self._show_all(feed, seen)
 
@@ -401,16 +423,23 @@ class NatsBucket:
             _call(seen, key, self._latest(feed, key))
         _call(seen, "", Sighting(Nothing()))
 
-    def _latest(self, feed: Feed, key: str) -> Sighting:
+    def _latest(self, feed: Feed, key: str, *, after: Feed | None = None) -> Sighting:
+        """Return what a key holds, for somebody to whom an earlier feed was shown, or none."""
+        unseen_for = math.inf if after is None else feed.unseen_for(after.known(key))
         if key not in feed.entries:
-            return Sighting(Nothing())
+            return Sighting(Nothing(), unseen_for=unseen_for)
         entry, stored_at = feed.entries[key]
-        return Sighting(entry, self._age(stored_at))
+        return Sighting(entry, self._age(stored_at), unseen_for=unseen_for)
 
     def _age(self, stored_at: float) -> float:
+        """Return how old a message is, or less."""
         if self.server_ahead is None:
             return 0.0
         return max(0.0, clock.now() + self.server_ahead - stored_at)
+
+    def _stored_after(self, stored_at: float) -> float:
+        """Return when a message was stored, or a moment before, on our own clock."""
+        return min(clock.now(), stored_at - self._server_ahead_at_most)
 
     def _show(self, key: str, sighting: Sighting) -> None:
         self._show_watchers(key, sighting)
@@ -441,9 +470,11 @@ class Feed:
     Args:
         prefix: of the subjects; what follows is the key.
         last_revision: what the stream held at least when the consumer was made.
-        changed: called with key and sighting for every entry, once this is `live`.
+        changed: called with key and sighting for every entry, from `begin` on.
         age: returns how old a message is that was stored then, at least: it may have waited in
             the socket while the process stood still.
+        stored_after: returns a moment on our own clock before which it was not stored.
+        after: the feed that was shown before this one, if any.
     """
 
     def __init__(
@@ -452,23 +483,47 @@ class Feed:
         last_revision: int,
         changed: Callable[[str, Sighting], None],
         age: Callable[[float], float],
+        stored_after: Callable[[float], float],
+        *,
+        after: Feed | None = None,
     ) -> None:
         self.entries: dict[str, tuple[Entry, float]] = {}
         """For every key the latest entry, and when it was stored by the server's clock."""
-        self.live = False
+        self.continuity: Continuity = (
+            Continuity(last_revision) if after is None else after.continuity.copy()
+        )
         self.heard = True
         """Whether anything came; whoever looks resets it."""
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done when nothing of this counts any more, with the reason."""
+        self._live = False
         self._skip = len(prefix)
         self._changed = changed
         self._age = age
+        self._stored_after = stored_after
         self._delivered = self._revision = 0
         self._pending = 1
         self._goal = 0
         self._reached = asyncio.Event()
-        self._unbroken_to = last_revision
-        self._left_out = 0
+        self._last_revision = last_revision
+        self._known_to = self.continuity.reached
+        """The revision up to which every key was shown, whether it holds a message or not."""
+
+    def begin(self) -> None:
+        """Call `changed` from now on; whoever calls this shows what every key holds now."""
+        self._live = True
+        self.continuity.ended(self._last_revision)
+        self._known_to = self.continuity.reached
+
+    def known(self, key: str) -> int:
+        """Return the revision up to which a key was shown."""
+        shown = self.entries.get(key)
+        return max(self._known_to, shown[0].revision if shown else 0)
+
+    def unseen_for(self, known: int, revision: int = 0) -> float:
+        """Return for how many seconds something on a key may be missing; see `Continuity`."""
+        since = self.continuity.missing_since(known, revision)
+        return 0.0 if since == math.inf else max(TICK, clock.now() - since)
 
     def take(self, subject: str, reply: str, data: bytes, headers: Mapping[str, str]) -> None:
         """Take in a message of the consumer."""
@@ -488,18 +543,17 @@ class Feed:
             self.end("messages were lost")
             return
         key = subject[self._skip :]
-        before = self.entries.get(key)
+        before, known = self.entries.get(key), self.known(key)
         entry = wire.entry_from(data, headers, delivery.revision)
         self.entries[key] = entry, delivery.stored_at
-        if self.live:
-            if delivery.revision > self._unbroken_to + 1:
-                # The stream keeps the latest message of a key only: what was stored in between,
-                # on this key or another, was replaced before it could be delivered.
-                self._left_out = delivery.revision - 1
-            known = before[0].revision if before else 0
-            age = self._age(delivery.stored_at)
-            self._changed(key, Sighting(entry, age, live=known >= self._left_out))
-        self._unbroken_to = max(self._unbroken_to, delivery.revision)
+        self.continuity.delivered(delivery.revision, self._stored_after(delivery.stored_at))
+        if self._live:
+            late = delivery.revision <= self._known_to  # the key was shown as it is without this
+            unseen_for = math.inf if late else self.unseen_for(known)
+            age, live = self._age(delivery.stored_at), unseen_for == 0
+            self._changed(key, Sighting(entry, age, live, math.inf if live else unseen_for))
+        elif before is not None and before[0].revision > self._known_to:
+            self.continuity.concealed(before[0].revision, self._stored_after(before[1]))
         self._revision, self._pending = delivery.revision, delivery.pending
         if self._revision >= self._goal:
             self._reached.set()

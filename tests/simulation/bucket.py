@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
@@ -11,6 +12,9 @@ from incumbent import wire
 from incumbent.model import Cause, Entry, Marker, Nothing, Record
 from incumbent.ports import Answer, Outcome, Sighting
 from simulation.world import Process, World
+
+INFO_EVERY = 10.0
+"""Seconds between looks of a process at the bucket, which tell the server's time."""
 
 T = TypeVar("T")
 
@@ -45,6 +49,8 @@ class Habits:
     """Seconds on the server's clock for each second of the world."""
     glitch: float
     """How often a write is refused, or its fate left open, for no reason of ours."""
+    apart: float = 0.0
+    """Seconds by which the clock of each server may differ from that of the first."""
 
 
 class Message(NamedTuple):
@@ -52,6 +58,10 @@ class Message(NamedTuple):
 
     entry: Entry
     stored_at: float
+    """By the clock of the server that stored it."""
+    number: int
+    """How many messages the key had got by then, with this one."""
+    epoch: int
     live: bool = False
     """Whether a watch shows it, with nothing left out before it."""
 
@@ -92,9 +102,14 @@ class Server:
         self.links: list[Link] = []
         self.incarnation = 0
         """How often it was restarted."""
+        self.ahead = 0.0
+        """Seconds by which the clock of the server that leads is ahead of the first one's."""
+        self.log: list[float] = []
+        """When each of these messages was stored, in the world's time."""
         self._sequence = 0
-        self._stored_at = 0.0
-        self._before = Message(self.entry, 0.0)
+        self._stored_at = self._expires_at = 0.0
+        self._leaders = 0
+        self._before = Message(self.entry, 0.0, 0, 0)
         self._overdue = False
 
     @property
@@ -104,7 +119,7 @@ class Server:
 
     def read(self) -> Message:
         """Return what a read of the stream's leader shows."""
-        return Message(self.entry, self._stored_at)
+        return Message(self.entry, self._stored_at, self.count, self.epoch)
 
     def read_old(self) -> Message:
         """Return what a server that lags would show."""
@@ -130,6 +145,15 @@ class Server:
         self.observer.stored(writer, before, entry)
         return Answer(Outcome.UNKNOWN if glitch else Outcome.STORED, self._sequence)
 
+    def move(self) -> None:
+        """Let another server lead, whose clock shows another time."""
+        self.incarnation += 1
+        self._leaders += 1
+        self.ahead = self.world.between(-self.habits.apart, self.habits.apart)
+        self.world.note("bucket", "another server leads, %.3f s ahead", self.ahead)
+        if not isinstance(self.entry, Nothing):
+            self._expire_when_due()
+
     def stop(self, seconds: float, *, keep: bool) -> None:
         """Restart the server, with its store or without."""
         self.up = False
@@ -145,30 +169,37 @@ class Server:
         if not keep:
             self.epoch += 1
             self._sequence = self.count = 0
+            self.log = []
             self.entry = Nothing()
-            self._before = Message(self.entry, self.world.now)
+            self._before = self.read()
             self._overdue = False
             self.observer.lost()
         elif self._overdue:
             self._overdue = False
-            self._expire_in(0.0)
+            self._expire_when_due()
         for link in self.links:
             link.reconnect()
 
     def _set(self, entry: Entry, ttl: float) -> None:
         self._before = self.read()
-        self.entry, self._stored_at = entry, self.world.now
+        self.entry, self._stored_at = entry, self.world.now + self.ahead
         self.count += 1
-        self._expire_in(ttl / self.habits.rate)
+        self.log.append(self.world.now)
+        self._expires_at = self._stored_at + ttl / self.habits.rate
+        self._expire_when_due()
         for link in self.links:
             link.notify()
 
-    def _expire_in(self, seconds: float) -> None:
+    def _expire_when_due(self) -> None:
+        """Remove the entry when it is old enough by the clock of the server that leads."""
         habits = self.habits
         late = self.world.between(0, 2.0 if self.world.chance(habits.very_late) else habits.late)
-        self.world.at(self.world.now + seconds + late, self._expire, self.revision, self.epoch)
+        at = max(self.world.now, self._expires_at - self.ahead) + late
+        self.world.at(at, self._expire, self.revision, self.epoch, self._leaders)
 
-    def _expire(self, revision: int, epoch: int) -> None:
+    def _expire(self, revision: int, epoch: int, leaders: int) -> None:
+        if self._leaders != leaders:
+            return
         before = self.entry
         if before.revision != revision or self.epoch != epoch:
             return
@@ -256,6 +287,11 @@ class Link:
         self._watching = False
         self._shown = 0
         self._arrives = 0.0
+        self._taken: int | None = None
+        """How many messages the key had when the process was shown it last; None if it was not."""
+        self._taken_epoch = 0
+        self._watched_at = self._learnt_at = server.world.now
+        self._ahead = server.ahead
         server.links.append(self)
         self._resync(self._watch)
 
@@ -278,12 +314,37 @@ class Link:
         """Return what a process makes of a message that it takes in at this moment.
 
         Its age may be said too small, for the server's clock was learnt from an answer that took
-        its time, but never too great.
+        its time. It is said too great only if another server led in the meantime.
         """
-        if isinstance(message.entry, Nothing):
-            return Sighting(message.entry, live=message.live)
-        age = (self._world.now - message.stored_at) * self.process.rate - self._age_error
-        return Sighting(message.entry, max(0.0, age), live=message.live)
+        now, rate = self._world.now, self.process.rate
+        if now > self._learnt_at + INFO_EVERY:
+            self._learn()
+        age = max(0.0, (now + self._ahead - message.stored_at) * rate - self._age_error)
+        age = 0.0 if isinstance(message.entry, Nothing) else age
+        return Sighting(message.entry, age, message.live, self._unseen_for(message))
+
+    def _learn(self) -> None:
+        """Learn the time of the server's clock."""
+        self._learnt_at, self._ahead = self._world.now, self.server.ahead
+
+    def _unseen_for(self, message: Message) -> float:
+        """Return for how long the watch may have left something out, at least as it has.
+
+        What is missing may also be on another key, and then the watch is in doubt for longer.
+        """
+        taken, now = self._taken, self._world.now
+        if taken is None or message.epoch != self._taken_epoch:
+            return math.inf
+        last = message.number - (not isinstance(message.entry, Nothing))
+        log = self.server.log
+        missing = log[taken:last]
+        if not missing and self._world.chance(0.5):
+            return 0.0
+        earliest = log[taken - 1] if 0 < taken <= len(log) else self._watched_at
+        since = self._world.between(earliest, max(earliest, missing[0] if missing else now))
+        # It was stamped by one server, and is compared with the clock of another.
+        since = min(now, since + self.server.ahead - self._ahead)
+        return max(1e-6, (now - since) * self.process.rate)
 
     def suffer(self, weather: Weather, seconds: float) -> None:
         """Have bad weather for so long."""
@@ -411,6 +472,7 @@ class Link:
             return
         server = self.server
         self._watching = True
+        self._learn()
         self._shown = server.count
         delay = self._delay(_NO_WAY_IN)
         if delay is None:
@@ -458,6 +520,11 @@ class Link:
 
     def _take(self, message: Message | None) -> None:
         if message is not None and self._seen is not None:
-            self._seen(self.sighting(message))
+            sighting = self.sighting(message)
+            if self._taken is None:
+                self._watched_at = self._world.now
+            self._taken, self._taken_epoch = message.number, message.epoch
+            self._seen(sighting)
         elif message is None and self._renewed is not None:
+            self._taken = None
             self._renewed()

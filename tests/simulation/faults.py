@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 
 from incumbent.campaign import NEVER, Campaign, Look, Write
 from incumbent.campaign import Member as Who
-from incumbent.model import Marker, Nominee, Record
+from incumbent.model import Cause, Marker, Nominee, Record
 from incumbent.ports import Answer, Outcome, Sighting
 from incumbent.timing import Timing
 from incumbent.wire import headers_of, release_headers
@@ -102,12 +102,39 @@ class TrustedWatch(Campaign):
         super().observe(replace(sighting, live=look is None), now, look=look)
 
 
-class GreatAges(Campaign):
-    """Ages are said too great: by a quarter of the TTL, as after a step of the wall clock."""
+class AgesBelieved(Campaign):
+    """A renewal counts from when the server says that it was stored."""
 
     def observe(self, sighting: Sighting, now: float, *, look: Look | None = None) -> None:
-        age = sighting.age + self.timing.ttl / 4
-        super().observe(replace(sighting, age=age), now, look=look)
+        super().observe(sighting, now - sighting.age, look=look)
+
+
+class ExpiryBelieved(Campaign):
+    """A record that the server removed for its age was a TTL old, by whatever clock."""
+
+    def begin_create(self, now: float) -> Write | None:
+        write = super().begin_create(now)
+        latest = self.latest
+        expired = isinstance(latest, Marker) and latest.cause is Cause.EXPIRED
+        if expired and write is not None and write.record is not None:
+            record = replace(write.record, promoted=True, wait=0.0)
+            _change(write, record=record, headers=headers_of(record), promotable_at=now)
+        return write
+
+
+class LongGaps(Campaign):
+    """However long a gap in the watch lasts, nobody unseen can have come and expired in it."""
+
+    def observe(self, sighting: Sighting, now: float, *, look: Look | None = None) -> None:
+        unseen_for = min(sighting.unseen_for, 1e-6)
+        super().observe(replace(sighting, unseen_for=unseen_for), now, look=look)
+
+
+class GapsOfOthers(Campaign):
+    """A gap in the watch is never on the key that the marker after it is on."""
+
+    def observe(self, sighting: Sighting, now: float, *, look: Look | None = None) -> None:
+        super().observe(replace(sighting, unseen_for=0.0), now, look=look)
 
 
 class TrustsHeaders(Campaign):
@@ -218,5 +245,8 @@ FAULTS = (
     Fault(EmptyRelease, TWO, ("_evict_unnoticed", "_stop_member")),
     Fault(TrustedWatch, TWO, ("_stall_watches",)),
     Fault(TrustsHeaders, OVER, ("_kill", "_leave", "_urge")),
-    Fault(GreatAges, TWO, ("_evict_unnoticed", "_bad_link")),
+    Fault(AgesBelieved, TWO, ("_evict_unnoticed", "_move_stream", "_stall_watches")),
+    Fault(ExpiryBelieved, TWO, ("_bad_link", "_move_stream")),
+    Fault(LongGaps, CHORIA, ("_outlast_choria",)),
+    Fault(GapsOfOthers, TWO, ("_evict_unnoticed", "_stall_watches")),
 )

@@ -93,6 +93,9 @@ class Scenario:
         self._spread = min(0.01, 0.07 / (0.75 * ttl)) if chorias else 0.01
         markers = dice.random() < 0.6
         marker_ttl = dice.choice((ttl, ttl, 1.0))
+        # What an operator saw for itself it counts on its own clock. Without markers it may see
+        # nothing but what the servers' clocks have made of a record, and Choria counts on them.
+        apart = dice.choice((0.0, 0.0, 0.025, 0.025 if chorias or not markers else 0.4))
         self.referee = Referee(world, ttl, markers_last=markers and marker_ttl >= ttl)
         habits = Habits(
             ttl=ttl,
@@ -102,8 +105,10 @@ class Scenario:
             marker_ttl=marker_ttl,
             rate=self._rate(),
             glitch=0.0 if calm else dice.choice((0.0, 0.0, 0.01)),
+            apart=apart * ttl,
         )
         self.server = Server(world, habits, self.referee)
+        self._outlasted_at = 0.0
         self._backoff: Backoff | None = None
         if dice.random() < 0.3:
             self._backoff = lambda tries: 0.75 * ttl * (1 + min(1, tries / 5))
@@ -200,6 +205,7 @@ class Scenario:
             self._kill,
             self._bad_link,
             self._cut_choria,
+            self._outlast_choria,
             self._evict,
             self._overwrite,
             self._evict_unnoticed,
@@ -208,6 +214,7 @@ class Scenario:
             self._die_slowly,
             self._stall_watches,
             self._restart_server,
+            self._move_stream,
             self._lose_store,
             self._stop_member,
             self._hand_over,
@@ -306,6 +313,22 @@ class Scenario:
                 self._fault(f"cut {choria.name} beyond the TTL")
                 choria.link.suffer(Weather.CUT, self.ttl * self.world.between(1, 2))
 
+    def _outlast_choria(self) -> None:
+        """Cut ours off while a Choria member holds the key, and that one until its record expires.
+
+        When ours come back, they see that a record has expired, and nothing of whose it was.
+        """
+        if not self.referee.chorias or self.world.now < self._outlasted_at:
+            return
+        self._outlasted_at = self.world.now + 5 * self.ttl
+        self._fault("ours are cut off while a Choria member comes and goes")
+        for member in self._members():
+            member.link.suffer(Weather.CUT, self.ttl * self.world.between(2, 4))
+        self._evict()
+        for choria in self.referee.chorias:
+            at = self.world.now + self.ttl * self.world.between(1.2, 2)
+            self.world.at(at, choria.link.suffer, Weather.CUT, 2.5 * self.ttl)
+
     def _evict(self) -> None:
         operation = self.world.random.choice(("DEL", "PURGE"))
         if self.server.up:
@@ -390,6 +413,11 @@ class Scenario:
         if self.server.up:
             self._fault("the server restarts")
             self.server.stop(self._while(), keep=True)
+
+    def _move_stream(self) -> None:
+        if self.server.up:
+            self._fault("another server leads the stream")
+            self.server.move()
 
     def _lose_store(self) -> None:
         if self.server.up and self.world.chance(0.3):

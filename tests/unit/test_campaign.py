@@ -78,18 +78,18 @@ class Scene:
 
     # The bucket
 
-    def watch(self, entry, *, age=0.0, live=True):
+    def watch(self, entry, *, age=0.0, live=True, unseen_for=NEVER):
         """Let the watch show an entry; without a revision it is a new one."""
         entry = self._numbered(entry)
-        self.campaign.observe(Sighting(entry, age, live), self.now)
+        self.campaign.observe(Sighting(entry, age, live, unseen_for), self.now)
         return entry
 
-    def look(self, entry, *, age=0.0):
+    def look(self, entry, *, age=0.0, unseen_for=NEVER):
         """Answer the look that the machine wants."""
         look = self.until_due()
         assert isinstance(look, Look)
         entry = self._numbered(entry)
-        self.campaign.observe(Sighting(entry, age), self.now, look=look)
+        self.campaign.observe(Sighting(entry, age, unseen_for=unseen_for), self.now, look=look)
         return entry
 
     def begin(self):
@@ -837,6 +837,8 @@ def watch_all(scene, *entries):
         pytest.param([(0, MEMBER), (9, RELEASED)], 0, id="released by a member"),
         pytest.param([(0, MEMBER), (TTL, EXPIRED)], 0, id="expired, of a member"),
         pytest.param([(0, UNPROMOTED), (TTL, EXPIRED)], 0, id="expired, of one not promoted"),
+        pytest.param([(0, MEMBER), (24, EXPIRED)], 6, id="expired by a clock that is ahead"),
+        pytest.param([(0, UNPROMOTED), (24, EXPIRED)], 6, id="not promoted, expired by that clock"),
         pytest.param([(0, STRANGER), (TTL, EXPIRED)], STRANGER_AFTER, id="expired, of a stranger"),
         pytest.param([(0, EXPIRED)], STRANGER_AFTER, id="expired, of somebody unseen"),
         pytest.param([(0, MEMBER), (9, EVICTED)], TTL - 9, id="evicted, a member"),
@@ -875,6 +877,115 @@ def test_who_takes_over_waits_until_nobody_before_it_can_act(before, waits):
 
     assert scene.now == pytest.approx(vacant_at + waits)
     assert scene.events() == [Won(record if waits else first)]
+
+
+@pytest.mark.parametrize("age", (9, TTL, 900))
+def test_a_renewal_counts_from_its_first_sight_whatever_a_server_says_of_its_age(age):
+    """It was stored by a server with one clock, and its age is told by one with another."""
+    scene = prompt(None)
+    scene.watch(MEMBER, age=age, live=False)
+    seen_at = scene.now
+    scene.after(9).watch(EVICTED)
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(seen_at + TTL)
+
+
+def test_a_renewal_that_a_new_watch_shows_again_counts_from_its_first_sight():
+    """It is no younger for that."""
+    scene = prompt(None)
+    record = scene.watch(MEMBER)
+    seen_at = scene.now
+    scene.after(9).watch(record, live=False)
+    scene.after(9).watch(EVICTED)
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(seen_at + TTL)
+
+
+@pytest.mark.parametrize("shown", ("watched", "read"))
+@pytest.mark.parametrize(
+    ("holder", "gone", "age", "unseen_for", "waits"),
+    (
+        pytest.param(MEMBER, EXPIRED, 0, 2, 0, id="a gap too short for another record to expire"),
+        pytest.param(MEMBER, EXPIRED, 0, DEADLINE - 0.1, 0, id="the longest gap that is"),
+        pytest.param(MEMBER, EXPIRED, 0, DEADLINE, STRANGER_AFTER, id="a gap that is not"),
+        pytest.param(MEMBER, EXPIRED, 9, 30, 0, id="one that is, when the record expired"),
+        pytest.param(MEMBER, EXPIRED, 9, 40, STRANGER_AFTER - 9, id="one that is not, then"),
+        pytest.param(STRANGER, EXPIRED, 0, 2, STRANGER_AFTER, id="a stranger before the gap"),
+        pytest.param(SIBLING, EXPIRED, 40, 0, 0, id="an outage in which nothing was stored"),
+        pytest.param(MEMBER, EVICTED, 0, 0, 0, id="an eviction with nothing stored before it"),
+        pytest.param(MEMBER, EVICTED, 0, 0.1, TTL, id="an eviction after the shortest gap"),
+        pytest.param(MEMBER, RELEASED, 0, NEVER, 0, id="a release after any gap"),
+    ),
+)
+def test_a_gap_in_which_nobody_can_have_held_the_key_changes_nothing(
+    shown, holder, gone, age, unseen_for, waits
+):
+    """What expired was stored a TTL before. If that was before the gap, we have seen it."""
+    scene = prompt(holder)
+    scene.after(2 * TTL)
+    if shown == "read":
+        if not isinstance(scene.step, Look):
+            scene.refuse(scene.begin())
+        marker = scene.look(gone, age=age, unseen_for=unseen_for)
+        if unseen_for < NEVER:  # what the watch shows later tells the same
+            scene.watch(marker, age=age, live=False, unseen_for=unseen_for)
+    else:
+        scene.watch(gone, age=age, live=False, unseen_for=unseen_for)
+    vacant_at = scene.now
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(vacant_at + waits, abs=0.2)
+
+
+def test_without_markers_a_new_watch_that_shows_nothing_after_a_short_gap_tells_who_held_it():
+    """Another record cannot have come and expired in the meantime."""
+    scene = prompt(MEMBER)
+    scene.after(TTL).watch(NOTHING, live=False, unseen_for=5)
+    scene.look(NOTHING)
+    vacant_at = scene.now
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(vacant_at, abs=0.2)
+
+
+def test_a_marker_that_a_new_watch_shows_again_makes_nobody_unknown():
+    """The vacancy is known already, and who held the key before it."""
+    scene = prompt(MEMBER, nominee=None)
+    marker = scene.after(TTL).watch(EXPIRED)
+    scene.after(5).watch(marker, age=5, live=False)
+
+    scene.campaign.nominate(POD)
+    scene.store(scene.begin())
+
+    assert scene.leads
+
+
+def test_an_expiry_from_before_the_start_is_as_old_as_the_server_says():
+    """An operator that starts later waits no longer than one that saw it."""
+    scene = prompt(None)
+    scene.watch(EXPIRED, age=9, live=False)
+    vacant_at = scene.now - 9
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(vacant_at + STRANGER_AFTER)
+
+
+def test_an_eviction_from_before_the_start_is_as_new_as_its_first_sight():
+    """Its holder keeps its deadline by its own clock, and a server's may be another."""
+    scene = prompt(None)
+    scene.watch(EVICTED, age=9, live=False)
+    seen_at = scene.now
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(seen_at + TTL)
 
 
 def test_a_gap_in_the_watch_makes_the_previous_holder_unknown():
@@ -1698,6 +1809,18 @@ def test_a_relay_of_a_record_that_was_not_promoted_waits_as_the_record_tells(tol
     scene.lead()
 
     assert scene.now == pytest.approx(start + waited)
+
+
+def test_what_a_server_says_of_its_age_shortens_no_wait_of_a_relayed_record():
+    """It was first seen after it was sent."""
+    scene = prompt(None)
+    scene.watch(replace(SIBLING, promoted=False, wait=12), age=9, live=False)
+    seen_at = scene.now
+    scene.campaign.urge()
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(seen_at + 12)
 
 
 def test_one_relay_after_another_waits_no_longer_than_one():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from unittest.mock import AsyncMock
@@ -49,6 +51,8 @@ class Server:
         self.up.set()
         self._take: Take | None = None
         self._number = 0
+        self._stored: dict[int, float] = {}
+        """When each revision was stored."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def wait_connected(self) -> None:
@@ -76,12 +80,16 @@ class Server:
             self.spawn(self._deliver(dict(self.messages)), name="consumer")
             return {"num_pending": pending}
         if call == "STREAM.MSG.GET":
-            return {"error": {"code": 404, "err_code": 10037}}
+            revision = self.messages.get(json.loads(payload)["last_by_subj"].removeprefix("$KV.B."))
+            if revision is None:
+                return {"error": {"code": 404, "err_code": 10037}}
+            stored_at = self._written(self._stored.get(revision, 0.0))
+            return {"message": {"seq": revision, "time": stored_at}}
         return {
             "config": {"max_age": int(self.ttl * 1e9)},
             "created": self.created,
             "state": {"last_seq": self.revision},
-            "ts": "1970-01-01T00:00:00Z",
+            "ts": self._written(self._now),
         }
 
     @asynccontextmanager
@@ -99,6 +107,13 @@ class Server:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    @property
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _written(self, seconds: float) -> str:
+        return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00") + "Z"
 
     async def aclose(self) -> None:
         """End all that runs."""
@@ -123,6 +138,7 @@ class Server:
         """Put a record."""
         self.revision += 1
         self.messages[key] = self.revision
+        self._stored[self.revision] = self._now
         if deliver:
             self.deliver(key, self.revision)
         return self.revision
@@ -130,7 +146,8 @@ class Server:
     def deliver(self, key: str, revision: int, *, pending: int = 0, lost: bool = False) -> None:
         """Send a message to the watch, or lose it on the way."""
         self._number += 1
-        reply = f"$JS.ACK.KV_B.c.1.{revision}.{self._number}.0.{pending}"
+        stored_at = int(self._stored.get(revision, self._now) * 1e9)
+        reply = f"$JS.ACK.KV_B.c.1.{revision}.{self._number}.{stored_at}.{pending}"
         if self._take is not None and not lost:
             self._take(f"$KV.B.{key}", reply, b"holder", {})
 
@@ -216,6 +233,106 @@ async def test_a_snapshot_has_no_gaps(server: Server, bucket: NatsBucket) -> Non
 
     assert facts(seen) == [(6, False), (7, True)]
     end()
+
+
+async def test_a_gap_on_one_key_concerns_the_others_since_it_began(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """Nothing was left out of what was stored before the last message that came without a gap."""
+    async with watched(bucket) as shown:
+        server.store("a")
+        await asyncio.sleep(6)
+        server.store("b")
+        await asyncio.sleep(1)
+        server.store("c", deliver=False)
+        server.store("c")
+        await asyncio.sleep(2)
+        server.store("a")
+
+        assert not shown["a"][-1].live
+        assert shown["a"][-1].unseen_for == pytest.approx(3, abs=0.1)
+
+
+async def test_a_new_watch_with_no_revision_missing_has_left_out_nothing(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """As after an outage in which nothing happened but what time alone brings."""
+    async with watched(bucket) as shown:
+        for key in "ab":
+            server.store(key)
+        bucket.disconnected(BucketUnreachable("gone"))
+        for key in "ab":
+            server.store(key, deliver=False)
+        await asyncio.sleep(60)
+
+        assert facts(shown["a"]) == [(1, True), (3, False)]
+        assert [seen.unseen_for for seen in (shown["a"][-1], shown["c"][-1])] == [0, 0]
+
+
+@pytest.mark.parametrize("when", ("before it begins", "while it begins"))
+async def test_a_new_watch_with_a_revision_missing_tells_since_when(
+    server: Server, bucket: NatsBucket, when: str
+) -> None:
+    """It may have been of any key; also if it was delivered, but shown to nobody."""
+    async with watched(bucket) as shown:
+        for key in "ab":
+            server.store(key)
+        await asyncio.sleep(6)
+        server.store("c")
+        bucket.disconnected(BucketUnreachable("gone"))
+        if when == "before it begins":
+            server.store("b", deliver=False)
+            server.store("b", deliver=False)
+        else:
+
+            def deliver_twice(call: str) -> None:
+                if call == "STREAM.INFO" and server.consumers == 2 and server.revision == 3:
+                    server.store("b")
+                    server.store("b")
+
+            server.on_call = deliver_twice
+        await asyncio.sleep(1)
+
+        assert facts(shown["b"])[-1] == (5, False)
+        assert all(1 >= shown[key][-1].unseen_for > 0 for key in "ab")
+
+
+async def test_what_a_watch_saw_that_ended_before_it_showed_it_is_missing(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """Nobody was told of it."""
+    async with watched(bucket) as shown:
+        server.store("a")
+        bucket.disconnected(BucketUnreachable("gone"))
+        server.store("a", deliver=False)
+
+        def lose(call: str) -> None:
+            looks.append(call == "STREAM.INFO" and server.consumers == 2)
+            if sum(looks) == 2 and server.revision == 2:  # the first one was delivered by now
+                server.store("a", deliver=False)
+                server.beat(7)
+
+        looks: list[bool] = []
+
+        server.on_call = lose
+        await asyncio.sleep(3)
+
+        assert server.consumers > 2
+        assert facts(shown["a"])[-1] == (3, False)
+        assert shown["a"][-1].unseen_for > 0
+
+
+async def test_a_read_tells_whether_the_watch_has_left_something_out(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """It has not if the revision is the next one."""
+    async with watched(bucket):
+        server.store("a")
+        await asyncio.sleep(2)
+        server.store("a", deliver=False)
+        assert (await bucket.read("a", timeout=1)).unseen_for == 0
+        server.store("a", deliver=False)
+        assert (await bucket.read("a", timeout=1)).unseen_for == pytest.approx(2, abs=0.1)
 
 
 # What was lost
