@@ -13,7 +13,7 @@ from elections import Election, with_bucket
 from operatorprocess import OperatorProcess
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
 
     from controlplane.sites import Site
@@ -30,8 +30,15 @@ def new_replica(tmp_path: Path) -> Iterator[Callable[..., OperatorProcess]]:
     """
     made: list[OperatorProcess] = []
 
-    def make(election: Election, nats_url: str, name: str, **options: Any) -> OperatorProcess:
-        flags = (f"--namespace={election.namespace}", *with_bucket(TTL))
+    def make(
+        election: Election,
+        nats_url: str,
+        name: str,
+        *,
+        arguments: Sequence[str] = (),
+        **options: Any,
+    ) -> OperatorProcess:
+        flags = (f"--namespace={election.namespace}", *with_bucket(TTL), *arguments)
         replica = OperatorProcess(
             election.kube.site,
             tmp_path,

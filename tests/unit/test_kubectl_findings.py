@@ -208,6 +208,13 @@ def test_a_suspended_election_is_no_finding():
     assert found.level is Level.NOTE
 
 
+def test_an_election_that_another_cluster_leads_is_told():
+    """Perhaps nobody meant to share it: the clusters have one NATS and the default bucket."""
+    (found,) = about(election(ready=("True", "LedElsewhere"), led=False), pod("a"))
+    assert found.level is Level.NOTE
+    assert "another bucket" in found.todo
+
+
 def test_a_deleted_election_has_some_time():
     """The operator takes a moment to let go."""
     metadata = {"deletionTimestamp": "2026-11-24T11:59:59Z", "finalizers": [FINALIZER]}

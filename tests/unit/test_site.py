@@ -12,8 +12,9 @@ from fakecluster import NAMESPACE, make_election, make_pod
 from incumbent import wire
 from incumbent.campaigner import ACCOUNT_WITHIN, QUIET_TTLS
 from incumbent.errors import Conflict
-from incumbent.site import Site
-from stage import LABEL, TOKEN, TTL, Stage, View
+from incumbent.model import Record
+from incumbent.site import Kinship, Peers, Site
+from stage import LABEL, MARGIN, TOKEN, TTL, Stage, View
 
 pytestmark = [pytest.mark.looptime(noop_cycles=2), pytest.mark.usefixtures("clock_of_the_loop")]
 
@@ -195,6 +196,22 @@ async def test_new_name_costs_one_hand_over_to_the_same_pod(stage):
     assert stage.writes.count("a=leader") == 1
 
 
+async def test_new_name_of_a_single_replica_waits_for_the_old_record_to_expire(stage):
+    """A name that is not ours any more is not renewed; the label is gone before the record is."""
+    await stage.lead()
+    stage.site = Site("renamed", "uid-of-cluster", given=True)
+    await stage.first.leave()
+    left = asyncio.get_running_loop().time()
+    await stage.kill(stage.first)
+    await stage.start("two", nonce="new")
+    await stage.until(lambda: stage.leaders == [], timeout=TTL)
+    assert asyncio.get_running_loop().time() - left == pytest.approx(TTL - MARGIN, abs=0.2)
+    assert stage.record == "site/shop/a"
+    await stage.until(lambda: stage.leaders == ["a"], timeout=3 * MARGIN)
+    assert stage.record == "renamed/shop/a"
+    assert stage.most_at_once() == 1
+
+
 async def test_replica_with_an_old_definition_of_the_kind_still_relays(stage):
     """The API server drops what is not in it, so that a header has to be enough."""
     drop_new_fields(stage)
@@ -322,3 +339,149 @@ async def test_label_that_is_given_again_and_again_is_taken_once_a_second(stage)
     assert 45 < given < 75
     assert stage.reasons.count("LabelCorrected") <= 5
     assert stage.condition("LabelsInSync")[1] in {"LabelsContested", "LabelsNotWritten"}
+
+
+# What a status proves, and what it only says
+
+ME = "two/new"
+OURS = Record(7, "site/shop/a", 5, replica="one/n1", site="site/uid", pod_uid="uid-a")
+
+
+def kinship(first=None, *, site=None, peers=None):
+    """What one replica knows after it has read a status for the first time."""
+    return Kinship(site or Site("site", "uid"), ME, "shop", peers or Peers(), first or {})
+
+
+def status(replica="one", process="n1", **more):
+    """A status that names a steward."""
+    return {"steward": {"replica": replica, "process": process, "revision": 3}, **more}
+
+
+def test_header_and_first_status_prove_nothing():
+    """A copy has both. The record is in doubt, and may only be gone on with."""
+    kin = kinship(status())
+    assert (kin.ours(OURS), kin.doubtful(OURS), kin.inherited(OURS)) == (False, True, True)
+
+
+def test_record_of_a_process_that_no_status_names_is_not_gone_on_with():
+    """The original of a copy has had other processes since."""
+    kin = kinship(status(process="n0"))
+    assert (kin.ours(OURS), kin.doubtful(OURS), kin.inherited(OURS)) == (False, True, False)
+
+
+@pytest.mark.parametrize(
+    "later",
+    (
+        {"steward": {"replica": "one", "process": "n1", "admitted": ME}},
+        {"newcomer": "one/n1"},
+    ),
+    ids=("answer", "question"),
+)
+def test_process_that_writes_here_is_known(later):
+    """It answers us, or asks somebody, which it can only do over our API server."""
+    kin = kinship(status())
+    kin.hear(later)
+    assert (kin.ours(OURS), kin.doubtful(OURS)) == (True, False)
+
+
+def test_new_steward_is_known():
+    """Nobody else writes that it is the steward."""
+    kin = kinship(status("zero", "n0"))
+    kin.hear(status("one", "n1"))
+    assert kin.ours(OURS)
+
+
+def test_answer_to_another_replica_proves_nothing_to_us():
+    """It may have been copied with everything else."""
+    kin = kinship(status())
+    kin.hear({"steward": {"replica": "one", "process": "n1", "admitted": "three/n3"}})
+    assert not kin.ours(OURS)
+
+
+def test_question_that_was_there_before_us_proves_nothing():
+    """It was copied in the moment between a question and its answer."""
+    kin = kinship({"newcomer": "one/n1"})
+    kin.hear({"newcomer": "one/n1", "state": "Leader"})
+    assert not kin.ours(OURS)
+
+
+def test_what_is_known_from_one_election_counts_in_all():
+    """Processes are known, not records."""
+    peers = Peers()
+    kinship(peers=peers).hear({"newcomer": "one/n1"})
+    assert kinship(peers=peers).ours(OURS)
+
+
+@pytest.mark.parametrize(
+    ("change", "site"),
+    (
+        ({"holder": "renamed/shop/a", "site": "renamed/uid"}, Site("site", "uid")),
+        ({"site": "site/another"}, Site("site", "uid")),
+        ({"site": "site/"}, Site("site", "")),
+    ),
+    ids=("another name", "another UID", "no UID"),
+)
+def test_known_replica_may_have_another_name_and_uid_of_the_site(change, site):
+    """While a rolling update changes them, or the namespaces that are served."""
+    kin = kinship(status(), site=site)
+    kin.hear(status(admitted=None) | {"newcomer": "one/n1"})
+    assert kin.ours(replace(OURS, **change))
+
+
+def test_known_replica_of_other_namespaces_is_no_replica_here():
+    """It does not reach the pods of this namespace."""
+    kin = kinship()
+    kin.hear({"newcomer": "one/n1"})
+    assert not kin.ours(replace(OURS, holder="site/other/a"))
+
+
+@pytest.mark.parametrize(
+    "record",
+    (
+        replace(OURS, site="site/another"),
+        replace(OURS, holder="site/other/a"),
+        Record(7, "site/shop/a", 7),
+    ),
+    ids=("another cluster", "another namespace", "a stranger"),
+)
+def test_foreign_record_is_not_in_doubt(record):
+    """Nobody is asked about it, and it is no reason to stay away."""
+    kin = kinship()
+    assert (kin.ours(record), kin.doubtful(record), kin.inherited(record)) == (False,) * 3
+
+
+def test_process_of_another_cluster_is_judged_once():
+    """It is not in doubt any more, nothing is inherited from it, and a proof changes that."""
+    peers = Peers()
+    kin = kinship(status(), peers=peers)
+    judged = []
+    end = peers.listen(judged.append)
+    peers.exclude("one/n1")
+    peers.exclude("one/n1")
+    assert kin.in_use(OURS)
+    assert (kin.ours(OURS), kin.doubtful(OURS), kin.inherited(OURS)) == (False,) * 3
+    assert not kin.in_use(replace(OURS, holder="copy/shop/a"))
+    peers.learn("one/n1")
+    peers.exclude("one/n1")
+    assert kin.ours(OURS)
+    assert not kin.in_use(OURS)
+    assert judged == ["one/n1", "one/n1"]
+    end()
+    peers.learn("three/n3")
+    assert len(judged) == 2
+
+
+def test_status_of_an_earlier_version_names_its_steward_by_the_term():
+    """It has no process in it; another term is of another time."""
+    plain = {"steward": {"replica": "one", "revision": 3}, "token": 5, "holder": "site/shop/a"}
+    assert kinship(plain).inherited(OURS)
+    assert not kinship({**plain, "token": 4}).inherited(OURS)
+    assert not kinship({**plain, "holder": "site/shop/b"}).inherited(OURS)
+
+
+def test_name_that_is_given_wins_over_the_one_in_a_status():
+    """One that was derived does not: other defaults must not rename a running election."""
+    assert Site("dr", "uid", given=True).for_election(name="site", uid="e").name == "dr"
+    assert Site("7f3a", "uid").for_election(name="site", uid="e").name == "site"
+    assert Site("7f3a", "uid").for_election(name="", uid="e") == Site("7f3a", "uid")
+    assert Site("dr", "", given=True).for_election(name="", uid="e").header == "dr/e"

@@ -174,6 +174,9 @@ def _about_status(name: str, election: Mapping[str, Any]) -> Iterator[Finding]:
         yield _told(name, level, ready)
     elif ready["reason"] == "Suspended":
         yield Finding(name, Level.NOTE, "it is suspended")
+    elif ready["reason"] == "LedElsewhere":
+        todo = "if it is not meant to share the election, give one of the two another bucket"
+        yield Finding(name, Level.NOTE, f"LedElsewhere: {ready['message']}", todo)
     bucket, labels = condition(election, "BucketReady"), condition(election, "LabelsInSync")
     if bucket["reason"] == "BucketAtRisk":
         yield _told(name, Level.WARNING, bucket)
