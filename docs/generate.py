@@ -422,7 +422,7 @@ def versions_page() -> str:
     tests = {run.subject: ", ".join(f"`{path}`" for path in run.tests) for run in runs}
     return (
         f"# Supported versions\n\n{NOTE}"
-        "Incumbent supports these versions, and every minor version between them. `make matrix`"
+        "Incumbent supports these versions and those between them. `make matrix`"
         " runs tests with each of them. A run changes one version and keeps all others as they are"
         " in `requirements/` and in `tests/controlplane/tools`.\n\n"
         + "".join(f"{line}\n" for line in results.table(runs, results.read()))

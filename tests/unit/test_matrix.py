@@ -14,9 +14,8 @@ ROOT = CHART.parents[1]
 
 
 def lowest(subject):
-    """Return the lowest minor version of a subject that is tested."""
-    version = next(run.version for run in runs() if run.subject == subject)
-    return ".".join(version.split(".")[:2])
+    """Return the lowest version of a subject that is tested."""
+    return next(run.version for run in runs() if run.subject == subject)
 
 
 def test_the_lowest_versions_that_are_claimed_are_tested():
@@ -24,8 +23,9 @@ def test_the_lowest_versions_that_are_claimed_are_tested():
     readme = (ROOT / "README.md").read_text()
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     project = (ROOT / "pyproject.toml").read_text()
-    assert f"Kubernetes {lowest(KUBERNETES)} and NATS\n{lowest(NATS)} or newer" in readme
-    assert chart["kubeVersion"] == f">={lowest(KUBERNETES)}.0-0"
+    kubernetes, _, _ = lowest(KUBERNETES).rpartition(".")
+    assert f"Kubernetes {kubernetes} and NATS\n{lowest(NATS)} or newer" in readme
+    assert chart["kubeVersion"] == f">={kubernetes}.0-0"
     assert f'requires-python = ">={lowest(PYTHON)}"' in project
 
 
