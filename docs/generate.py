@@ -49,6 +49,7 @@ MEANINGS = {
     ("Ready", "TokenRegressed"): "the bucket counts from an earlier number than a known token",
     ("Ready", "SiteInUse"): "another cluster uses the name of this one: one is a copy of the other",
     ("Ready", "PermissionDenied"): "the NATS user or the service account lacks a right",
+    ("Ready", "NotWatched"): "too few files may be open to watch the pods of this namespace",
     ("Ready", "AdmissionDenied"): "a policy, a webhook or a quota refuses the operator's write",
     ("Ready", "BucketNotFound"): "there is no such bucket",
     ("Ready", "BucketInvalid"): "the bucket cannot hold this election; the message says why",

@@ -21,7 +21,7 @@ from incumbent.errors import (
     Unsent,
 )
 from incumbent.model import Pod
-from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced
+from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced, PodsUnwatched
 from incumbent.resource import API_VERSION, KIND
 from incumbent.slices import SERVICE_NAME
 from incumbent.status import Event
@@ -127,6 +127,8 @@ class FakeCluster:
         self.slices: dict[tuple[str, str], dict[str, Any]] = {}
         self.routes: list[tuple[str, ...]] = []
         """Whom a slice led to, after each write of one, in order."""
+        self.unwatched = False
+        """Whether watches of pods wait for others to end."""
         self.latency = 0.0
         self._version = 0
         self._watchers: dict[object, tuple[str, asyncio.Queue[PodEvent]]] = {}
@@ -307,6 +309,9 @@ class FakeCluster:
     async def watch_pods(self, namespace: str) -> AsyncGenerator[PodEvent]:
         """Show all pods of a namespace, and then every change."""
         self.calls.append(Operation("watch_pods", namespace))
+        while self.unwatched:
+            yield PodsUnwatched("too few files may be open")
+            await asyncio.sleep(1)
         token, queue = object(), asyncio.Queue[PodEvent]()
         self._watchers[token] = namespace, queue
         if not self._unreachable:

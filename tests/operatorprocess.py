@@ -33,6 +33,7 @@ class OperatorProcess(Startable):
         arguments: more flags; the last one wins.
         replica: its name.
         kubeconfig: instead of that of the user `operator`.
+        enter: what its command begins with.
         clock_step: a file that holds by how many seconds its wall clock is ahead.
     """
 
@@ -45,6 +46,7 @@ class OperatorProcess(Startable):
         arguments: Sequence[str] = (),
         replica: str = "replica-1",
         kubeconfig: Path | None = None,
+        enter: Sequence[str] = (),
         clock_step: Path | None = None,
     ) -> None:
         environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
@@ -54,7 +56,7 @@ class OperatorProcess(Startable):
         self.url = f"http://127.0.0.1:{free_port()}"
         self.process = Process(
             [
-                *(sys.executable, "-m", "incumbent", "operator"),
+                *(*enter, sys.executable, "-m", "incumbent", "operator"),
                 f"--kubeconfig={kubeconfig or site.kubeconfig_for('operator')}",
                 f"--nats-url={nats_url}",
                 f"--http-address={self.url.removeprefix('http://')}",

@@ -27,6 +27,7 @@ from incumbent.errors import (
     ClusterError,
     ConfigurationError,
     Conflict,
+    NotWatched,
     Refused,
 )
 from incumbent.events import Loss
@@ -574,7 +575,9 @@ class Campaigner:
 
     def _failed(self, error: ClusterError, failures: int) -> None:
         # A first conflict is no failure: somebody else wrote, and the next pass sees what.
-        if failures in LOGGED_FAILURES and not (failures == 1 and isinstance(error, Conflict)):
+        # And who is not watched is one of many, of whom one line tells.
+        untold = isinstance(error, NotWatched) or (failures == 1 and isinstance(error, Conflict))
+        if failures in LOGGED_FAILURES and not untold:
             self._log.warning("pass.failed", problem=str(error))
         if isinstance(error, Refused):
             self._refused = problem_from(error)
@@ -583,11 +586,11 @@ class Campaigner:
 
     async def _pass(self) -> bool:
         """Bring everything in line with what is known now; return whether that is done."""
-        if self._pods.all is None and clock.now() >= self._began_at + PATIENCE:
-            await self._pods.probe()
         if self._retire_by < NEVER:
             await self._take_back()
             return True
+        if self._pods.all is None and clock.now() >= self._began_at + PATIENCE:
+            await self._pods.probe()
         if self._blocked is not None:
             await self._office.vacate()
             return True

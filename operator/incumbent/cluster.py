@@ -14,6 +14,7 @@ import contextlib
 import json
 import math
 import random
+import sys
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from datetime import UTC, datetime
@@ -38,7 +39,7 @@ from incumbent.connection import (
 )
 from incumbent.errors import ClusterError, ClusterUnreachable, NotFound, Unconnected, Unsent
 from incumbent.model import Pod
-from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced
+from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced, PodsUnwatched
 from incumbent.resource import API_VERSION, PLURAL, whole
 from incumbent.slices import SERVICE_NAME
 
@@ -100,14 +101,22 @@ class ApiServer:
     """A Kubernetes API server; implements `incumbent.ports.Cluster`.
 
     Nothing is sent before the first request, and it may be made while the API server is away.
-    `replica` signs the events.
+
+    Args:
+        connection: how it is reached.
+        replica: signs the events.
+        watches: how many namespaces can be watched at a time; None: any number.
     """
 
     request_timeout: float = TIMEOUT
     """Seconds for a request that is given no other limit."""
 
-    def __init__(self, connection: Connection, *, replica: str) -> None:
+    def __init__(self, connection: Connection, *, replica: str, watches: int | None = None) -> None:
         self.connection = connection
+        self._most_watches = watches
+        self._watches = asyncio.Semaphore(sys.maxsize if watches is None else watches)
+        self._waiting = 0
+        """How many watches wait until another one ends."""
         self._replica = replica
         self._turns = asyncio.Semaphore(CONCURRENCY)
         self._leisure = asyncio.Semaphore(AT_LEISURE)
@@ -121,10 +130,11 @@ class ApiServer:
         context: str | None = None,
         replica: str,
         overrides: Overrides | None = None,
+        watches: int | None = None,
     ) -> Self:
         """Find the access as `Connection.find` does, which sends nothing."""
         connection = await Connection.find(kubeconfig, context=context, overrides=overrides)
-        return cls(connection, replica=replica)
+        return cls(connection, replica=replica, watches=watches)
 
     async def aclose(self) -> None:
         """Close all connections. Whoever still waits for an answer gets `ClusterUnreachable`."""
@@ -193,7 +203,38 @@ class ApiServer:
 
         Nothing is lost while the consumer is slow: the stream waits, and is resumed from the last
         event taken. Close it (`contextlib.aclosing`) to close its connection.
+
+        If there are as many watches as there may be, this one waits until another one is closed.
         """
+        if self._watches.locked():
+            problem = self._too_many()
+            self._waiting += 1
+            try:
+                yield PodsUnwatched(problem)
+                await self._watches.acquire()
+            finally:
+                self._waiting -= 1
+        else:
+            await self._watches.acquire()
+        try:
+            async with contextlib.aclosing(self._follow_pods(namespace)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._watches.release()
+
+    def _too_many(self) -> str:
+        """Say that there are as many watches as there may be; log it once for all that wait."""
+        problem = (
+            f"the operator may open too few files to watch more than {self._most_watches}"
+            " namespaces: raise the hard limit (ulimit -Hn, LimitNOFILE), or give some of the"
+            " namespaces to another operator (--namespace)"
+        )
+        if not self._waiting:
+            log.warning("cluster.too_many_namespaces", watched=self._most_watches, problem=problem)
+        return problem
+
+    async def _follow_pods(self, namespace: str) -> AsyncGenerator[PodEvent]:
         path = pods_path(namespace)
         version, listed = "", False
         failures = 0

@@ -14,6 +14,7 @@
         ├── NotFound             404: no such object, or no such kind
         ├── Refused              the API server does not accept this request
         │   ├── Forbidden        401, 403: the service account lacks a right
+        │   ├── NotWatched       too few files may be open to watch the namespace
         │   └── AdmissionDenied  a policy, a webhook or a quota refuses it
         └── ClusterUnreachable   no answer, 429 or 5xx: *the request may have been carried out*
             └── Unsent           it was certainly not
@@ -75,6 +76,10 @@ class Refused(ClusterError):
 
 class Forbidden(Refused):
     """The user lacks a right (401, 403)."""
+
+
+class NotWatched(Refused):
+    """The pods of the namespace are not watched, because too few files may be open."""
 
 
 class AdmissionDenied(Refused):

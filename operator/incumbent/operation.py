@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import structlog
 import uvloop
 
-from incumbent import garbage, handlers, http
+from incumbent import descriptors, garbage, handlers, http
 from incumbent.access import access_from
 from incumbent.bucket import Nats
 from incumbent.campaigner import Campaigner
@@ -222,8 +222,13 @@ class Operator:
 
 
 async def _operate(settings: Settings, *, version: str) -> None:
+    # Each namespace takes a connection; container runtimes give a process 1024 files or so.
+    limit = descriptors.raise_limit()
     cluster = await ApiServer.connect(
-        kubeconfig=settings.kubeconfig, context=settings.context, replica=settings.replica
+        kubeconfig=settings.kubeconfig,
+        context=settings.context,
+        replica=settings.replica,
+        watches=descriptors.watches_for(limit, others=len(settings.namespaces)),
     )
     operator = Operator(settings, cluster, version=version)
     server = await http.serve(

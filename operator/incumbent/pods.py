@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Iterable
 
 import structlog
 
+from incumbent.errors import NotWatched
 from incumbent.model import Pod
-from incumbent.ports import Cluster, PodDeleted, PodEvent, PodsReplaced
+from incumbent.ports import Cluster, PodDeleted, PodEvent, PodsReplaced, PodsUnwatched
 from incumbent.resource import ANY, Anchor, Resource
 
 log = structlog.get_logger(__name__)
@@ -35,6 +36,8 @@ class NamespacePods:
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.namespace = namespace
         self.pods: dict[str, Pod] | None = None
+        self._unwatched = ""
+        """Why they are not watched; empty if they are, or will be in a moment."""
         self.restores = 0
         """How often the API server's versions went back."""
         self._cluster = cluster
@@ -89,7 +92,14 @@ class NamespacePods:
                 election.take(pod)
 
     async def probe(self, label_selector: str) -> None:
-        """Find out why no pods were seen: a watch does not tell. One asks at a time."""
+        """Find out why no pods were seen: a watch does not tell. One asks at a time.
+
+        Raises:
+            NotWatched: too many namespaces are watched.
+            ClusterError: for this.
+        """
+        if self._unwatched:
+            raise NotWatched(self._unwatched)
         async with self._probing:
             if self.pods is None:
                 await self._cluster.list_pods(self.namespace, label_selector)
@@ -106,7 +116,11 @@ class NamespacePods:
             await asyncio.sleep(PAUSE)
 
     def _take(self, event: PodEvent) -> None:
+        if isinstance(event, PodsUnwatched):
+            self._unwatched = event.reason
+            return
         if isinstance(event, PodsReplaced):
+            self._unwatched = ""
             self.restores += event.restored
             self._replace(event.pods)
             return

@@ -208,7 +208,15 @@ class PodDeleted:
     pod: Pod
 
 
-PodEvent = PodsReplaced | PodChanged | PodDeleted
+@dataclass(frozen=True, slots=True)
+class PodsUnwatched:
+    """The watch has to wait until another one ends."""
+
+    reason: str
+    """In one sentence, with what to do."""
+
+
+PodEvent = PodsReplaced | PodChanged | PodDeleted | PodsUnwatched
 
 
 class Cluster(Protocol):
@@ -259,7 +267,7 @@ class Cluster(Protocol):
 
         Starts with `PodsReplaced`, and again after each loss of the watch that is not resumed: 410,
         an interruption, a restart of the API server. Errors are logged, and retried with growing,
-        jittered pauses.
+        jittered pauses. Where too many namespaces are watched already, `PodsUnwatched` comes first.
         """
         ...
 

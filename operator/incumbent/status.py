@@ -17,6 +17,7 @@ from incumbent.errors import (
     BucketNotFound,
     ConfigurationError,
     Forbidden,
+    NotWatched,
     Refused,
 )
 from incumbent.model import BucketInfo, Pod, Record, State
@@ -59,6 +60,8 @@ def problem_from(error: BucketError | ConfigurationError | Refused) -> Problem:
             return Problem("BucketUnreachable", str(error))
         case Forbidden():
             return Problem("PermissionDenied", str(error), of_bucket=False)
+        case NotWatched():
+            return Problem("NotWatched", str(error), of_bucket=False)
     return Problem("AdmissionDenied", str(error), of_bucket=False)
 
 

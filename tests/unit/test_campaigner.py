@@ -1189,3 +1189,27 @@ def test_other_trouble_is_told_at_once():
     assert trouble.look(BucketUnreachable("away"), 0.3, patience=1) is None
     assert trouble.lasts(BucketUnreachable, 2.3) == pytest.approx(2)
     assert trouble.lasts(BucketNotFound, 2.3) < 0
+
+
+async def test_namespace_that_is_not_watched_says_so(stage):
+    """It stalls, is served as soon as it is watched, and can be deleted meanwhile."""
+    stage.cluster.unwatched = True
+    with capture_logs() as logs:
+        campaigner = await stage.start()
+        await stage.until(lambda: stage.condition() == ("False", "NotWatched"))
+        await asyncio.sleep(60)
+    assert stage.condition("Stalled") == ("True", "NotWatched")
+    assert not [line for line in logs if line["event"] == "pass.failed"]
+    assert "list_pods" not in stage.cluster.operations
+    assert stage.record is None
+    stage.cluster.unwatched = False
+    await stage.until(lambda: stage.condition() == ("True", "Leading"))
+    await stage.kill(campaigner)
+
+
+async def test_election_of_a_namespace_that_is_not_watched_can_be_deleted(stage):
+    """Its finalizer waits for nothing."""
+    stage.cluster.unwatched = True
+    campaigner = await stage.start()
+    await stage.until(lambda: stage.condition() == ("False", "NotWatched"))
+    await asyncio.wait_for(campaigner.retire(), 10)

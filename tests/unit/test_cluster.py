@@ -26,7 +26,7 @@ from incumbent.errors import (
     Unsent,
 )
 from incumbent.model import Pod
-from incumbent.ports import PodChanged, PodDeleted, PodsReplaced
+from incumbent.ports import PodChanged, PodDeleted, PodsReplaced, PodsUnwatched
 
 # Without this, pytest-asyncio makes an event loop that nobody closes, when the first test of a run
 # is no coroutine.
@@ -783,6 +783,33 @@ async def test_a_slow_consumer_loses_nothing(serve):
                 await asyncio.sleep(0.05)
     assert seen == [str(version) for version in range(count)]
     assert script.requests == ["list", "5"]
+
+
+async def test_a_watch_too_many_waits_until_another_one_ends(serve):
+    """It is said why, in the log once for all that wait."""
+    script = Script(lists=[("5", pod_json("a"))], watches=[silence])
+    api_server = ApiServer((await serve(script)).connection, replica="r1", watches=1)
+    async with asyncio.timeout(SECONDS):
+        with capture_logs() as logs:
+            first, *others = (api_server.watch_pods(f"shop-{number}") for number in range(3))
+            assert await anext(first) == PodsReplaced((pod("a"),))
+            for one in others:
+                waits = await anext(one)
+                assert isinstance(waits, PodsUnwatched)
+                assert "ulimit" in waits.reason
+        assert [line["event"] for line in logs] == ["cluster.too_many_namespaces"]
+        following = [asyncio.ensure_future(anext(one)) for one in others]
+        await asyncio.sleep(0.05)
+        assert not any(one.done() for one in following)
+        await first.aclose()
+        assert await following[0] == PodsReplaced((pod("a"),))
+        following[1].cancel()
+        await asyncio.gather(*following, return_exceptions=True)
+        for one in others:
+            await one.aclose()
+        last = api_server.watch_pods("shop-4")  # nothing is left that would be in its way
+        assert await anext(last) == PodsReplaced((pod("a"),))
+        await last.aclose()
 
 
 async def test_closing_a_watch_closes_its_connection(serve):

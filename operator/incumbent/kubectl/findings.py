@@ -146,6 +146,7 @@ _REMEDIES = {
     "BucketInvalid": "give the bucket the settings that docs/nats.md asks for",
     "BucketUnreachable": "look at NATS, and at what lies between; it goes on by itself",
     "PermissionDenied": "grant the right that is named",
+    "NotWatched": "raise the hard limit of open files of the operator's process",
     "AdmissionDenied": "change the policy, webhook or quota that is named, or exempt the operator",
     "KeyInUse": "give one of the two elections another key, or delete it",
     "LabelKeyInUse": "give one of the two elections another label key, or delete it",

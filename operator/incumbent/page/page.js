@@ -48,7 +48,7 @@ const LABELS = {
   Leading: "Leading", LedElsewhere: "Led elsewhere", NoCandidates: "No candidates", Vacant: "Vacant",
   Suspended: "Suspended", Starting: "Starting", KeyInUse: "Key in use", LabelKeyInUse: "Label key in use",
   BucketNotFound: "Bucket not found", BucketInvalid: "Bucket invalid", BucketUnreachable: "Bucket unreachable",
-  PermissionDenied: "Permission denied", AdmissionDenied: "Admission denied", TokenRegressed: "Token regressed",
+  PermissionDenied: "Permission denied", AdmissionDenied: "Admission denied", NotWatched: "Not watched", TokenRegressed: "Token regressed",
 };
 
 function duration(seconds) {
