@@ -53,8 +53,17 @@ MEANINGS = {
     ("Ready", "AdmissionDenied"): "a policy, a webhook or a quota refuses the operator's write",
     ("Ready", "BucketNotFound"): "there is no such bucket",
     ("Ready", "BucketInvalid"): "the bucket cannot hold this election; the message says why",
+    (
+        "Ready",
+        "BucketSilent",
+    ): "NATS answers, but its watch delivers nothing or no write is stored",
+    ("Ready", "RecordOutdated"): "the record is older than the TTL, so its holder does not lead",
     ("Ready", "BucketUnreachable"): "NATS does not answer",
-    ("BucketReady", "BucketFound"): "the bucket is there, and nothing about it is risky",
+    (
+        "BucketReady",
+        "BucketFound",
+    ): "the watch delivers, no setting is risky, and the writes of this"
+    " cluster are stored, if it writes",
     ("BucketReady", "BucketAtRisk"): "it works, but should not stay so; the message says why",
     ("BucketReady", "Starting"): "the bucket has not been seen yet",
     ("CandidatesReady", "CandidatesFound"): "at least one pod can lead",

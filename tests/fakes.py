@@ -285,13 +285,14 @@ class FakeBucket:
         if isinstance(entry, Record):
             self._values[revision] = value
         loop = asyncio.get_running_loop()
-        if self.ttl:
+        if self.ttl and headers.get("Nats-TTL") != "never":
             lifetime = self.ttl
             if wire.MARKER_REASON in headers:
                 lifetime = max(1.0, self.ttl)
             loop.call_later(lifetime, self._expire, key, revision, self._generation)
         if self._synchronised:
-            loop.call_soon(self._show, key, Sighting(entry, live=True), self._epoch)
+            sighting = Sighting(entry, live=True, stored_at=SERVER_AHEAD + self._now())
+            loop.call_soon(self._show, key, sighting, self._epoch)
         return revision
 
     def _expire(self, key: str, revision: int, generation: int) -> None:
@@ -306,7 +307,8 @@ class FakeBucket:
         message = self._messages.get(key)
         if message is None:
             return Sighting(Nothing())
-        return Sighting(message.entry, self._now() - message.stored_at)
+        age = self._now() - message.stored_at
+        return Sighting(message.entry, age, stored_at=SERVER_AHEAD + message.stored_at)
 
     def _synchronise(self) -> None:
         if self._synchronised or self._unreachable:

@@ -71,6 +71,9 @@ class Campaign:
         something; who may act depends on `seen_at`."""
         self.seen_at = now
         """When it was first seen, on our own clock; it was stored before."""
+        self.stored = (0, 0.0, now)
+        """The latest revision that was shown, when the server stored it (seconds since 1970 by its
+        clock), and the same moment by ours, however long ago."""
         self.lease: Lease | None = None
         self.tenure = 0
         """How often we got a lease. What was begun under an earlier one may not go on: meanwhile
@@ -309,6 +312,7 @@ class Campaign:
     def observe(self, sighting: Sighting, now: float, *, look: Look | None = None) -> None:
         """Take in an entry that the watch showed, or that a `look` read from the leader."""
         entry, at = sighting.entry, now - min(max(sighting.age, 0.0), self.timing.ttl)
+        self.stored = entry.revision, sighting.stored_at, now - max(sighting.age, 0.0)
         if look is None:
             self._past.watched(sighting, now, self.timing)
         else:

@@ -12,7 +12,7 @@ import contextlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -21,8 +21,11 @@ from incumbent import clock, events
 from incumbent.campaign import NEVER, Campaign, Member
 from incumbent.driver import Driver
 from incumbent.errors import (
+    BucketDenied,
     BucketError,
+    BucketInvalid,
     BucketNotFound,
+    BucketSilent,
     BucketUnreachable,
     ClusterError,
     ConfigurationError,
@@ -34,6 +37,7 @@ from incumbent.events import Loss
 from incumbent.historian import OFF, Historian
 from incumbent.history import LabelTracker
 from incumbent.model import BucketInfo, ElectionKey, Pod, Record, State
+from incumbent.names import shown
 from incumbent.office import Office
 from incumbent.pods import ElectionPods, NamespacePods
 from incumbent.ports import Cluster, Observer, WatchedBucket
@@ -57,6 +61,8 @@ LONGEST_PAUSE = 2.0
 """Seconds between passes that are not done, at least and at most."""
 ANSWER_FIRST = 0.3
 """Seconds that a steward has to answer a replica that cannot see the key, before a standby does."""
+EXPIRES_WITHIN = 5.0
+"""Seconds that a server has to remove what has expired. It takes 0.4, or 2 if replicated."""
 PATIENCE = 1.0
 """Seconds for which NATS may be away, or nothing be known yet, before the status says so."""
 PATIENCE_WITH_PEERS = 10.0
@@ -208,6 +214,8 @@ class Campaigner:
         self._question: Mapping[str, Any] | None = None
         """What a replica asks that cannot see the key, see `confirmation`."""
         self._questioned_at = NEVER
+        self._outlived = 0
+        """The revision that was read although it should have expired."""
         self._answered: Mapping[str, Any] | None = None
         """The question for which the record was renewed."""
         self._retire_by = NEVER
@@ -342,6 +350,15 @@ class Campaigner:
         }
 
     @property
+    def bucket_trouble(self) -> str:
+        """Why the bucket is of no use to this election until a person acts; empty if it is."""
+        error = self._bucket.problem or self._bucket.denied.get(self.resource.record_key)
+        if isinstance(error, BucketDenied | BucketInvalid | BucketSilent):
+            return str(error)
+        unfit = self._invalid if self._settings is not None and _unfit(self._settings) else None
+        return unfit.message if unfit is not None else ""
+
+    @property
     def _remaining(self) -> float | None:
         """Seconds to the deadline of our lease, or by the last renewal seen of somebody else's."""
         campaign, lease = self._driver.campaign, self._driver.lease
@@ -423,8 +440,13 @@ class Campaigner:
         self, info: BucketInfo, before: BucketInfo | None
     ) -> tuple[Timing | None, Problem | None]:
         now = clock.now()
-        if info.mirror:
-            msg = f"bucket {info.name} is a mirror or an aggregate, which cannot hold an election"
+        if unfit := _unfit(info):
+            return None, Problem("BucketInvalid", unfit)
+        if not info.takes(key := self.resource.record_key):
+            msg = (
+                f"the stream of bucket {info.name} does not take key {key}: its subjects are"
+                f" {', '.join(info.subjects)}; add $KV.{info.name}.>"
+            )
             return None, Problem("BucketInvalid", msg)
         try:
             timing = self._timing_at(info.ttl)
@@ -599,6 +621,7 @@ class Campaigner:
             withdrawn=self._withdrawn, blind=self._bucket.problem is not None, since=self._due_at
         )
         await self._answer()
+        await self._check_age()
         if self._resigned and done and self._driver.lease is None:
             self._ended.set()
         if self._office.outlived and not self.gone.done():
@@ -628,6 +651,20 @@ class Campaigner:
             self._wake_in(ANSWER_FIRST)
         elif not self._office.labelled:
             self._answered = question  # nothing is in doubt
+
+    async def _check_age(self) -> None:
+        """Read a record that should have expired; without markers no watch tells that it has."""
+        campaign, record = self._driver.campaign, self._driver.record
+        if campaign is None or record is None or campaign.lease is not None:
+            return
+        revision, _, stored_at = campaign.stored
+        if revision != record.revision or revision == self._outlived:
+            return
+        left = stored_at + campaign.timing.ttl + EXPIRES_WITHIN - clock.now()
+        if left > 0:
+            self._wake_in(left)
+        elif self._bucket.problem is None and await self._driver.look():
+            self._outlived = revision  # of no meaning if the record is gone
 
     @property
     def _asked(self) -> Mapping[str, Any] | None:
@@ -804,6 +841,7 @@ class Campaigner:
             return  # the replica that answers sees the key, and writes the status
         problem = self._blocked or self._invalid or self._in_use or self._regressed
         problem = problem or self._refused or trouble
+        problem = problem or self._outdated
         seen = campaign is not None and campaign.latest is not None
         seen = seen and self._pods.all is not None and not rests
         if not seen and problem is None and now < self._began_at + PATIENCE:
@@ -852,6 +890,23 @@ class Campaigner:
         )
 
     @property
+    def _outdated(self) -> Problem | None:
+        """What to say of a record that the server keeps for longer than the TTL."""
+        campaign, record = self._driver.campaign, self._driver.record
+        if campaign is None or record is None or campaign.lease is not None:
+            return None
+        revision, stored_at, _ = campaign.stored
+        if revision != record.revision or revision != self._outlived or not stored_at:
+            return None
+        renewed = datetime.fromtimestamp(int(stored_at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        message = (
+            f"{shown(record.holder)} holds the record, but has not renewed it since {renewed}, and"
+            f" records live {campaign.timing.ttl:g} s. Nobody leads by it, and NATS does not remove"
+            f" it: `incumbent evict {self.resource.record_key} --bucket {self.resource.bucket}`"
+        )
+        return Problem("RecordOutdated", message, of_bucket=False)
+
+    @property
     def _strips_late(self) -> bool:
         """Whether a strip at the deadline takes longer than is left until the TTL."""
         campaign = self._driver.campaign
@@ -889,6 +944,13 @@ class Trouble:
     def lasts(self, kind: type[BucketError], now: float) -> float:
         """Return for how many seconds there was this kind of trouble, by the last look; or -1."""
         return now - self._since if self._kind is kind else -1.0
+
+
+def _unfit(info: BucketInfo) -> str:
+    """Return why a bucket cannot hold any election; empty if it can."""
+    if info.mirror:
+        return f"bucket {info.name} is a mirror or an aggregate, which cannot hold an election"
+    return f"bucket {info.name} cannot hold an election: {info.unfit}" if info.unfit else ""
 
 
 def _seconds(created: str) -> float:

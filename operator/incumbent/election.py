@@ -366,6 +366,11 @@ class Election:
             msg = f"bucket {info.name} is a mirror or an aggregate, which cannot hold an election"
             self.problem = BucketInvalid(msg)
             return None
+        if info.unfit:
+            self.problem = BucketInvalid(
+                f"bucket {info.name} cannot hold an election: {info.unfit}"
+            )
+            return None
         try:
             return self._timing_for(info.ttl)
         except ConfigurationError as error:

@@ -8,6 +8,7 @@
     │   ├── BucketNotFound       there is no such bucket
     │   ├── BucketInvalid        the bucket's settings break a limit
     │   ├── BucketUnreachable    NATS did not answer
+    │   ├── BucketSilent         it answers, but the watch delivers nothing or no write is stored
     │   └── BucketDenied         NATS refused the permission
     └── ClusterError             about the Kubernetes API
         ├── Conflict             409: the object changed after it was read
@@ -48,6 +49,10 @@ class BucketInvalid(BucketError):
 
 class BucketUnreachable(BucketError):
     """NATS did not answer in time; a write may or may not have been stored."""
+
+
+class BucketSilent(BucketError):
+    """NATS answers, but the watch delivers nothing, or no write is stored."""
 
 
 class NotSent(BucketUnreachable):

@@ -168,7 +168,39 @@ def info_from(name: str, answer: Json) -> BucketInfo:
         mirror=bool(config.get("mirror") or config.get("sources")),
         clustered=bool((answer.get("cluster") or {}).get("name")),
         server_time=timestamp(answer["ts"]) if "ts" in answer else time.time(),
+        unfit=_unfit(config),
+        risks=tuple(_risks(config)),
+        subjects=tuple(config.get("subjects") or ()),
     )
+
+
+def _unfit(config: Json) -> str:
+    """Return which setting keeps a stream from holding records, and what to do; "" for none.
+
+    A mirror and a wrong TTL are told elsewhere.
+    """
+    retention = config.get("retention", "limits")
+    if config.get("sealed"):
+        return "it is sealed, so it takes no record: delete it, and make a new one"
+    if retention != "limits":
+        return f"it removes records that were read (retention {retention}): make it anew"
+    if config.get("no_ack"):
+        return "it acknowledges no write: set no_ack to false"
+    if config.get("discard_new_per_subject"):
+        return "it refuses every renewal: set discard_new_per_subject to false"
+    if config.get("subject_transform"):
+        return "it stores records under other subjects: remove subject_transform"
+    if config.get("allow_msg_counter"):
+        return "it counts instead of storing records: make it anew without allow_msg_counter"
+    return ""
+
+
+def _risks(config: Json) -> Iterator[str]:
+    limited = config.get("max_msgs", -1) > 0 or config.get("max_bytes", -1) > 0
+    if limited and config.get("discard", "old") == "old":
+        yield "when it is full it drops records of leaders: set discard to new"
+    if config.get("persist_mode") == "async":
+        yield "it acknowledges writes before they are stored: set persist_mode to default"
 
 
 def peers_from(answer: Json) -> list[Peer]:

@@ -133,6 +133,27 @@ class BucketInfo:
     """Whether the bucket lives in a NATS cluster of several servers."""
     server_time: float
     """The server's clock when it answered, in seconds since 1970."""
+    unfit: str = ""
+    """Why it cannot hold an election, and what to do; empty if it can."""
+    risks: tuple[str, ...] = ()
+    """Other settings that work, but should not stay so."""
+    subjects: tuple[str, ...] = ()
+    """Which subjects its stream takes, with wildcards; empty if that is not known."""
+
+    def takes(self, key: str) -> bool:
+        """Whether its stream takes the records of a key."""
+        subject = f"$KV.{self.name}.{key}".split(".")
+        return not self.subjects or any(_covers(one.split("."), subject) for one in self.subjects)
+
+
+def _covers(pattern: list[str], subject: list[str]) -> bool:
+    """Whether a subject matches a pattern: `*` is one token, `>` at the end is one or more."""
+    if pattern[-1] == ">":
+        if len(subject) < len(pattern):
+            return False
+        pattern, subject = pattern[:-1], subject[: len(pattern) - 1]
+    tokens = zip(pattern, subject, strict=False)
+    return len(pattern) == len(subject) and all(one in {"*", token} for one, token in tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,9 +141,36 @@ class Operator:
                 writing.cancel()
                 await self.historian.finish(within=FINISH_WITHIN)
 
+    def problems(self) -> Mapping[str, str]:
+        """Return what keeps the process from being ready, by component.
+
+        Beside what it still waits for, this is its own bucket, if that is of no use until a person
+        acts. It counts only if elections use it and no other bucket works, so a tenant's bucket
+        takes no operator out of its Service.
+        """
+        troubles = self._bucket_troubles()
+        own = f"bucket {self._settings.bucket}"
+        if troubles.get(own) and all(troubles.values()):
+            return {**self.health.problems(), own: troubles[own]}
+        return self.health.problems()
+
     def notes(self) -> Mapping[str, str]:
         """Return what is wrong without keeping the process from being ready, by component."""
-        return {} if self.historian is None else {"history": self.historian.problem}
+        shown = self.problems()
+        notes = {
+            name: wrong
+            for name, wrong in self._bucket_troubles().items()
+            if wrong and name not in shown
+        }
+        return notes if self.historian is None else {**notes, "history": self.historian.problem}
+
+    def _bucket_troubles(self) -> dict[str, str]:
+        """Return of each bucket in use why no election can use it; empty if one can."""
+        troubles: dict[str, str] = {}
+        for campaigner in self.roster.campaigners.values():
+            name, trouble = f"bucket {campaigner.resource.bucket}", campaigner.bucket_trouble
+            troubles[name] = trouble and troubles.get(name, trouble)
+        return troubles
 
     async def _serve(self, stop: asyncio.Event) -> None:
         self._site = await _until_found(
@@ -233,7 +260,7 @@ async def _operate(settings: Settings, *, version: str) -> None:
     operator = Operator(settings, cluster, version=version)
     server = await http.serve(
         settings.http_address,
-        health=operator.health,
+        health=operator,
         metrics=operator.metrics.render,
         directory=operator.roster,
         notes=operator.notes,

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from incumbent.errors import BucketDenied, BucketError, BucketInvalid
+from incumbent.errors import BucketDenied, BucketError, BucketInvalid, BucketSilent
 from incumbent.model import BucketInfo, Entry, Pod
 
 
@@ -48,6 +48,8 @@ class Sighting:
     unseen_for: float = field(default=math.inf, compare=False)
     """For how many seconds something on the key may have been stored that was not shown; 0 if
     nothing was, infinity if that is not known. What is `live` has nothing missing before it."""
+    stored_at: float = field(default=0.0, compare=False)
+    """When it was stored by the server's clock, in seconds since 1970; 0 if there is nothing."""
 
 
 class Bucket(Protocol):
@@ -98,8 +100,9 @@ class WatchedBucket(Bucket, Protocol):
     server_ahead: float | None
     """How many seconds the server's clock, which counts from 1970, is ahead of `incumbent.clock`,
     of which nobody knows from when it counts; None before the first answer."""
-    denied: dict[str, BucketDenied | BucketInvalid]
-    """Keys that we may not write, or have no room for, as far as was tried, and why."""
+    denied: dict[str, BucketDenied | BucketInvalid | BucketSilent]
+    """Keys of which no write was stored, as far as was tried, and why: we may not write them, there
+    is no room, or for a whole TTL there was no answer."""
 
     def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call `changed` when `problem`, `settings` or `denied` change; returns how to end that."""

@@ -15,6 +15,7 @@ from incumbent.errors import (
     BucketError,
     BucketInvalid,
     BucketNotFound,
+    BucketSilent,
     ConfigurationError,
     Forbidden,
     NotWatched,
@@ -56,6 +57,8 @@ def problem_from(error: BucketError | ConfigurationError | Refused) -> Problem:
             return Problem("PermissionDenied", str(error))
         case BucketInvalid() | ConfigurationError():
             return Problem("BucketInvalid", str(error))
+        case BucketSilent():
+            return Problem("BucketSilent", str(error))
         case BucketError():
             return Problem("BucketUnreachable", str(error))
         case Forbidden():
@@ -257,7 +260,9 @@ _TROUBLES = frozenset(
         "NoCandidates",
         "BucketNotFound",
         "BucketInvalid",
+        "BucketSilent",
         "BucketUnreachable",
+        "RecordOutdated",
         "PermissionDenied",
         "AdmissionDenied",
         "KeyInUse",
@@ -448,7 +453,7 @@ def warnings_about(info: BucketInfo) -> list[str]:
         warnings.append("one replica in a NATS cluster: losing that server stops all elections")
     if not info.markers:
         warnings.append("without limit markers an expiry is noticed later")
-    return warnings
+    return [*warnings, *info.risks]
 
 
 def _candidates_ready(situation: Situation) -> _Verdict:

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import Any, Protocol
 
 import structlog
@@ -21,6 +22,7 @@ from incumbent.errors import (
     BucketError,
     BucketInvalid,
     BucketNotFound,
+    BucketSilent,
     BucketUnreachable,
     NotSent,
 )
@@ -42,6 +44,8 @@ TICK = 0.001
 """Seconds that a gap in a watch lasts at least."""
 LONGEST_PAUSE = 1.0
 """Seconds between attempts to connect or to watch, at most."""
+SILENT_WATCHES = 2
+"""Watches in a row that delivered nothing, no heartbeat either, before that is a problem."""
 
 log = structlog.get_logger(__name__)
 
@@ -93,8 +97,14 @@ class NatsBucket:
         """Why the bucket cannot be used now; None while it can, and before the first look."""
         self.settings: BucketInfo | None = None
         """What the server said last."""
-        self.denied: dict[str, BucketDenied | BucketInvalid] = {}
-        """Keys of which NATS refused us a write since it is connected; a later one may succeed."""
+        self.denied: dict[str, BucketDenied | BucketInvalid | BucketSilent] = {}
+        """Keys of which no write was stored since NATS is connected; a later one may succeed."""
+        self._answered_at: dict[str, float] = {}
+        """When a write of a key was answered last, or tried first, since NATS is connected."""
+        self._silent_watches = 0
+        """Watches in a row that delivered nothing at all."""
+        self._losses = 0
+        """How often the connection was lost."""
         self._connection = connection
         self._api = jetstream.api_of(connection.domain)
         # nats-py's KeyValue forgets the domain here, and writes to a stream of the leaf node.
@@ -121,6 +131,11 @@ class NatsBucket:
         """
         self._prepared.clear()
         return self._prepared.set
+
+    @property
+    def delivers(self) -> bool:
+        """Whether the present watch has delivered anything, a heartbeat at least."""
+        return self._feed is not None and self._feed.began
 
     async def create(self, *, ttl: float, replicas: int, max_bytes: int | None = None) -> None:
         """Create it with markers and history 1, unless there is a bucket of that name.
@@ -190,7 +205,7 @@ class NatsBucket:
         unseen_for = math.inf
         if self._shown is not None:
             unseen_for = self._shown.unseen_for(self._shown.known(key), entry.revision)
-        return Sighting(entry, self._age(stored_at), unseen_for=unseen_for)
+        return Sighting(entry, self._age(stored_at), unseen_for=unseen_for, stored_at=stored_at)
 
     def watch(self, key: str, seen: Callable[[Sighting], None]) -> Callable[[], None]:
         """Call `seen` for the latest entry of the key and for every later one, in order.
@@ -209,6 +224,7 @@ class NatsBucket:
             if not watchers:
                 self._watchers.pop(key, None)
                 self.denied.pop(key, None)
+                self._answered_at.pop(key, None)
             self._stop_if_idle()
 
         return end
@@ -249,6 +265,8 @@ class NatsBucket:
     def disconnected(self, problem: BucketError) -> None:
         """Take in that there is no connection, and why."""
         self.denied.clear()
+        self._answered_at.clear()
+        self._silent_watches, self._losses = 0, self._losses + 1
         if self._task is not None:
             if self._feed is not None:
                 self._feed.end("the connection was lost")
@@ -282,6 +300,7 @@ class NatsBucket:
         self, key: str, payload: bytes, expected: int, headers: Mapping[str, str], timeout: float
     ) -> Answer:
         subject, headers = f"{self._writes}.{key}", {**headers, wire.EXPECTED: str(expected)}
+        self._answered_at.setdefault(key, clock.now())
         try:
             answer = await self._connection.request(
                 subject, payload, timeout=timeout, headers=headers
@@ -292,12 +311,35 @@ class NatsBucket:
             self._permitted(key, failure)
             return Answer(Outcome.UNKNOWN, reason=str(failure))
         except BucketError as failure:
+            self._unanswered(key, str(failure))
             return Answer(Outcome.UNKNOWN, reason=str(failure))
-        self._permitted(key, jetstream.refusal_from(self.name, answer))
-        return jetstream.answer_from(answer)
+        refusal, result = jetstream.refusal_from(self.name, answer), jetstream.answer_from(answer)
+        stored = refusal is None and result.outcome is not Outcome.UNKNOWN
+        if refusal is not None or stored or not isinstance(self.denied.get(key), BucketSilent):
+            self._permitted(key, refusal)
+        if stored:
+            self._answered_at[key] = clock.now()
+        elif refusal is None:
+            self._unanswered(key, result.reason)
+        return result
 
-    def _permitted(self, key: str, error: BucketDenied | BucketInvalid | None) -> None:
-        """Take in whether we may write a key."""
+    def _unanswered(self, key: str, why: str) -> None:
+        """Note a write that was not answered as a write should be, and after a TTL tell of it."""
+        silence = clock.now() - self._answered_at.setdefault(key, clock.now())
+        known = isinstance(self.denied.get(key), BucketSilent)
+        if self.settings is None or silence < self.settings.ttl or known:
+            return
+        since = (clock.today() - timedelta(seconds=silence)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        msg = (
+            f"NATS has stored no write of key {key} in bucket {self.name} since {since} ({why}):"
+            " look at the disk and the log of its servers"
+        )
+        self._permitted(key, BucketSilent(msg))
+
+    def _permitted(
+        self, key: str, error: BucketDenied | BucketInvalid | BucketSilent | None
+    ) -> None:
+        """Note whether writes of a key are stored, and tell of a change."""
         if str(error or "") == str(self.denied.get(key, "")):
             return
         if error is None:
@@ -346,6 +388,7 @@ class NatsBucket:
 
     async def _follow(self) -> str:
         """Watch until that is over, and return why."""
+        losses = self._losses
         await self._look()
         for key in tuple(self._watchers)[:1]:
             # Who watches a key will have to read it one day, and should not learn then that it may
@@ -372,12 +415,31 @@ class NatsBucket:
                         return "the bucket was made anew"
                     if consumer["num_pending"]:
                         await feed.reach(self._last_revision)
+                if self._silent_watches:
+                    await feed.hear()  # the one before delivered nothing
                 if not feed.over.done():
                     self._synchronised(feed)
-                return await self._guard(feed)
+                reason = await self._guard(feed)
+                self._judge(feed, lost=self._losses != losses)
+                return reason
         finally:
             if self._feed is feed:
                 self._feed = None
+
+    def _judge(self, feed: Feed, *, lost: bool) -> None:
+        """Tell of a watch that is over and delivered nothing, unless the connection was lost."""
+        if feed.began or lost:
+            self._silent_watches = 0
+            return
+        self._silent_watches += 1
+        if self._silent_watches < SILENT_WATCHES:
+            return
+        msg = (
+            f"NATS answers, but the watch of bucket {self.name} delivers nothing: log in to the"
+            " account of the bucket, or let it export what consumers deliver"
+        )
+        if self._set_problem(BucketSilent(msg)):
+            log.warning("bucket.problem", bucket=self.name, problem=msg)
 
     async def _guard(self, feed: Feed) -> str:
         """Wait for the end of a watch, and look at the settings now and then."""
@@ -429,7 +491,7 @@ class NatsBucket:
         if key not in feed.entries:
             return Sighting(Nothing(), unseen_for=unseen_for)
         entry, stored_at = feed.entries[key]
-        return Sighting(entry, self._age(stored_at), unseen_for=unseen_for)
+        return Sighting(entry, self._age(stored_at), unseen_for=unseen_for, stored_at=stored_at)
 
     def _age(self, stored_at: float) -> float:
         """Return how old a message is, or less."""
@@ -494,6 +556,8 @@ class Feed:
         )
         self.heard = True
         """Whether anything came; whoever looks resets it."""
+        self.began = False
+        """Whether anything came at all."""
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done when nothing of this counts any more, with the reason."""
         self._live = False
@@ -529,7 +593,7 @@ class Feed:
         """Take in a message of the consumer."""
         if self.over.done():
             return
-        self.heard = True
+        self.heard = self.began = True
         if not reply:
             # A heartbeat comes when there is nothing to deliver, whatever was pending before.
             if headers.get("Nats-Last-Consumer") != str(self._delivered):
@@ -551,7 +615,10 @@ class Feed:
             late = delivery.revision <= self._known_to  # the key was shown as it is without this
             unseen_for = math.inf if late else self.unseen_for(known)
             age, live = self._age(delivery.stored_at), unseen_for == 0
-            self._changed(key, Sighting(entry, age, live, math.inf if live else unseen_for))
+            self._changed(
+                key,
+                Sighting(entry, age, live, math.inf if live else unseen_for, delivery.stored_at),
+            )
         elif before is not None and before[0].revision > self._known_to:
             self.continuity.concealed(before[0].revision, self._stored_after(before[1]))
         self._revision, self._pending = delivery.revision, delivery.pending
@@ -577,6 +644,15 @@ class Feed:
                 return
             if quiet * QUIET > MOST_HEARTBEATS * HEARTBEAT_EVERY:
                 self.end("messages stopped to come")
+
+    async def hear(self) -> None:
+        """Return when anything came, or when this is over because nothing did."""
+        for _ in range(MOST_HEARTBEATS):
+            if self.began:
+                return
+            await asyncio.wait({self.over}, timeout=HEARTBEAT_EVERY)
+        if not self.began:
+            self.end("no heartbeat came")
 
     def end(self, reason: str) -> None:
         """Say that nothing of this counts any more."""

@@ -16,6 +16,7 @@ from incumbent.campaigner import DELETE_WITHIN, PATIENCE, Trouble
 from incumbent.errors import (
     BucketDenied,
     BucketNotFound,
+    BucketSilent,
     BucketUnreachable,
     ClusterUnreachable,
     Conflict,
@@ -1086,12 +1087,11 @@ async def test_blind_replica_does_not_fight_for_the_status(stage):
     await stage.start("one", view=view)
     await stage.start("two")
     await stage.until(lambda: stage.condition() == ("True", "LedElsewhere"))
-    stage.bucket.ttl = 0
-    stage.bucket.put(KEY, "stranger")
-    stage.bucket.ttl = TTL
     before = stage.cluster.operations.count("replace_status")
     with view.blind():
-        await asyncio.sleep(10 * TTL)
+        for _ in range(30):
+            stage.bucket.put(KEY, "stranger")
+            await asyncio.sleep(TTL / 3)
         assert stage.condition() == ("True", "LedElsewhere")
     assert stage.cluster.operations.count("replace_status") - before <= 2
 
@@ -1213,3 +1213,108 @@ async def test_election_of_a_namespace_that_is_not_watched_can_be_deleted(stage)
     campaigner = await stage.start()
     await stage.until(lambda: stage.condition() == ("False", "NotWatched"))
     await asyncio.wait_for(campaigner.retire(), 10)
+
+
+# Records that NATS does not remove
+
+NEVER_EXPIRES = {"Nats-TTL": "never"}
+
+
+async def test_a_foreign_record_that_is_older_than_the_ttl_is_no_leader(stage):
+    """The status names its holder and its last renewal, and says how to evict it; once."""
+    stage.bucket.put(KEY, "me", NEVER_EXPIRES)
+    await stage.start()
+    await stage.until(lambda: stage.condition() == ("True", "LedElsewhere"))
+    assert stage.condition("Stalled") == ("False", "NotStalled")
+    await stage.until(lambda: stage.condition() == ("False", "RecordOutdated"), timeout=3 * TTL)
+    assert stage.condition("Stalled") == ("True", "RecordOutdated")
+    assert stage.condition("BucketReady") == ("True", "BucketFound")
+    message = stage.status["conditions"][0]["message"]
+    assert "me holds the record" in message
+    assert "2027-01-15T08:00:0" in message
+    assert "incumbent evict shop.billing --bucket LEADER_ELECTION" in message
+    written = stage.cluster.operations.count("replace_status")
+    await asyncio.sleep(10 * TTL)
+    assert stage.cluster.operations.count("replace_status") == written
+    assert "RecordOutdated" in stage.reasons
+
+    stage.bucket.delete(KEY)
+    await stage.until(lambda: stage.leaders == ["a"])
+    await stage.until(lambda: stage.condition() == ("True", "Leading"))
+
+
+async def test_a_foreign_record_that_is_renewed_after_all_leads_again(stage):
+    """Its holder was late."""
+    stage.bucket.put(KEY, "me", NEVER_EXPIRES)
+    await stage.start()
+    await stage.until(lambda: stage.condition() == ("False", "RecordOutdated"), timeout=3 * TTL)
+    stage.bucket.put(KEY, "me", NEVER_EXPIRES)
+    await stage.until(lambda: stage.condition() == ("True", "LedElsewhere"))
+
+
+async def test_a_record_of_our_own_site_that_never_expires_is_taken_over(stage):
+    """Its successor renews it, and the new message expires like any other."""
+    await stage.lead()
+    record = stage.bucket._latest(KEY).entry
+    await stage.kill(stage.first)
+    stage.bucket.put(KEY, record.holder, {**wire.headers_of(record), **NEVER_EXPIRES})
+    await stage.start("two")
+    await stage.until(lambda: stage.condition() == ("True", "Leading"))
+    await asyncio.sleep(3 * TTL)
+    assert stage.leaders == ["a"]
+
+
+async def test_a_record_that_expired_without_a_word_is_not_outdated(stage):
+    """Without markers no watch tells that it is gone, and a suspended site does not campaign."""
+    stage.bucket.markers = False
+    stage.change(suspend=True)
+    stage.bucket.put(KEY, "me")
+    await stage.start()
+    await asyncio.sleep(5 * TTL)
+    assert "RecordOutdated" not in stage.reasons
+    assert stage.condition("Stalled") == ("False", "NotStalled")
+
+
+# A bucket that answers, and does nothing
+
+
+async def test_a_bucket_that_stores_no_write_says_so_and_recovers(stage):
+    """The leader is stripped at its deadline, and the reason is no mystery."""
+    await stage.lead()
+    assert not stage.first.bucket_trouble
+    with stage.bucket.dropping_requests():
+        stage.bucket.denied[KEY] = BucketSilent("NATS has stored no write of key shop.billing")
+        stage.bucket._tell()
+        await stage.until(lambda: not stage.leaders)
+        await stage.until(lambda: stage.condition() == ("False", "BucketSilent"))
+        assert stage.condition("BucketReady") == ("False", "BucketSilent")
+        assert stage.condition("Stalled") == ("True", "BucketSilent")
+        assert "no write" in stage.first.bucket_trouble
+    stage.bucket.denied.clear()
+    stage.bucket._tell()
+    await stage.until(lambda: stage.condition() == ("True", "Leading"))
+    assert stage.condition("BucketReady") == ("True", "BucketFound")
+
+
+async def test_a_leader_goes_on_while_only_the_watch_is_silent(stage):
+    """Its renewals are answered, so nothing is in doubt; but a person has to look."""
+    await stage.lead()
+    stage.bucket._set_problem(BucketSilent("the watch delivers nothing"))
+    await stage.until(lambda: stage.condition("BucketReady") == ("False", "BucketSilent"))
+    assert stage.condition() == ("True", "Leading")
+    assert stage.condition("Stalled") == ("True", "BucketSilent")
+    await asyncio.sleep(3 * TTL)
+    assert stage.leaders == ["a"]
+
+
+@pytest.mark.parametrize("fault", ({"unfit": "it is sealed: delete it"}, {"subjects": ("x.>",)}))
+async def test_a_bucket_whose_settings_cannot_work_says_why(stage, fault):
+    """Nobody leads, and the remedy is in the message."""
+    await stage.lead()
+    stage.bucket.settings = replace(stage.bucket.settings, **fault)
+    stage.bucket._tell()
+    await stage.until(lambda: stage.condition("Stalled") == ("True", "BucketInvalid"))
+    await stage.until(lambda: not stage.leaders)
+    message = stage.status["conditions"][0]["message"]
+    assert "it is sealed: delete it" in message or "add $KV.LEADER_ELECTION.>" in message
+    assert bool(stage.first.bucket_trouble) == ("unfit" in fault)

@@ -184,3 +184,67 @@ def test_the_peers_of_a_bucket_begin_with_the_leader() -> None:
     assert jetstream.peers_from(with_leader) == [leader, *others]
     assert jetstream.peers_from({"cluster": {"replicas": replicas}}) == others
     assert jetstream.peers_from({}) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    (
+        ({"sealed": True}, "sealed"),
+        ({"retention": "workqueue"}, "retention workqueue"),
+        ({"retention": "interest"}, "retention interest"),
+        ({"no_ack": True}, "no_ack"),
+        ({"discard_new_per_subject": True}, "discard_new_per_subject"),
+        ({"subject_transform": {"src": ">", "dest": "x.>"}}, "subject_transform"),
+        ({"allow_msg_counter": True}, "allow_msg_counter"),
+    ),
+)
+def test_streams_that_cannot_hold_records_say_why(config: dict[str, object], why: str) -> None:
+    """And what to do, behind a colon."""
+    info = jetstream.info_from("B", {"config": config, "created": ""})
+    assert why in info.unfit
+    assert ": " in info.unfit
+
+
+@pytest.mark.parametrize("own", ({}, {"max_bytes": 1 << 20}))
+def test_our_own_streams_are_fit_and_not_risky(own: dict[str, int]) -> None:
+    """What `--create-bucket` makes."""
+    config = {**jetstream.stream_request("B", ttl=30, replicas=1), **own}
+    info = jetstream.info_from("B", {"config": config, "created": ""})
+    assert (info.unfit, info.risks) == ("", ())
+    assert info.takes("shop.billing")
+
+
+@pytest.mark.parametrize(
+    ("config", "risks"),
+    (
+        ({"max_bytes": 1024, "discard": "old"}, 1),
+        ({"max_msgs": 10}, 1),
+        ({"max_msgs": -1, "max_bytes": -1, "discard": "old"}, 0),
+        ({"max_msgs": 10, "discard": "new"}, 0),
+        ({"persist_mode": "async"}, 1),
+    ),
+)
+def test_streams_that_may_lose_records_are_risky(config: dict[str, object], risks: int) -> None:
+    """They work until they are full, or the server fails."""
+    assert len(jetstream.info_from("B", {"config": config, "created": ""}).risks) == risks
+
+
+@pytest.mark.parametrize(
+    ("subjects", "takes"),
+    (
+        ((), True),
+        (("$KV.B.>",), True),
+        (("$KV.B.shop.*",), True),
+        (("$KV.B.shop.billing",), True),
+        (("x", "$KV.*.shop.>"), True),
+        (("$KV.B.other.>",), False),
+        (("$KV.B.*",), False),
+        (("$KV.B.shop.billing.>",), False),
+        (("orders.>",), False),
+    ),
+)
+def test_which_keys_a_stream_takes(subjects: tuple[str, ...], takes: object) -> None:
+    """By the wildcards of NATS."""
+    config = {"subjects": list(subjects)}
+    info = jetstream.info_from("B", {"config": config, "created": ""})
+    assert info.takes("shop.billing") is takes

@@ -308,6 +308,7 @@ def test_a_record_that_the_status_does_not_know(found, text):
         (replace(INFO, ttl=0), [], Level.PROBLEM, "its TTL is 0 s"),
         (replace(INFO, ttl=7200), ["long"], Level.PROBLEM, "its TTL is 7200 s"),
         (replace(INFO, mirror=True), [], Level.PROBLEM, "a copy of another bucket"),
+        (replace(INFO, ttl=0, unfit="it is sealed: do"), [], Level.PROBLEM, "it is sealed"),
     ),
 )
 def test_buckets(info, warnings, level, text):

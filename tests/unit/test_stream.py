@@ -15,7 +15,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from incumbent import clock, stream
-from incumbent.errors import BucketDenied, BucketInvalid, BucketNotFound, BucketUnreachable
+from incumbent.errors import (
+    BucketDenied,
+    BucketInvalid,
+    BucketNotFound,
+    BucketSilent,
+    BucketUnreachable,
+)
 from incumbent.model import Nothing
 from incumbent.ports import Outcome, Sighting
 from incumbent.stream import NatsBucket, Take
@@ -770,3 +776,96 @@ async def test_who_follows_is_shown_every_key_and_then_each_change(
     shown.clear()
     server.store("a")
     assert shown == []
+
+
+# What answers, and does nothing
+
+
+async def test_a_watch_that_delivers_nothing_is_a_problem(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """So it is with a bucket of another account. It heals by itself."""
+    server.store("a")
+    server.delivering = False
+    end = bucket.watch("a", lambda _: None)
+    await asyncio.sleep(15)
+    assert isinstance(bucket.problem, BucketSilent)
+    assert "account" in str(bucket.problem)
+    server.delivering = True
+    await asyncio.sleep(5)
+    assert bucket.problem is None
+    assert bucket.delivers
+    end()
+
+
+async def test_the_watch_of_an_empty_bucket_has_to_prove_itself_only_after_a_silent_one(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """The first begins at once. Those after a silent one show nothing before they were heard."""
+    server.delivering = False
+    shown: list[Sighting] = []
+    end = bucket.watch("a", shown.append)
+    await asyncio.sleep(0.5)
+    assert len(shown) == 1
+    await asyncio.sleep(30)
+    assert isinstance(bucket.problem, BucketSilent)
+    assert len(shown) == 1
+    end()
+
+
+async def test_a_lost_connection_is_no_silence(server: Server, bucket: NatsBucket) -> None:
+    """However often it is lost before anything was delivered."""
+    server.store("a")
+    server.delivering = False
+    end = bucket.watch("a", lambda _: None)
+    for _ in range(5):
+        await asyncio.sleep(2)
+        bucket.disconnected(BucketUnreachable("gone"))
+    await asyncio.sleep(2)
+    assert isinstance(bucket.problem, BucketUnreachable)
+    end()
+
+
+@pytest.mark.parametrize("how", ("no answer", "an error"))
+async def test_writes_that_are_not_stored_for_a_ttl_are_a_problem_of_their_key(
+    server: Server, bucket: NatsBucket, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It is told once, in one wording, and is over with the next write that is stored."""
+    told: list[str] = []
+    error = {"error": {"code": 500, "err_code": 10999, "description": "it cannot"}}
+    request = AsyncMock(
+        side_effect=BucketUnreachable("no answer within 2 s") if how == "no answer" else None,
+        return_value=error,
+    )
+    async with watched(bucket):
+        end = bucket.listen(lambda: told.extend(map(str, bucket.denied.values())))
+        with monkeypatch.context() as patched:
+            patched.setattr(server, "request", request)
+            for _ in range(14):
+                await bucket.write("a", "x", expected=0, headers={}, timeout=1)
+                await asyncio.sleep(server.ttl / 15)
+            assert not bucket.denied
+            for _ in range(5):
+                await bucket.write("a", "x", expected=0, headers={}, timeout=1)
+                await asyncio.sleep(server.ttl / 15)
+        assert isinstance(bucket.denied["a"], BucketSilent)
+        assert len(told) == 1
+        assert ("no answer within 2 s" if how == "no answer" else "it cannot") in told[0]
+        answer = {"seq": 1}
+        monkeypatch.setattr(server, "request", AsyncMock(return_value=answer))
+        await bucket.write("a", "x", expected=0, headers={}, timeout=1)
+        assert not bucket.denied
+        end()
+
+
+async def test_a_refusal_for_another_revision_is_an_answer(
+    server: Server, bucket: NatsBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server does its work."""
+    error = {"error": {"code": 400, "err_code": 10071, "description": "wrong last sequence: 7"}}
+    async with watched(bucket):
+        monkeypatch.setattr(server, "request", AsyncMock(return_value=error))
+        for _ in range(5):
+            await bucket.write("a", "x", expected=0, headers={}, timeout=1)
+            await asyncio.sleep(server.ttl)
+        assert not bucket.denied

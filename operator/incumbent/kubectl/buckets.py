@@ -21,10 +21,12 @@ from incumbent.kubectl.findings import (
     about_record,
 )
 from incumbent.model import Record
+from incumbent.ports import Outcome
 from incumbent.resource import resource_from
 from incumbent.settings import Settings
 from incumbent.status import warnings_about
 
+POLL = 0.1
 SHOWN_WITHIN = 5.0
 """Seconds for the watch of a bucket to show its keys."""
 
@@ -79,7 +81,7 @@ async def _of_bucket(
         return [Finding(topic, Level.PROBLEM, str(error), REMEDY)]
     findings = about_bucket(info, [*warnings_about(info), *warnings_about_peers(peers)])
     findings.append(about_clock(topic, info.server_time - sent - half, uncertain=half))
-    if info.mirror:
+    if info.mirror or info.unfit:
         return findings
     keys = [_key(election) for election in elections]
     problems = await _problems(bucket, keys[:MOST_KEYS] or ["incumbent-doctor"])
@@ -128,13 +130,22 @@ async def _problems(bucket: NatsBucket, keys: Sequence[str]) -> list[str]:
     try:
         async with asyncio.timeout(SHOWN_WITHIN):
             await shown.wait()
+            while not bucket.delivers:  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(POLL)
     except TimeoutError:
         problem: BucketError | None = bucket.problem
-        problems.append(str(problem or f"the keys were not shown within {SHOWN_WITHIN:g} s"))
+        text = (
+            f"the watch of the bucket delivered nothing within {SHOWN_WITHIN:g} s: log in to the"
+            " account of the bucket, or let it export what consumers deliver"
+        )
+        problems.append(str(problem or text))
     finally:
         end()
     for key in keys:
-        await bucket.write(key, "", expected=IMPOSSIBLE, headers={}, timeout=REQUEST)
+        answer = await bucket.write(key, "", expected=IMPOSSIBLE, headers={}, timeout=REQUEST)
         if denied := bucket.denied.get(key):
             problems.append(str(denied))
+        elif answer.outcome is Outcome.UNKNOWN:
+            problems.append(f"a write of key {key} was not answered: {answer.reason}")
+            break
     return list(dict.fromkeys(problems))

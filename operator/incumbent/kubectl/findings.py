@@ -143,7 +143,9 @@ def _about_service(name: str, election: Mapping[str, Any], now: datetime) -> Ite
 _REMEDIES = {
     "NoCandidates": "look at the pods: `kubectl incumbent status` says why each cannot lead",
     "BucketNotFound": "make the bucket, or start the operator with --create-bucket",
-    "BucketInvalid": "give the bucket the settings that docs/nats.md asks for",
+    "BucketInvalid": "do what the message says; docs/nats.md has the right settings",
+    "BucketSilent": "see docs/runbooks/IncumbentBucketSilent.md: account, disk, servers",
+    "RecordOutdated": "make sure that its holder does not act, then evict the key",
     "BucketUnreachable": "look at NATS, and at what lies between; it goes on by itself",
     "PermissionDenied": "grant the right that is named",
     "NotWatched": "raise the hard limit of open files of the operator's process",
@@ -253,6 +255,9 @@ def about_bucket(info: BucketInfo, warnings: Sequence[str]) -> list[Finding]:
     if info.mirror:
         text = "it is a copy of another bucket, and cannot hold an election"
         return [Finding(topic, Level.PROBLEM, text, "use the bucket that it is a copy of")]
+    if info.unfit:
+        text, _, remedy = info.unfit.partition(": ")
+        return [Finding(topic, Level.PROBLEM, text, remedy)]
     if not MINIMUM_TTL <= info.ttl <= MAXIMUM_TTL:
         text = f"its TTL is {info.ttl:g} s; it must be from 1 second to 1 hour"
         return [Finding(topic, Level.PROBLEM, text, todo)]

@@ -47,7 +47,8 @@ function kindOf(e) {
 const LABELS = {
   Leading: "Leading", LedElsewhere: "Led elsewhere", NoCandidates: "No candidates", Vacant: "Vacant",
   Suspended: "Suspended", Starting: "Starting", KeyInUse: "Key in use", LabelKeyInUse: "Label key in use",
-  BucketNotFound: "Bucket not found", BucketInvalid: "Bucket invalid", BucketUnreachable: "Bucket unreachable",
+  BucketNotFound: "Bucket not found", BucketInvalid: "Bucket invalid", BucketSilent: "Bucket silent",
+  RecordOutdated: "Record outdated", BucketUnreachable: "Bucket unreachable",
   PermissionDenied: "Permission denied", AdmissionDenied: "Admission denied", NotWatched: "Not watched", TokenRegressed: "Token regressed",
 };
 
