@@ -33,6 +33,7 @@ class OperatorProcess(Startable):
         arguments: more flags; the last one wins.
         replica: its name.
         kubeconfig: instead of that of the user `operator`.
+        variables: more environment variables.
         enter: what its command begins with.
         clock_step: a file that holds by how many seconds its wall clock is ahead.
     """
@@ -46,10 +47,11 @@ class OperatorProcess(Startable):
         arguments: Sequence[str] = (),
         replica: str = "replica-1",
         kubeconfig: Path | None = None,
+        variables: Mapping[str, str] | None = None,
         enter: Sequence[str] = (),
         clock_step: Path | None = None,
     ) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
+        environment = {**os.environ, "PYTHONPATH": str(SOURCES), **(variables or {})}
         if clock_step is not None:
             environment["PYTHONPATH"] += f"{os.pathsep}{STEPPED_CLOCK}"
             environment["WALL_CLOCK_STEP"] = str(clock_step)

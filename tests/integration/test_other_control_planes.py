@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.httpproxy import HttpProxy
 from controlplane.kube import Kube
 from controlplane.nodes import NodeAgent
 from elections import LEADER, Election, LabelWatch, store_on, with_bucket
@@ -102,6 +103,45 @@ async def test_etcd_is_restored_from_a_backup(
         assert operator.lines("cluster.restored")
 
 
+async def test_the_leader_was_made_after_the_backup(
+    private_plane, own_kube, operator, private_nats, tmp_path
+):
+    """Its pod is not there any more: another one leads. Two replicas do not take it for a copy."""
+    web = Election(own_kube, "own")
+    await operator.start()
+    second = OperatorProcess(
+        private_plane.site,
+        tmp_path,
+        nats_url=private_nats.url,
+        arguments=with_bucket(TTL),
+        replica="replica-2",
+    )
+    async with second:
+        before = await web.lead()
+        copy = await private_plane.back_up()
+        await web.add_pods("three")
+        annotations = {"incumbent.dev/step-down": "web-three"}
+        await own_kube.patch(web.path, {"metadata": {"annotations": annotations}})
+        assert await web.wait_leader(other_than=before) == "three"
+        await churn(own_kube, web.path)
+
+        await private_plane.restore(copy)
+        async with LabelWatch(web) as labels:
+            await web.wait_leader(timeout=SOON)
+            status = await web.kube.until(
+                web.path, lambda found: found["status"]["transitions"] > 1, timeout=SOON
+            )
+            assert status["status"]["leader"]["podName"] in {"web-one", "web-two"}
+            await web.patch(suspend=True)
+            await web.wait_labels({"one": "candidate", "two": "candidate"}, timeout=SOON)
+            await web.patch(suspend=False)
+            await web.wait_leader(timeout=SOON)
+            assert labels.most == 1
+        assert not second.complaints
+        for replica in (operator, second):
+            assert "SiteInUse" not in replica.log
+
+
 async def test_the_certificate_of_the_api_server_is_signed_by_another_authority(
     private_plane, own_kube, operator, private_nats
 ):
@@ -119,3 +159,29 @@ async def test_the_certificate_of_the_api_server_is_signed_by_another_authority(
         leader = await renewed.wait_leader(timeout=SOON)
         await kube.delete(renewed.pod_path(leader), grace=0)
         await renewed.wait_leader(other_than=leader, timeout=SOON)
+
+
+async def test_the_api_server_is_behind_a_proxy(site, election, new_operator, private_nats):
+    """All requests and watches go through it: nobody else knows the name of the API server.
+
+    Without NO_PROXY for this machine, NATS is reached all the same.
+    """
+    port = site.url.rpartition(":")[2]
+    name = "kubernetes.default.svc"
+    async with HttpProxy(int(port)) as proxy:
+        operator = new_operator(
+            private_nats.url,
+            *with_bucket(TTL),
+            kubeconfig=site.kubeconfig_for("operator", server=f"{name}:{port}"),
+            variables={"HTTPS_PROXY": proxy.url, "NO_PROXY": "10.0.0.0/8,example.com"},
+        )
+        await operator.start()
+        leader = await election.lead()
+        await election.patch(suspend=True)
+        await election.wait_labels({"one": "candidate", "two": "candidate"}, timeout=SOON)
+        await election.patch(suspend=False)
+        leader = await election.wait_leader(timeout=SOON)
+        await election.kube.delete(election.pod_path(leader), grace=0)
+        await election.wait_leader(other_than=leader, timeout=SOON)
+        assert set(proxy.asked) == {f"CONNECT {name}:{port} HTTP/1.1"}
+        operator.kill()

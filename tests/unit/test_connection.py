@@ -16,6 +16,7 @@ import yaml
 from aiohttp import web
 from kubernetes.aio.config import incluster_config
 
+from controlplane.httpproxy import HttpProxy
 from incumbent import connection
 from incumbent.connection import Connection, Expired, UnknownKind
 from incumbent.errors import (
@@ -440,47 +441,6 @@ async def serve_once():
 
 
 # Proxies
-
-
-class HttpProxy:
-    """A proxy that tunnels to one port of this machine, whatever it is asked for."""
-
-    def __init__(self, target):
-        self.asked = []
-        """For what it was asked."""
-        self._target = target
-        self._links = set()
-
-    async def __aenter__(self):
-        """Serve."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_):
-        """End everything."""
-        self._server.close()
-        for task in self._links:
-            task.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
-
-    async def _serve(self, reader, writer):
-        self._links.add(asyncio.current_task())
-        request = await reader.readuntil(b"\r\n\r\n")
-        self.asked.append(request.split(b"\r\n")[0].decode())
-        upstream, downstream = await asyncio.open_connection("127.0.0.1", self._target)
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        try:
-            await asyncio.gather(pump(reader, downstream), pump(upstream, writer))
-        finally:
-            writer.close()
-            downstream.close()
-
-
-async def pump(reader, writer):
-    while content := await reader.read(65536):
-        writer.write(content)
-    writer.close()
 
 
 async def test_requests_go_through_the_proxy_of_the_environment(
