@@ -41,7 +41,7 @@ MEANINGS = {
     ("Ready", "Leading"): "a pod of this cluster leads and has its label",
     ("Ready", "LedElsewhere"): "somebody else holds the record: another cluster, a machine",
     ("Ready", "NoCandidates"): "no selected pod is Running, Ready, not terminating and included",
-    ("Ready", "Vacant"): "nobody leads yet: a candidate campaigns, or waits for its label",
+    ("Ready", "Vacant"): "nobody leads yet; if a candidate waits, the message says until when",
     ("Ready", "Suspended"): "`spec.suspend` is true",
     ("Ready", "Starting"): "the key and the pods have not been seen since the operator started",
     ("Ready", "KeyInUse"): "an older election of this cluster has the same bucket and key",

@@ -43,7 +43,7 @@ from incumbent.model import (
 )
 from incumbent.ports import Answer, Outcome, Sighting
 from incumbent.steps import NEVER, Create, Lease, Look, Member, Renew, Step, Wait, Write
-from incumbent.succession import Settlement, Succession
+from incumbent.succession import Awaited, Settlement, Succession
 from incumbent.timing import STAND_DOWN, Timing, retry_pause
 from incumbent.wire import RELEASE, headers_of, release_headers
 
@@ -93,7 +93,7 @@ class Campaign:
         self._announced = False
         self._past = Succession(self.ours)
         self._settlement = Settlement(now)
-        """For whom the term waits that we began last, or took over from another replica."""
+        """What the term waits for that we began last, or took over from another replica."""
         self._urged = False
         self._look_at = NEVER
         self._looks = 0
@@ -125,6 +125,15 @@ class Campaign:
     def leads(self, now: float) -> bool:
         """Whether the holder of our record may act at this moment."""
         return self.lease is not None and self.lease.acts_from <= now < self.lease.deadline
+
+    def waits(self, now: float) -> Settlement | None:
+        """Return what our holder, or the next candidate, waits for; None if for nothing."""
+        if self.lease is not None:
+            waiting = self.lease.acts_from == NEVER and now < self.lease.promotable_at
+            return replace(self._settlement, at=self.lease.promotable_at) if waiting else None
+        if self.record is None and self.nominee is not None and now < self._out_until:
+            return Settlement(self._out_until, Awaited.OTHERS) if self.evicted else None
+        return None
 
     @property
     def unanswered(self) -> bool:
@@ -239,10 +248,12 @@ class Campaign:
         latest = self.latest or Nothing()
         expected = 0 if isinstance(latest, Record) else latest.revision
         self._settlement = self._past.settled(latest, self.latest_at, self.seen_at, self.timing)
-        promotable_at = self._settlement.at
-        if self.timing.promotion is Promotion.NEXT_CAMPAIGN:
-            promotable_at = max(promotable_at, now + self.timing.interval)
-        return self._begin(self._new_term(self.nominee), expected, now, promotable_at)
+        next_campaign = now + self.timing.interval
+        late = self.timing.promotion is Promotion.NEXT_CAMPAIGN
+        if late and next_campaign > self._settlement.at:
+            self._settlement = Settlement(next_campaign, Awaited.CAMPAIGN)
+        record = self._new_term(self.nominee)
+        return self._begin(record, expected, now, self._settlement.at)
 
     def begin_renewal(self, now: float, *, leaving: bool = False) -> Write | None:
         """Begin to renew the record, as its steward or, as a standby, to become that.
@@ -258,6 +269,7 @@ class Campaign:
             promotable_at = known.promotable_at
         else:
             promotable_at = self._told_by(held, now)
+            self._settlement = Settlement(promotable_at, Awaited.EARLIER)
         # A member that gave up at its deadline and finds its own record still there begins anew.
         term = held.term if self.lease or self.member.site else 0
         record = replace(held, revision=0, term=term, replica=self.member.replica, leaving=leaving)

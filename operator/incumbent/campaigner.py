@@ -12,7 +12,7 @@ import contextlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -46,6 +46,7 @@ from incumbent.resource import Resource
 from incumbent.site import Doubt, Kinship, Peers, Replica, Site
 from incumbent.slices import Obstacle
 from incumbent.status import Event, Problem, Situation, problem_from
+from incumbent.succession import Settlement
 from incumbent.timing import MAXIMUM_TTL, Timing, allowing_for, timing_for
 from incumbent.tokens import TokenGuard
 from incumbent.verdict import identities, labelled, shown_tokens, why_not
@@ -206,6 +207,8 @@ class Campaigner:
         self._in_use: Problem | None = None
         """That another cluster has the name of our site; see `_account`."""
         self._in_use_until = NEVER
+        self._waits: tuple[Settlement | None, str] = None, ""
+        """What was waited for last, and until when in words."""
         self._undone = ""
         self._known: object = None
         self._begun = 0
@@ -863,7 +866,10 @@ class Campaigner:
         if not undone and (strays := self._office.strays):
             undone = f"pod {strays[0].name} carries the leader label without leading"
         undone = undone or self._office.unmarked
+        waits = campaign.waits(clock.now()) if campaign is not None and seen else None
         return Situation(
+            waits=waits,
+            waits_until=self._time_of(waits) if waits is not None else "",
             resource=self.resource,
             site=self._site.name,
             state=state,
@@ -888,6 +894,13 @@ class Campaigner:
             process=self._replica.nonce,
             contested=self._office.contested,
         )
+
+    def _time_of(self, waits: Settlement) -> str:
+        """Return the end of a wait, RFC 3339: the same text for as long as it lasts."""
+        if self._waits[0] != waits:
+            ends = clock.today() + timedelta(seconds=waits.at - clock.now() + 1)  # rounded up
+            self._waits = waits, ends.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return self._waits[1]
 
     @property
     def _outdated(self) -> Problem | None:

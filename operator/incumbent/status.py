@@ -6,6 +6,7 @@ of a look. So a stable election costs the API server nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from incumbent.model import BucketInfo, Pod, Record, State
 from incumbent.names import shown
 from incumbent.resource import Resource
 from incumbent.slices import Obstacle
+from incumbent.succession import Awaited, Settlement
 
 SLOW_PATCH = 1.0
 """Seconds for a patch of a pod from which on the status tells of it; 10 to 30 ms are usual."""
@@ -113,6 +115,10 @@ class Situation:
     """What tells the steward from an earlier process of its name."""
     contested: str = ""
     """Why the labels do not stay as they should be; empty if they do."""
+    waits: Settlement | None = None
+    """What the holder of our record, or the next candidate, waits for."""
+    waits_until: str = ""
+    """The end of that wait, RFC 3339."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +362,7 @@ def _conditions(situation: Situation, before: Mapping[str, Any], now: str) -> li
     kept = {condition["type"]: condition for condition in before.get("conditions", ())}
     conditions = []
     for kind, (status, reason, message) in (
-        ("Ready", _ready_now(situation)),
+        ("Ready", _ready_now(situation, before)),
         ("BucketReady", _bucket_ready(situation)),
         ("CandidatesReady", _candidates_ready(situation)),
         ("LabelsInSync", _labels_in_sync(situation)),
@@ -383,7 +389,7 @@ def _conditions(situation: Situation, before: Mapping[str, Any], now: str) -> li
 _Verdict = tuple[str, str, str]
 
 
-def _ready_now(situation: Situation) -> _Verdict:
+def _ready_now(situation: Situation, before: Mapping[str, Any]) -> _Verdict:
     record, problem = situation.record, situation.problem
     if situation.resource.suspend and situation.leader is None:
         return "False", "Suspended", "the election is suspended: no pod of this site leads"
@@ -398,9 +404,49 @@ def _ready_now(situation: Situation) -> _Verdict:
     if situation.ready == 0:
         return "False", "NoCandidates", _no_candidates(situation)
     if record is not None:
-        holder = shown(record.holder)
-        return "False", "Vacant", f"{holder} holds the record, but is not labelled yet"
-    return "False", "Vacant", "no pod leads; a candidate campaigns"
+        message = f"{shown(record.holder)} holds the record, but is not labelled yet"
+    else:
+        message = "no pod leads; a candidate campaigns"
+    return "False", "Vacant", _unless_said(message + _wait(situation), before)
+
+
+_UNTIL = re.compile(r"\buntil (\d\d):(\d\d):(\d\d)Z\b")
+_SAME_WAIT = 5
+"""Seconds by which two replicas may differ about the end of one wait."""
+_DAY = 86400
+
+
+def _wait(situation: Situation) -> str:
+    """Say for what a candidate waits and until when; empty if it does not wait."""
+    if situation.waits is None:
+        return ""
+    other = shown(situation.waits.holder)
+    why = {
+        Awaited.MEMBER: f"{other} may lead until then: it lost the record and did not release it",
+        Awaited.STRANGER: f"{other} keeps no deadline and may not know yet that it lost the record",
+        Awaited.UNKNOWN: "somebody may lead until then whose record this operator did not see",
+        Awaited.CAMPAIGN: "promotion is NextCampaign",
+        Awaited.OTHERS: "somebody deleted the record, and other members go first",
+    }.get(situation.waits.awaited, "an earlier holder of the record may lead until then")
+    return f": it waits until {situation.waits_until[11:]} because {why}"
+
+
+def _unless_said(message: str, before: Mapping[str, Any]) -> str:
+    """Return a message, or the present one if the two differ by some seconds of a wait only.
+
+    Two replicas that wait for one thing would correct each other.
+    """
+    said = _ready(before)[1]
+    if _UNTIL.sub("", said) != _UNTIL.sub("", message):
+        return message
+    ends = [_seconds_of_day(found) for found in map(_UNTIL.search, (said, message)) if found]
+    apart = (ends[0] - ends[-1]) % _DAY if ends else 0
+    return said if min(apart, _DAY - apart) <= _SAME_WAIT else message
+
+
+def _seconds_of_day(until: re.Match[str]) -> int:
+    hours, minutes, seconds = map(int, until.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _unseen(situation: Situation) -> str:

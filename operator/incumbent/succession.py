@@ -38,8 +38,8 @@ from incumbent.ports import Sighting
 from incumbent.timing import Timing
 
 
-class Doubt(enum.Enum):
-    """Whom a new holder waits for."""
+class Awaited(enum.Enum):
+    """Whom or what a new holder waits for."""
 
     NOBODY = "nobody"
     MEMBER = "member"
@@ -48,20 +48,24 @@ class Doubt(enum.Enum):
     """A member without a deadline, which learns at its next tick that it lost its record."""
     UNKNOWN = "unknown"
     """Somebody whose record we may not have seen."""
-    INHERITED = "inherited"
-    """Those for whom the writer of the record had to wait, before this one relayed it."""
+    EARLIER = "earlier"
+    """Those for whom the writer of a record waited before we relayed it; who that is, it does not
+    say."""
+    CAMPAIGN = "campaign"
+    """The next stored write, as the promotion `NextCampaign` asks for."""
+    OTHERS = "others"
+    """Other members, which get their chance first because our record was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """When nobody who held the key before can act any more."""
+    """When nothing stands in the way of a new holder any more, and what does until then."""
 
     at: float
-    """-inf if nobody ever held it, as far as is known."""
-    doubt: Doubt = Doubt.NOBODY
-    """Who may act until then."""
+    """-inf if nobody ever held the key, as far as is known."""
+    awaited: Awaited = Awaited.NOBODY
     holder: str = ""
-    """The identity in that one's record; empty if it is not known."""
+    """The identity in the record of a `MEMBER` or `STRANGER`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,15 +186,15 @@ class Succession:
             settled_at = at + timing.stranger_after
             if vacancy.cause is Cause.EVICTED:
                 settled_at = max(settled_at, at + timing.ttl)
-            return Settlement(settled_at, Doubt.UNKNOWN)
+            return Settlement(settled_at, Awaited.UNKNOWN)
         if record.promoted and self._ours(record):
             return Settlement(at)
         # Also late enough for those before it, whose last renewals are older.
         settled_at = vacancy.last.renewed_by + timing.ttl
         if not record.stranger:
-            return Settlement(settled_at, Doubt.MEMBER, record.holder)
+            return Settlement(settled_at, Awaited.MEMBER, record.holder)
         settled_at = max(settled_at, at + timing.stranger_after)
-        return Settlement(settled_at, Doubt.STRANGER, record.holder)
+        return Settlement(settled_at, Awaited.STRANGER, record.holder)
 
 
 def _nothing_is_missing(sighting: Sighting, timing: Timing) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 
 import pytest
@@ -110,6 +111,44 @@ async def test_leader_steps_down_when_nats_is_away_for_too_long(election, privat
     assert await election.wait_leader() == leader
     assert (await election.status())["token"] >= token
     assert (await election.wait_reason("BucketFound", kind="BucketReady"))["status"] == "True"
+
+
+async def test_leader_is_back_at_once_after_an_outage_of_nats_beyond_the_ttl(
+    election, private_nats, start
+):
+    """Nothing was stored meanwhile but what time alone brings, so there is nobody to wait for."""
+    ttl = 8
+    await start(private_nats, ttl).start()
+    leader = await election.lead()
+    async with LabelWatch(election) as watch:
+        await private_nats.stop()
+        stopped = time.monotonic()
+        await watch.wait(lambda c: not c.leaders)
+        await asyncio.sleep(stopped + ttl + 1 - time.monotonic())
+
+        await private_nats.start()
+        started = time.monotonic()
+        change = await watch.wait(lambda c: c.leaders)
+
+    assert list(change.leaders) == [leader]
+    assert change.at - started < ttl / 2, "as after a stranger, who is waited for 0.75 TTL"
+
+
+async def test_leader_that_waits_says_why_and_until_when(election, private_nats, start):
+    """Somebody whom this operator never saw held the key when it started."""
+    async with store_on(private_nats) as store:
+        operator = start(private_nats, 8)
+        await operator.start()
+        await election.lead()
+        operator.kill()
+        await store.put(election.key, "", **{"KV-Operation": "DEL"})
+        await operator.start()
+        told = await election.wait_reason("Vacant")
+        while "until" not in told["message"]:
+            told = await election.wait_reason("Vacant")
+            await asyncio.sleep(0.05)
+        assert re.search(r"waits until \d\d:\d\d:\d\dZ because somebody may lead", told["message"])
+        await election.wait_leader()
 
 
 async def test_short_absence_of_nats_changes_nothing(election, private_nats, start):

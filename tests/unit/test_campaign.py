@@ -9,6 +9,7 @@ from incumbent.campaign import NEVER, Campaign, Create, Look, Member, Renew, Wai
 from incumbent.events import Loss, Lost, Relieved, Won
 from incumbent.model import Cause, Marker, Nominee, Nothing, Profile, Promotion, Record, State
 from incumbent.ports import Answer, Outcome, Sighting
+from incumbent.succession import Awaited
 from incumbent.timing import timing_for
 from incumbent.wire import entry_from
 
@@ -986,6 +987,61 @@ def test_an_eviction_from_before_the_start_is_as_new_as_its_first_sight():
     scene.lead()
 
     assert scene.now == pytest.approx(seen_at + TTL)
+
+
+@pytest.mark.parametrize(
+    ("before", "awaited", "holder"),
+    (
+        ((MEMBER, EVICTED), Awaited.MEMBER, MEMBER.holder),
+        ((STRANGER, EXPIRED), Awaited.STRANGER, STRANGER.holder),
+        ((EVICTED,), Awaited.UNKNOWN, ""),
+    ),
+)
+def test_a_holder_that_waits_tells_for_whom_and_until_when(before, awaited, holder):
+    """From its first write to the moment when it acts, also after renewals."""
+    scene = prompt()
+    watch_all(scene, *((1, entry) for entry in before))
+    scene.store(scene.begin())
+    waits = scene.campaign.waits(scene.now)
+    scene.store(scene.campaign.begin_renewal(scene.after(1).now))
+
+    assert scene.campaign.waits(scene.now) == waits
+    assert (waits.awaited, waits.holder) == (awaited, holder)
+    scene.lead()
+    assert scene.now == pytest.approx(waits.at)
+    assert scene.campaign.waits(scene.now) is None
+
+
+def test_a_relayed_holder_that_waits_tells_that_the_record_says_so():
+    """Who that is, it does not say."""
+    scene = prompt(replace(SIBLING, promoted=False, wait=12))
+    until = scene.now + 12
+    scene.campaign.urge()
+    scene.store(scene.begin())
+
+    waits = scene.campaign.waits(scene.now)
+    assert (waits.awaited, waits.at) == (Awaited.EARLIER, until)
+
+
+def test_who_was_evicted_tells_until_when_others_go_first():
+    """For an interval, as long as nobody holds the record."""
+    scene = prompt()
+    scene.lead()
+    scene.watch(EVICTED)
+
+    waits = scene.campaign.waits(scene.now)
+    assert (waits.awaited, waits.at) == (Awaited.OTHERS, scene.now + INTERVAL)
+    scene.watch(MEMBER)
+    assert scene.campaign.waits(scene.now) is None
+
+
+def test_the_promotion_of_the_next_campaign_is_told():
+    """It has nobody to wait for."""
+    scene = prompt(promotion=Promotion.NEXT_CAMPAIGN)
+    scene.store(scene.begin())
+
+    waits = scene.campaign.waits(scene.now)
+    assert (waits.awaited, waits.at) == (Awaited.CAMPAIGN, scene.now + INTERVAL)
 
 
 def test_a_gap_in_the_watch_makes_the_previous_holder_unknown():

@@ -248,6 +248,31 @@ async def test_evicted_leader_is_told_and_avoided(stage):
     assert stage.most_at_once() == 1
 
 
+async def test_a_wait_is_told_once_with_its_end_and_its_reason(stage):
+    """Whatever else the status says meanwhile."""
+    stage.bucket.put(KEY, "member.example.net")
+    await stage.start()
+    await stage.until(lambda: stage.condition() == ("True", "LedElsewhere"))
+    stage.bucket.delete(KEY)
+    await stage.until(lambda: "until" in message(stage))
+    assert "member.example.net keeps no deadline and may not know yet" in message(stage)
+    told, ready = {message(stage)}, False
+
+    while stage.condition() == ("False", "Vacant"):
+        told.add(message(stage))
+        stage.cluster.change("b", ready=ready)  # so that there is something else to write
+        ready = not ready
+        await asyncio.sleep(0.3)
+    assert len(told) == 1
+    await stage.until(lambda: stage.leaders)
+
+
+def message(stage):
+    """Return the message of Ready."""
+    conditions = stage.status.get("conditions", ())
+    return next((one["message"] for one in conditions if one["type"] == "Ready"), "")
+
+
 async def test_overwritten_record_is_left_alone(stage):
     """The label goes at once, and nothing is written over the record."""
     await stage.lead()

@@ -31,6 +31,7 @@ from incumbent.status import (
     problem_from,
     status_from,
 )
+from incumbent.succession import Awaited, Settlement
 
 CRD = Path(__file__).parents[2] / "crds/leaderelections.yaml"
 BORN = {"observedGeneration": -1}
@@ -492,6 +493,57 @@ def test_ready_says_whether_somebody_leads(case, verdict, words):
     """Here or elsewhere; and if nobody does, why."""
     assert judged(case, "Ready") == verdict
     assert words in condition(latest(case), "Ready")["message"]
+
+
+def waiting(awaited, *, until="12:34:56", holder="", **values):
+    """Return a vacancy in which the next leader waits."""
+    settlement = Settlement(1.0, awaited, holder)
+    return situation(waits=settlement, waits_until=f"2026-01-01T{until}Z", **values)
+
+
+@pytest.mark.parametrize(
+    ("awaited", "holder", "why"),
+    (
+        (Awaited.MEMBER, "there/x", "there/x may lead until then: it lost the record and did not"),
+        (Awaited.STRANGER, "x\n", r"x\n keeps no deadline and may not know yet"),
+        (Awaited.UNKNOWN, "", "somebody may lead until then whose record this operator did not"),
+        (Awaited.EARLIER, "", "an earlier holder of the record may lead until then"),
+        (Awaited.CAMPAIGN, "", "promotion is NextCampaign"),
+    ),
+)
+def test_a_holder_that_waits_says_why_and_until_when(awaited, holder, why):
+    """In one sentence."""
+    case = waiting(awaited, holder=holder, record=record_of(A, 5), ours=True, steward="r-1")
+
+    message = condition(latest(case), "Ready")["message"]
+    assert message.startswith("here/shop/a holds the record, but is not labelled yet: it waits")
+    assert f"until 12:34:56Z because {why}" in message
+
+
+def test_a_candidate_whose_record_was_deleted_says_until_when_others_go_first():
+    """Then it campaigns."""
+    assert condition(latest(waiting(Awaited.OTHERS)), "Ready")["message"] == (
+        "no pod leads; a candidate campaigns: it waits until 12:34:56Z because somebody deleted the"
+        " record, and other members go first"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    (
+        ("12:34:56", "12:34:58", "12:34:56"),
+        ("12:34:56", "12:34:52", "12:34:56"),
+        ("23:59:59", "00:00:01", "23:59:59"),
+        ("12:34:56", "12:35:26", "12:35:26"),
+    ),
+)
+def test_replicas_that_differ_by_seconds_about_a_wait_do_not_correct_each_other(
+    first, second, said
+):
+    """Another wait is news."""
+    one, other = (waiting(Awaited.OTHERS, until=until) for until in (first, second))
+
+    assert f"until {said}Z" in condition(latest(one, other), "Ready")["message"]
 
 
 @pytest.mark.parametrize(

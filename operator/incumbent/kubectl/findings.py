@@ -163,7 +163,7 @@ _REMEDIES = {
     "SliceNotWritten": "look at what keeps the operator from writing slices, and at its log",
     "LabelsNotWritten": "look at what keeps the operator from writing pods, and at its log",
     "BucketAtRisk": "give the bucket the settings that docs/nats.md asks for",
-    "Vacant": "see whether the operator runs, and what it logs",
+    "Vacant": "wait until the time that it says; without one, see what the operator logs",
 }
 
 
