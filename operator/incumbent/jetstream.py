@@ -86,6 +86,32 @@ def consumer_request(bucket: str, inbox: str, heartbeat: float) -> Json:
     }
 
 
+def clock_request(bucket: str) -> Json:
+    """Ask for a consumer that nobody will read, because whoever makes it says what time it is.
+
+    A consumer without replicas is put onto one of the servers that hold the stream, by chance, and
+    that server answers (nats-server `createGroupForConsumer`). It is gone after a second.
+    """
+    return {
+        "stream_name": f"KV_{bucket}",
+        "config": {
+            "deliver_policy": "new",
+            "filter_subject": f"$KV.{bucket}.>",
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": int(1e9),
+        },
+    }
+
+
+def clock_from(answer: Json) -> tuple[str, float]:
+    """Decode who answered and when by its clock; the name is empty where there is no cluster."""
+    name = (answer.get("cluster") or {}).get("leader", "")
+    return name, timestamp(answer["ts"]) if "ts" in answer else time.time()
+
+
 def stream_request(bucket: str, *, ttl: float, replicas: int, max_bytes: int | None = None) -> Json:
     """Ask for a bucket with markers and history 1.
 

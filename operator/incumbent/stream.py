@@ -178,6 +178,15 @@ class NatsBucket:
         """Ask the server which servers hold the bucket, and how they fare."""
         return jetstream.peers_from(await self._ask("STREAM.INFO"))
 
+    async def clock_of_a_server(self) -> tuple[str, float]:
+        """Ask one of the servers that hold the bucket, by chance, for its name and its clock.
+
+        Takes the right that the watch has: to create a consumer. The clock is in seconds since
+        1970.
+        """
+        request = jetstream.clock_request(self.name)
+        return jetstream.clock_from(await self._ask("CONSUMER.CREATE", request))
+
     async def write(
         self, key: str, value: str, *, expected: int, headers: Mapping[str, str], timeout: float
     ) -> Answer:

@@ -19,7 +19,7 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from controlplane.natsserver import NatsServer
+from controlplane.natsserver import NatsCluster, NatsServer
 from controlplane.processes import free_port
 from controlplane.proxy import Proxy, Towards
 from incumbent import bucket as bucket_module
@@ -486,6 +486,31 @@ async def test_a_bucket_is_created_once(nats_server: NatsServer) -> None:
         assert abs(info.server_time - time.time()) < 5
         with pytest.raises(BucketInvalid, match="asked of bucket THREE: replicas > 1"):
             await connection.create_bucket("THREE", ttl=5, replicas=3)
+
+
+async def test_every_server_that_holds_a_bucket_tells_its_clock(tmp_path: Path) -> None:
+    """With the rights of a watch and no more; what it takes for that is gone soon."""
+    rights = _permissions(publish=_quoted(NEEDED[:2]), subscribe='"_INBOX.>"')
+    async with NatsCluster(tmp_path, config=rights) as cluster:
+        urls = [url.replace("//", "//admin:admin@") for url in cluster.urls]
+        async with connected(*urls) as admin:
+            await admin.create_bucket(NAME, ttl=60, replicas=3)
+        async with connected(cluster.urls[0].replace("//", "//op:op@")) as connection:
+            bucket = connection.bucket(NAME)
+            names = {peer.name for peer in await bucket.peers()}
+            clocks: dict[str, float] = {}
+            for _ in range(100):
+                name, clock = await bucket.clock_of_a_server()
+                clocks[name] = clock - time.time()
+            assert clocks.keys() == names
+            assert max(map(abs, clocks.values())) < 1
+            path = f"$JS.API.STREAM.INFO.KV_{NAME}"
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    info = await connection.request(path, b"", timeout=2)
+                    if info["state"]["consumer_count"] == 0:
+                        break
+                    await asyncio.sleep(0.1)
 
 
 async def test_a_domain_is_asked_and_written_to(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from structlog.typing import EventDict
 from certificates import Authority
 from controlplane.natsserver import NatsServer
 from controlplane.processes import free_port
+from elections import Election
 from incumbent.bucket import Nats, NatsAccess
 from incumbent.ports import Outcome, Sighting
+from operatorprocess import OperatorProcess
 
 PATIENCE = 20.0
 BUCKET = "ELECTIONS"
@@ -343,3 +345,38 @@ async def test_where_an_address_was_asked_for_each_has_its_own_in_its_certificat
         servers[0].kill()
         await until(lambda: not connection.connected)
         await until(lambda: connection.connected)
+
+
+# The operator
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("goodbye", (False, True))
+async def test_an_operator_with_one_url_keeps_its_leader_when_that_server_goes(
+    site,
+    election: Election,
+    new_operator: Callable[..., OperatorProcess],
+    tmp_path: Path,
+    *,
+    goodbye: bool,
+) -> None:
+    """For longer than the record would have lived; with a goodbye there is no outage at all."""
+    async with running(tmp_path / "nats") as servers:
+        async with connected(servers[0].url) as admin:
+            await admin.create_bucket("LEADER_ELECTION", ttl=5, replicas=1)
+            (holding,) = await admin.bucket("LEADER_ELECTION").peers()
+        seed = servers[(int(holding.name[-1]) + 1) % 3]
+        operator = new_operator(seed.url)
+        await operator.start()
+        leader = await election.lead()
+        token = (await election.status())["token"]
+        if goodbye:
+            say_goodbye(seed)
+        else:
+            seed.kill()
+        await operator.wait_said("nats.connected", times=2)
+        await asyncio.sleep(6)
+        assert await election.wait_leader() == leader
+        assert (await election.status())["token"] == token
+        assert ("nats.unreachable" in operator.log) == (not goodbye)
+        assert ("nats.leaving" in operator.log) == goodbye

@@ -341,6 +341,39 @@ def test_clocks_say_which_is_ahead():
     assert "2.0 s behind" in findings.about_clock("B", -2, uncertain=0).text
 
 
+@pytest.mark.parametrize(
+    ("aheads", "uncertain", "ttl", "text"),
+    (
+        ((0, 0.2, -0.2), 0.01, 30, "differ by at most 0.4 s"),
+        ((100, 100.1, 100.2), 0.01, 30, "differ by at most 0.2 s"),
+        ((0, 2), 0.6, 30, "differ by at most 2.0 s"),
+        ((0, -3, 3), 0.01, 30, "the clock of nats-2 is 6.0 s ahead of that of nats-1"),
+        ((0, 0.3), 0.01, 2, "the clock of nats-1 is 0.3 s ahead of that of nats-0"),
+    ),
+)
+def test_the_clocks_of_a_buckets_servers_are_compared(aheads, uncertain, ttl, text):
+    """With one another, whatever this machine's shows; what an answer took is allowed for."""
+    names = [f"nats-{number}" for number in range(len(aheads))]
+    clocks = [
+        findings.ServerClock(name, ahead=ahead, uncertain=uncertain)
+        for name, ahead in zip(names, aheads, strict=True)
+    ]
+    (found,) = findings.about_clocks("B", names, clocks, ttl=ttl)
+    assert text in found.text
+    assert (found.level is findings.Level.WARNING) == ("ahead of" in text) == ("NTP" in found.todo)
+
+
+def test_a_server_whose_clock_was_not_seen_is_named():
+    """The others are compared all the same."""
+    clocks = [findings.ServerClock(name, ahead=0, uncertain=0) for name in ("a", "c")]
+    note, rest = findings.about_clocks("B", ["a", "b", "c"], clocks, ttl=30)
+    assert note.level is findings.Level.NOTE
+    assert "the clock of b was not seen" in note.text
+    assert rest.level is findings.Level.OK
+    (note,) = findings.about_clocks("B", ["a", "b"], clocks[:1], ttl=30)
+    assert "the clock of b was not seen" in note.text
+
+
 def test_rights_are_told_together():
     """One sentence for each resource, with all verbs and the commands that need them."""
     missing = [

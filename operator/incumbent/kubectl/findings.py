@@ -19,6 +19,8 @@ DELETED_FOR = 30.0
 """Seconds that the operator has to let a deleted election go, before that is a finding."""
 MOST_APART = 1.0
 """Seconds that two clocks may differ, before that is a finding."""
+MOST_OF_TTL = 0.05
+"""Part of the TTL that the clocks of a bucket's servers may differ, as docs/nats.md says."""
 MOST_FIELDS = 5
 """Fields that are named; of more only the number is given."""
 
@@ -280,6 +282,49 @@ def about_clock(topic: str, ahead: float, *, uncertain: float) -> Finding:
         " events, and files of `incumbent file --check` are compared across machines"
     )
     return Finding(topic, Level.WARNING, text, todo)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerClock:
+    """What the clock of a server showed."""
+
+    name: str
+    ahead: float
+    """Seconds that it is ahead of this machine's."""
+    uncertain: float
+    """Seconds that `ahead` may be wrong: half of the time that the answer took."""
+
+
+def about_clocks(
+    topic: str, names: Sequence[str], clocks: Sequence[ServerClock], *, ttl: float
+) -> list[Finding]:
+    """Judge how far the clocks of the servers that hold a bucket are apart.
+
+    Args:
+        topic: what the findings are about.
+        names: the servers that hold the bucket.
+        clocks: what was seen of them; some may be missing.
+        ttl: seconds, of the bucket.
+    """
+    findings = []
+    missing = sorted({*names} - {clock.name for clock in clocks})
+    if missing:
+        text = f"the clock of {', '.join(missing)} was not seen, for it did not answer"
+        findings.append(Finding(topic, Level.NOTE, text))
+    if len(clocks) < 2:  # noqa: PLR2004  # nothing to compare
+        return findings
+    first = min(clocks, key=lambda clock: clock.ahead)
+    last = max(clocks, key=lambda clock: clock.ahead)
+    apart = last.ahead - first.ahead
+    if apart - first.uncertain - last.uncertain <= ttl * MOST_OF_TTL:
+        text = f"the clocks of its servers differ by at most {apart:.1f} s"
+        return [*findings, Finding(topic, Level.OK, text)]
+    text = f"the clock of {last.name} is {apart:.1f} s ahead of that of {first.name}"
+    todo = (
+        "synchronise the clocks of the NATS servers (NTP): when the bucket's leader moves from one"
+        " to the other, records expire that much sooner or later"
+    )
+    return [*findings, Finding(topic, Level.WARNING, text, todo)]
 
 
 @dataclass(frozen=True, slots=True)

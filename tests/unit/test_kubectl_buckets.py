@@ -1,0 +1,49 @@
+"""What `kubectl incumbent doctor` asks NATS."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+from incumbent.errors import BucketDenied
+from incumbent.kubectl import buckets
+
+NAMES = ["a", "b", "c"]
+
+
+class Clocks:
+    """A bucket on servers whose clocks are ahead by so many seconds; they answer in turn."""
+
+    def __init__(self, **aheads: float | None) -> None:
+        self.asked = 0
+        self._aheads = itertools.cycle(aheads.items())
+
+    async def clock_of_a_server(self) -> tuple[str, float]:
+        """Answer for the next of them, or refuse if that one has no clock."""
+        self.asked += 1
+        name, ahead = next(self._aheads)
+        if ahead is None:
+            msg = "refused"
+            raise BucketDenied(msg)
+        return name, time.time() + ahead
+
+
+async def test_each_server_is_asked_until_all_have_answered() -> None:
+    """And not longer."""
+    bucket = Clocks(a=0, b=7, c=-3)
+    found = await buckets._clocks(bucket, NAMES)
+    assert [(clock.name, round(clock.ahead)) for clock in found] == [("a", 0), ("b", 7), ("c", -3)]
+    assert bucket.asked == 3
+
+
+async def test_a_server_that_does_not_answer_is_not_asked_for_ever() -> None:
+    """It is left out, and so is one that does not hold the bucket."""
+    bucket = Clocks(a=0, x=5)
+    found = await buckets._clocks(bucket, NAMES)
+    assert [clock.name for clock in found] == ["a"]
+    assert bucket.asked == buckets.ASKED_FOR_CLOCKS * len(NAMES)
+
+
+async def test_who_may_not_ask_sees_what_came_before() -> None:
+    """The refusal is told by whatever else is asked."""
+    assert [clock.name for clock in await buckets._clocks(Clocks(b=0, a=None), NAMES)] == ["b"]
