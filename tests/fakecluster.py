@@ -187,12 +187,19 @@ class FakeCluster:
         annotations: Mapping[str, str | None],
         timeout: float,
         within: float | None = None,
+        dry_run: bool = False,
     ) -> Pod:
         """Set labels and annotations; refused if it is another pod or resourceVersion."""
         _in_time(within)
+        name = "dry_run" if dry_run else "patch_pod"
         await self._arrive(
-            Operation("patch_pod", pod.name, pod.resource_version, labels, annotations, timeout)
+            Operation(name, pod.name, pod.resource_version, labels, annotations, timeout)
         )
+        if dry_run:
+            if "patch_pod" in self._refusals:
+                raise self._refusals["patch_pod"]
+            await self._admit(pod.name, timeout)
+            return pod
 
         def carry_out() -> Pod:
             current = self.pods.get((pod.namespace, pod.name))

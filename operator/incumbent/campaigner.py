@@ -21,6 +21,7 @@ from incumbent import clock, events
 from incumbent.campaign import NEVER, Campaign, Member
 from incumbent.driver import Driver
 from incumbent.errors import (
+    AdmissionUnavailable,
     BucketDenied,
     BucketError,
     BucketInvalid,
@@ -604,9 +605,10 @@ class Campaigner:
         untold = isinstance(error, NotWatched) or (failures == 1 and isinstance(error, Conflict))
         if failures in LOGGED_FAILURES and not untold:
             self._log.warning("pass.failed", problem=str(error))
-        if isinstance(error, Refused):
+        refused = isinstance(error, Refused | AdmissionUnavailable)
+        if refused:
             self._refused = problem_from(error)
-        if isinstance(error, Refused) or failures > 1:
+        if refused or failures > 1:
             self._undone = str(error)
 
     async def _pass(self) -> bool:
@@ -845,6 +847,9 @@ class Campaigner:
         problem = self._blocked or self._invalid or self._in_use or self._regressed
         problem = problem or self._refused or trouble
         problem = problem or self._outdated
+        refusal = self._office.refusal
+        if problem is None and refusal is not None and self._driver.record is None:
+            problem = replace(problem_from(refusal.error), message=refusal.why)
         seen = campaign is not None and campaign.latest is not None
         seen = seen and self._pods.all is not None and not rests
         if not seen and problem is None and now < self._began_at + PATIENCE:
@@ -865,8 +870,9 @@ class Campaigner:
         undone = self._undone
         if not undone and (strays := self._office.strays):
             undone = f"pod {strays[0].name} carries the leader label without leading"
-        undone = undone or self._office.unmarked
         waits = campaign.waits(clock.now()) if campaign is not None and seen else None
+        refusal = self._office.refusal
+        undone = undone or (refusal.why if refusal is not None else self._office.unmarked)
         return Situation(
             waits=waits,
             waits_until=self._time_of(waits) if waits is not None else "",

@@ -169,6 +169,7 @@ class ApiServer:
         annotations: Mapping[str, str | None],
         timeout: float,
         within: float | None = None,
+        dry_run: bool = False,
     ) -> Pod:
         """Set labels and annotations (None removes), if UID and resourceVersion are still `pod`'s.
 
@@ -180,6 +181,7 @@ class ApiServer:
             annotations: to set.
             timeout: seconds for the answer, once it is sent.
             within: seconds after which it is not sent any more; None: it waits for its turn.
+            dry_run: whether to ask admission only, and write nothing.
         """
         metadata = {
             "uid": pod.uid,
@@ -191,6 +193,7 @@ class ApiServer:
             await self._ask(
                 "PATCH",
                 f"{pods_path(pod.namespace)}/{pod.name}",
+                query={"dryRun": "All"} if dry_run else None,
                 body={"metadata": metadata},
                 content_type=MERGE_PATCH,
                 timeout=timeout,

@@ -57,7 +57,7 @@ class Follower:
         what it labelled itself.
         """
         settled = await self._settle(campaign, withdrawn=withdrawn, blind=blind)
-        self._labels.mark_soon(lambda: self.leader)
+        self._labels.mark_soon(lambda: self.leader, list)
         return settled
 
     async def _settle(self, campaign: Campaign, *, withdrawn: bool, blind: bool) -> bool:

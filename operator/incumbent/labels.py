@@ -27,6 +27,7 @@ from typing import Literal, TypeVar
 
 from incumbent import clock
 from incumbent.errors import (
+    AdmissionUnavailable,
     ClusterError,
     ClusterUnreachable,
     Conflict,
@@ -84,7 +85,9 @@ class Labels:
         """
         return list(self._doubtful.values())
 
-    async def strip(self, pod: Pod, value: str | None, *, until: float) -> None:
+    async def strip(
+        self, pod: Pod, value: str | None, *, until: float, patient: bool = True
+    ) -> None:
         """Take the leader label and the token from a pod, confirmed by the API server.
 
         Args:
@@ -92,6 +95,7 @@ class Labels:
                 a resourceVersion it is read first.
             value: what the label says from now on; None removes it.
             until: time until which to try; it is tried once in any case.
+            patient: whether to try again while an admission webhook is away.
 
         Raises:
             ClusterUnreachable: not confirmed in time: the pod counts as labelled.
@@ -104,6 +108,8 @@ class Labels:
             except (Conflict, NotFound) as error:
                 _not_past(until, pod, error)
             except ClusterUnreachable as error:
+                if isinstance(error, AdmissionUnavailable) and not patient:
+                    raise
                 _not_past(until, pod, error)
                 await pause_briefly()
             else:
@@ -209,13 +215,37 @@ class Labels:
         self._doubtful[pod.uid] = pod
         try:
             patched = await self._patch(pod, LEADER, str(token), within=within)
-        except (Refused, Unsent):
+        except (Refused, Unsent) as error:
             if not doubtful:
                 del self._doubtful[pod.uid]
+            if isinstance(error, Refused | AdmissionUnavailable):
+                self.refused(pod, error)
             raise
+        self.accepted(pod)
         if patched.resource_version != pod.resource_version:
             self.written = patched.resource_version
         return patched
+
+    def refused(self, pod: Pod, error: ClusterError) -> None:
+        """Take in that the API server refuses the leader label of a pod."""
+
+    def accepted(self, pod: Pod) -> None:
+        """Take in that it does not."""
+
+    async def would_accept(self, pod: Pod) -> None:
+        """Ask whether the API server would let a pod have the leader label; nothing is written.
+
+        Raises:
+            Refused: it would not.
+            ClusterError: it is not known.
+        """
+        await self._cluster.patch_pod(
+            pod,
+            labels={self.resource.label_key: LEADER},
+            annotations={self.resource.token_key: NO_TOKEN},
+            timeout=LONGEST_WRITE,
+            dry_run=True,
+        )
 
     async def _patch(
         self, pod: Pod, value: str | None, token: str | None, *, within: float | None = None

@@ -20,9 +20,15 @@ from incumbent.brake import Brake
 from incumbent.campaign import NEVER, Campaign
 from incumbent.confirmation import Act, Confirmation, Inquiry, Later
 from incumbent.driver import Driver
-from incumbent.errors import ClusterError, NotFound, Unconnected
+from incumbent.errors import (
+    AdmissionUnavailable,
+    ClusterError,
+    NotFound,
+    Refused,
+    Unconnected,
+)
 from incumbent.follower import Follower
-from incumbent.labelset import LabelSet, together
+from incumbent.labelset import STRIP_WITHIN, LabelSet, Refusal, together
 from incumbent.model import Cause, Marker, Nominee, Pod, Record
 from incumbent.pods import ElectionPods
 from incumbent.ports import Cluster, Observer
@@ -179,6 +185,16 @@ class Office:
         return candidates(self._labels.known, selector, away_from=node)
 
     @property
+    def eligible(self) -> list[Pod]:
+        """The candidates, the best first, without those that the API server lets nobody label."""
+        return self._labels.accepting(self.able)
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """The first refusal of the leader label that still holds."""
+        return self._labels.refusal
+
+    @property
     def strays(self) -> list[Pod]:
         """The pods that carry the leader label while another pod of this site leads."""
         lease = self._driver.lease
@@ -287,7 +303,7 @@ class Office:
         if self.resource.observed:
             return await self._follower.settle(campaign, withdrawn=withdrawn, blind=blind)
         kept = None if withdrawn else self._kept
-        chosen = None if withdrawn else kept or choose(self.able, campaign.evicted)
+        chosen = None if withdrawn else kept or choose(self.eligible, campaign.evicted)
         vacant = campaign.lease is None and (self.lapsed or not campaign.stands_by)
         aside = vacant and self._stands_aside(campaign.timing.interval)
         if aside:
@@ -299,7 +315,7 @@ class Office:
             self._aside_since = NEVER
             try:
                 settled = await self._govern(chosen, withdrawn=withdrawn, since=since)
-            except Unconnected:
+            except (Unconnected, AdmissionUnavailable, Refused):
                 await self._give_way(campaign.timing.interval)
                 raise
             self._patience = UNDONE_AFTER if settled else self._patience
@@ -312,7 +328,7 @@ class Office:
             if chosen is not None and self._driver.create_due:
                 settled = await self._take_office(chosen, since=since)
         if not self.rests:
-            self._labels.mark_soon(lambda: self.leader)
+            self._labels.mark_soon(lambda: self.leader, lambda: self.able)
         return settled
 
     async def give_up(self) -> bool:
@@ -321,9 +337,10 @@ class Office:
         await self.routing.empty(until=until)
         listed = await self._labels.carriers()
         carriers = {pod.uid: pod for pod in (*listed, *self._labels.suspects)}
+        strips = [self._labels.strip_all(carriers.values(), until=until)]
         if lease is not None and lease.record.pod_uid not in carriers:
-            carriers[lease.record.pod_uid] = self._pod_of(lease.record)
-        await self._labels.strip_all(carriers.values(), until=until)
+            strips.append(self._strip_former(self._pod_of(lease.record), until=until))
+        await together(*strips)
         self._in_office, self._answers = 0, False
         return await self._driver.release(tenure=tenure)
 
@@ -420,7 +437,8 @@ class Office:
         if withdrawn:
             return await self.give_up()
         pod = self._holder(lease.record) or await self._find(lease.record)
-        if pod is None or not self._may_stay(pod):
+        passed_over = chosen is not None and self._passed_over(lease.record)
+        if pod is None or passed_over or not self._may_stay(pod):
             if chosen is not None:
                 return await self._hand_over(lease.record, chosen, since=since)
             return await self._confirmed_without_candidates() and await self.give_up()
@@ -473,14 +491,21 @@ class Office:
 
     async def _step_aside(self, record: Record, wanted: str, *, since: float) -> bool:
         """Carry out a request to step down; return whether there is nothing left to try again."""
-        others = [pod for pod in self.able if pod.uid != record.pod_uid]
+        await self._labels.probe([pod for pod in self.able if wanted in {"", pod.name}])
+        others = [pod for pod in self.eligible if pod.uid != record.pod_uid]
         successors = [pod for pod in others if wanted in {"", pod.name}]
         if successors:
             return await self._hand_over(record, successors[0], since=since)
         if not wanted:
             return await self.give_up()
         if wanted != self._pod_of(record).name:
-            self._refused(f"pod {wanted} cannot lead instead: it is no candidate of this election")
+            able = any(pod.name == wanted for pod in self.able)
+            why = (
+                "the API server refuses its label"
+                if able
+                else "it is no candidate of this election"
+            )
+            self._refused(f"pod {wanted} cannot lead instead: {why}")
         await self._step_down.clear(self.resource)
         return True
 
@@ -533,10 +558,48 @@ class Office:
         tenure, version = self._labelled
         since = version if tenure == self._driver.tenure else ""
         _, clear = await together(
-            self._labels.strip_one(old, until=self._deadline()),
+            self._strip_former(old, until=self._deadline()),
             self._labels.unclaimed(old, to, since=since),
         )
         return bool(clear)
+
+    async def _strip_former(self, old: Pod, *, until: float | None = None) -> None:
+        """Strip the pod of the last record, unless it refuses and certainly has no label.
+
+        Raises:
+            Refused: it may have the label, so nobody else may get one.
+        """
+        lease, latest = self._driver.lease, self._driver.latest
+        released = isinstance(latest, Marker) and latest.cause is Cause.RELEASED
+        unlabelled = released or (lease is not None and self._unlabelled(lease.record))
+        unlabelled = unlabelled and not self._labels.suspects
+        until = clock.now() + STRIP_WITHIN if until is None else until
+        try:
+            await self._labels.strip_one(old, until=until, patient=not unlabelled)
+        except (AdmissionUnavailable, Refused) as error:
+            if not unlabelled:
+                raise
+            log.warning("strip.left_out", pod=old.name, problem=str(error))
+
+    def _passed_over(self, record: Record) -> bool:
+        """Whether our holder refused its label for an interval, so that another pod is to lead."""
+        campaign = self._driver.campaign
+        if campaign is None or self._unshown_since == NEVER:
+            return False
+        refused = self._labels.refuses(record.pod_uid) and self._unlabelled(record)
+        return refused and self._reached(self._unshown_since + campaign.timing.interval)
+
+    def _unlabelled(self, record: Record) -> bool:
+        """Whether the pod of our record certainly has no leader label, nor one on its way.
+
+        So it is if we began its term, and no label that we sent in it may have been written.
+        """
+        return (
+            self._begun == (self._driver.tenure, record.term)
+            and record.term != self._in_office
+            and not self._labels.suspects
+            and not self.routing.may_reach
+        )
 
     async def _route(self, pod: Pod, *, stored: bool = False) -> bool:
         """Let the Service lead to the holder of our record; return whether that is done.
@@ -554,28 +617,43 @@ class Office:
         )
 
     async def _give_way(self, interval: float) -> None:
-        """Release a term whose pod could not be labelled for an interval: another site may do it.
+        """Let another pod, or another site, lead if ours could not be labelled for an interval.
 
-        Not if a pod may carry the label: an outage of the API server changes no leader. And not if
-        there is a connection: one that is slow because all elections begin at once will come round.
+        That is so while there is no connection to the API server, and if it refuses the label. A
+        slow API server is no reason: one that many elections ask at once will come round. Nor is
+        an outage after which the pod may carry the label: it changes no leader.
+
+        Another pod leads then if the API server would let us label it, and otherwise the record is
+        released.
         """
         lease, tenure = self._driver.lease, self._driver.tenure
         if lease is None or self._begun != (tenure, lease.record.term):
             return
-        suspected = self._labels.suspects or self.routing.may_reach
-        if lease.record.term == self._in_office or suspected:
+        if not self._unlabelled(lease.record):
             self._begun = (0, 0)  # for good: what was in doubt once may be forgotten, but be there
             return
         self._unshown_since = min(self._unshown_since, clock.now())
-        if self._reached(self._unshown_since + interval):
-            log.warning("term.unlabelled", holder=lease.record.holder, token=lease.record.term)
-            self._unshown_since = NEVER
-            await self._driver.release(tenure=tenure)
+        if not self._reached(self._unshown_since + interval):
+            return
+        log.warning("term.unlabelled", holder=lease.record.holder, token=lease.record.term)
+        if self._labels.refuses(lease.record.pod_uid):
+            await self._labels.probe(self.able)
+            if self.eligible:
+                self._wake(0.0)  # the next pass hands over
+                return
+        self._unshown_since = NEVER
+        if await self._driver.release(tenure=tenure):
+            self._answers = False
 
-    def _note_beginning(self) -> None:
-        """Remember that the present term is one that we began, after a strip or on a vacancy."""
+    def _note_beginning(self, *, clean: bool = True) -> None:
+        """Remember that the present term is one that we began.
+
+        Args:
+            clean: whether its pod had no label of an earlier term, nor one on its way.
+        """
         lease, self._unshown_since = self._driver.lease, NEVER
-        self._begun = (self._driver.tenure, lease.record.term if lease is not None else 0)
+        term = lease.record.term if lease is not None else 0
+        self._begun = (self._driver.tenure, term) if clean else (0, 0)
 
     async def _correct(self, leader: Pod) -> bool:
         """Strip others that carry the label, if we still are who may say so."""
@@ -609,7 +687,11 @@ class Office:
         first = not clear and term != self._in_office
         warrant = self._warrant(pod, term, stored=stored)
         tenure, before = self._driver.tenure, self._labels.written
-        done = await self._labels.add(pod, warrant=warrant, until=self._deadline, first=first)
+        try:
+            done = await self._labels.add(pod, warrant=warrant, until=self._deadline, first=first)
+        finally:
+            if self._labels.doubtful:
+                self._begun = (0, 0)
         if done is None:
             return False
         if self._labels.written != before and self._driver.tenure == tenure:
@@ -643,7 +725,9 @@ class Office:
     async def _confirmed_without_candidates(self) -> bool:
         selector = self.resource.selector
         pods = await self._cluster.list_pods(self.resource.key.namespace, str(selector))
-        return not candidates(pods, selector)
+        able = candidates(pods, selector)
+        await self._labels.probe(able)
+        return not self._labels.accepting(able)
 
     # As a standby
 
@@ -665,6 +749,8 @@ class Office:
         self._wake(self._patience)
         # What we know may be old, as our watch may lag: only what was just read counts.
         pod, carriers = await self._find(record), await self._labels.carriers()
+        if pod is not None and not withdrawn and await self._labels.refuses_now(pod):
+            return True  # the steward is not blind, and it knows what it wrote
         if withdrawn or self._undone(record, pod, carriers):
             self._patience = min(LONGEST_PATIENCE, 2 * self._patience)
             log.info("work.undone", steward=record.replica)
@@ -866,9 +952,17 @@ class Office:
     async def _take_office_now(self, pod: Pod, *, since: float) -> bool:
         held = self._last_held
         prepared = held, self._driver.latest
-        before = [one for one in (held, self._last_doubted) if one and one.pod_uid != pod.uid]
-        if before:
-            await self._labels.strip_all(self._pod_of(one) for one in before)
+        latest, doubted = self._driver.latest, self._last_doubted
+        another = held is None or held.pod_uid != pod.uid
+        clean = another or (isinstance(latest, Marker) and latest.cause is Cause.RELEASED)
+        strips = []
+        if held is not None and another:
+            strips.append(self._strip_former(self._pod_of(held)))
+        if doubted is not None and doubted.pod_uid != pod.uid:
+            strips.append(self._labels.strip_all([self._pod_of(doubted)]))
+        clean = clean and (doubted is None or doubted.pod_uid != pod.uid)
+        if strips:
+            await together(*strips)
         elif not await self._labels.wanted():
             return True  # and who cannot reach the API server could label nobody
         await self.routing.prepare(self._driver.tenure + 1)  # the one that begins with this record
@@ -878,7 +972,7 @@ class Office:
         )
         if not created:
             return True  # the campaign knows when to try again
-        self._note_beginning()
+        self._note_beginning(clean=clean)
         if not self._driver.leads:
             return True
         if not await self._route(pod, stored=True):

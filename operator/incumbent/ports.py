@@ -252,10 +252,12 @@ class Cluster(Protocol):
         annotations: Mapping[str, str | None],
         timeout: float,
         within: float | None = None,
+        dry_run: bool = False,
     ) -> Pod:
         """Set labels and annotations (None removes), if UID and resourceVersion are still `pod`'s.
 
-        It may have to wait before it is sent, and is not sent after `within` seconds.
+        With `dry_run` the API server only says whether it would. The request may have to wait
+        before it is sent, and is not sent after `within` seconds.
 
         Raises:
             Conflict: the pod changed, or it is another pod of the same name.

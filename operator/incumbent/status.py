@@ -17,10 +17,10 @@ from incumbent.errors import (
     BucketInvalid,
     BucketNotFound,
     BucketSilent,
+    ClusterError,
     ConfigurationError,
     Forbidden,
     NotWatched,
-    Refused,
 )
 from incumbent.model import BucketInfo, Pod, Record, State
 from incumbent.names import shown
@@ -50,7 +50,7 @@ class Problem:
         return self.reason != "BucketUnreachable"
 
 
-def problem_from(error: BucketError | ConfigurationError | Refused) -> Problem:
+def problem_from(error: BucketError | ConfigurationError | ClusterError) -> Problem:
     """Name the condition reason of an error."""
     match error:
         case BucketNotFound():

@@ -55,11 +55,13 @@ def label_first() -> None:
     """Label the new pod before the old one is stripped."""
     real = Labels.strip
 
-    async def strip(self: Labels, pod: Pod, value: str | None, *, until: float) -> None:
+    async def strip(
+        self: Labels, pod: Pod, value: str | None, *, until: float, patient: bool = True
+    ) -> None:
         async def late() -> None:
             await asyncio.sleep(TOO_LATE)
             with contextlib.suppress(ClusterError):
-                await real(self, pod, value, until=until)
+                await real(self, pod, value, until=until, patient=patient)
 
         _spawn(late())
 
@@ -70,7 +72,9 @@ def skip_confirmation() -> None:
     """Send the strip once, and go on whatever comes of it."""
     real = Labels.strip
 
-    async def strip(self: Labels, pod: Pod, value: str | None, *, until: float) -> None:
+    async def strip(
+        self: Labels, pod: Pod, value: str | None, *, until: float, patient: bool = True
+    ) -> None:
         with contextlib.suppress(ClusterError):
             await real(self, pod, value, until=clock.now())
         self._doubtful.pop(pod.uid, None)
@@ -92,11 +96,13 @@ def empty_strip() -> None:
     """Take a pod that shows no leader label for stripped."""
     real = Labels.strip
 
-    async def strip(self: Labels, pod: Pod, value: str | None, *, until: float) -> None:
+    async def strip(
+        self: Labels, pod: Pod, value: str | None, *, until: float, patient: bool = True
+    ) -> None:
         if pod.resource_version and pod.labels.get(self.resource.label_key) != LEADER:
             self._doubtful.pop(pod.uid, None)
         else:
-            await real(self, pod, value, until=until)
+            await real(self, pod, value, until=until, patient=patient)
 
     Labels.strip = strip  # type: ignore[method-assign]
 
@@ -149,9 +155,11 @@ def trust_deleted() -> None:
             query = {**query, "labelSelector": "app"}
         return await real_send(self, method, path, query=query, **more)
 
-    async def strip(self: Labels, pod: Pod, value: str | None, *, until: float) -> None:
+    async def strip(
+        self: Labels, pod: Pod, value: str | None, *, until: float, patient: bool = True
+    ) -> None:
         if pod.resource_version:
-            await real(self, pod, value, until=until)
+            await real(self, pod, value, until=until, patient=patient)
 
     Connection.send = send  # type: ignore[method-assign]
     Labels.strip = strip  # type: ignore[method-assign]
