@@ -387,8 +387,11 @@ class Campaign:
         """Whether silence alone calls for a relay: the cause may be our own link.
 
         A write over that link would have no answer, and we would have to strip for fear that it
-        was stored.
+        was stored. Of a record that we only inherited silence alone counts: who announces its end
+        there may be relieved by a replica that we do not know, because we are in a copy.
         """
+        if not self.ours(record):
+            return True
         return not (record.replica == self.member.replica or record.leaving or self._urged)
 
     def _may_be_ours(self, record: Record) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from incumbent import clock
-from incumbent.errors import ClusterError, Conflict, NotFound
+from incumbent.errors import ClusterError, Conflict, NotFound, Refused
 from incumbent.ports import Cluster
 from incumbent.status import (
     Event,
@@ -199,6 +199,11 @@ class Reporter:
                     return
                 self._newcomer = newcomer
                 continue
+            except Refused as error:
+                # Then only what the replica labels can prove it.
+                self._log.warning("replica.not_asked", problem=str(error))
+                self.introduced_at = clock.now()
+                return
             except ClusterError:
                 self._newcomer = newcomer
                 raise

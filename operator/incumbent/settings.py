@@ -87,7 +87,8 @@ class Settings:
 
     site: str | None = None
     """`--site`: the name of this cluster in identities; must differ between clusters that share a
-    bucket. Default: the first 8 characters of the UID of the namespace `kube-system`."""
+    bucket, and wins over the name under which an election was served before. Default: that name, or
+    the first 8 characters of the UID of the namespace `kube-system`."""
 
     replica: str = field(default_factory=socket.gethostname)
     """`--replica`: the name of this process among its peers. Default: the host name, which for a

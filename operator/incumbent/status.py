@@ -302,6 +302,8 @@ def _steward(
     process = situation.process
     same = kept.get("replica") == situation.steward and kept.get("process", process) == process
     admitted = before.get("newcomer") or (kept.get("admitted") if same else None)
+    if admitted == f"{situation.steward}/{process}":
+        admitted = None  # our own question, before we took over
     steward = {
         "replica": situation.steward,
         "revision": kept["revision"] if same else record.revision,
@@ -460,8 +462,8 @@ def _led_elsewhere(situation: Situation, record: Record) -> str:
     if situation.resource.observed or not record.site:
         return f"{holder} holds the record"
     uid = shown(record.site.partition("/")[2])
-    of_cluster = f", cluster {uid}," if uid else ""
-    return f"{holder} holds the record: site {shown(record.site_name)}{of_cluster} leads"
+    which = f", whose UID is {uid}" if uid else ""
+    return f"{holder} holds the record for site {shown(record.site_name)}{which}"
 
 
 def _no_candidates(situation: Situation) -> str:

@@ -9,12 +9,13 @@ from dataclasses import replace
 import pytest
 
 from fakecluster import NAMESPACE, make_election, make_pod
+from fakes import FakeBucket
 from incumbent import wire
 from incumbent.campaigner import ACCOUNT_WITHIN, QUIET_TTLS
-from incumbent.errors import Conflict
+from incumbent.errors import Conflict, Refused
 from incumbent.model import Record
 from incumbent.site import Kinship, Peers, Site
-from stage import LABEL, MARGIN, TOKEN, TTL, Stage, View
+from stage import KEY, LABEL, MARGIN, TOKEN, TTL, Stage, View
 
 pytestmark = [pytest.mark.looptime(noop_cycles=2), pytest.mark.usefixtures("clock_of_the_loop")]
 
@@ -133,6 +134,32 @@ async def test_way_out_of_a_copy_is_a_name_of_its_own(stage):
         assert await both_lead(stage, other, seconds=5 * TTL) == 0
 
 
+async def test_rolling_update_of_the_original_gives_nothing_to_a_copy_that_has_just_started(stage):
+    """The last renewal of a replica is meant for its peers, and a copy has not been judged yet."""
+    await stage.lead()
+    token = stage.status["token"]
+    second = await stage.start("two", nonce="n2")
+    await asyncio.sleep(2)
+    async with copy_of(stage) as other:
+        await other.start("one", nonce="copy")
+        second._driver.campaign._next_at += 0.3  # it is a little late
+        await stage.first.leave()
+        await stage.kill(stage.first)
+        await asyncio.sleep(2 * ACCOUNT_WITHIN)
+        assert (stage.leaders, stage.status["token"]) == (["a"], token)
+        assert (other.leaders, other.condition()) == ([], IN_USE)
+
+
+async def test_copy_whose_status_may_not_be_written_strips_its_pods_all_the_same(stage):
+    """Nobody can be asked there, and nobody can answer."""
+    await stage.lead()
+    async with copy_of(stage) as other:
+        with other.cluster.refusing("replace_status", error=Refused("a policy forbids it")):
+            await other.start("one", nonce="copy")
+            await asyncio.sleep(2 * ACCOUNT_WITHIN)
+            assert other.leaders == []
+
+
 # Replicas of one cluster
 
 
@@ -181,6 +208,29 @@ async def test_single_replica_that_is_replaced_changes_no_leader(stage, leaves):
     await asyncio.sleep(5 * TTL)
     assert (stage.leaders, stage.status["token"], stage.condition()) == (["a"], token, LEADING)
     assert stage.most_at_once() == 1
+
+
+async def test_single_replica_that_is_replaced_within_a_long_ttl_changes_no_leader(stage):
+    """Its record is not renewed for longer than a living steward has for an answer."""
+    stage.bucket = FakeBucket(ttl=60.0)
+    await stage.lead()
+    token = stage.status["token"]
+    await stage.kill(stage.first)
+    await asyncio.sleep(1)
+    await stage.start("two", nonce="new")
+    await asyncio.sleep(120)
+    assert (stage.leaders, stage.status["token"], stage.condition()) == (["a"], token, LEADING)
+    assert stage.most_at_once() == 1
+
+
+async def test_leader_whose_record_a_copy_has_is_stripped_before_its_lease_ends(stage):
+    """It was deleted and created again, and the watch showed only the latter."""
+    await stage.lead()
+    headers = {wire.REPLICA: "one/copy", wire.SITE: "site/uid-of-cluster", wire.POD_UID: "uid-x"}
+    for _ in range(6):
+        stage.bucket.put(KEY, "site/shop/x", headers)
+        await asyncio.sleep(1)
+    assert stage.leaders == []
 
 
 async def test_new_name_costs_one_hand_over_to_the_same_pod(stage):
@@ -248,6 +298,12 @@ async def test_steward_of_an_earlier_version_is_recognised(stage):
     await stage.until(lambda: stage.condition() == LEADING)
     assert "process" not in stage.status["steward"]
     token = stage.status["token"]
+    standby = await stage.start("standby", nonce="s")
+    patches = len(stage.cluster.patches)
+    await asyncio.sleep(3 * ACCOUNT_WITHIN)
+    assert len(stage.cluster.patches) == patches
+    assert standby._driver.campaign.stands_by
+    await stage.kill(standby)
     await replaced(stage, stage.first, "two", "new")
     assert (stage.leaders, stage.status["token"], stage.condition()) == (["a"], token, LEADING)
     assert stage.most_at_once() == 1

@@ -621,6 +621,7 @@ def test_candidates_ready_counts(case, verdict, words):
     (
         (VACANT, ("True", "LabelsWritten")),
         (situation(unlabelled="a right is missing"), ("False", "LabelsNotWritten")),
+        (situation(contested="again and again"), ("False", "LabelsContested")),
         (UNSEEN, ("Unknown", "Starting")),
     ),
 )
@@ -640,6 +641,7 @@ def test_labels_in_sync_says_what_keeps_labels_from_being_written(case, verdict)
         (Problem("PermissionDenied", "no"), ("True", "PermissionDenied")),
         (Problem("KeyInUse", "taken"), ("True", "KeyInUse")),
         (Problem("LabelKeyInUse", "taken"), ("True", "LabelKeyInUse")),
+        (Problem("SiteInUse", "a copy", of_bucket=False), ("True", "SiteInUse")),
     ),
 )
 def test_stalled_calls_for_a_person(problem, verdict):
@@ -767,8 +769,8 @@ def test_events_say_who_and_why():
             "Warning",
             "LeaderLost",
             "StepDown",
-            "pod a does not lead any more: there/shop/x holds the record: site there,"
-            " cluster uid, leads",
+            "pod a does not lead any more: there/shop/x holds the record for site"
+            " there, whose UID is uid",
         )
     ]
     assert told(led_by(A, 5), NOBODY) == [
@@ -790,3 +792,23 @@ def test_events_say_who_and_why():
             "pod a does not lead any more: somebody deleted its record",
         )
     ]
+
+
+def test_question_of_a_replica_stays_until_somebody_can_answer():
+    """A replica that does not see the key keeps it, the steward answers, others drop it."""
+    asked = {**latest(led_by(A, 5, process="n1")), "newcomer": "two/n2"}
+    assert latest(UNSEEN, born=asked)["newcomer"] == "two/n2"
+    assert "newcomer" not in latest(led_elsewhere(), born=asked)
+    answered = latest(led_by(A, 5, process="n1"), born=asked)
+    assert "newcomer" not in answered
+    assert answered["steward"]["admitted"] == "two/n2"
+    assert latest(led_by(A, 5, process="n1"), born=answered) == answered
+
+
+def test_answer_of_an_earlier_steward_is_not_repeated():
+    """Another process has not seen the question; nor is a question an answer to itself."""
+    asked = {**latest(led_by(A, 5, process="n1")), "newcomer": "r-1/n3"}
+    answered = latest(led_by(A, 5, process="n1"), born=asked)
+    assert answered["steward"]["admitted"] == "r-1/n3"
+    assert "admitted" not in latest(led_by(A, 5, process="n3"), born=answered)["steward"]
+    assert "admitted" not in latest(led_by(A, 5, process="n3"), born=asked)["steward"]
