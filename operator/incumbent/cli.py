@@ -26,7 +26,7 @@ from incumbent.flags import (
     namespaces_flag,
     nats_flags,
 )
-from incumbent.names import bucket_name, label_prefix, plain_name, size, ttl
+from incumbent.names import bucket_name, label_prefix, namespace, plain_name, size, ttl
 from incumbent.settings import Settings
 
 COMMANDS = {
@@ -159,6 +159,13 @@ def main() -> None:
     help="Name of this process.",
 )
 @namespaces_flag("Namespace in which to look for elections. Repeatable.")
+@flag(
+    "without-finalizer",
+    multiple=True,
+    type=Text("NAMESPACE", namespace),
+    help="Namespace whose elections get no finalizer, because it may be deleted together with the"
+    " operator or its rights. Repeatable.",
+)
 @flag(
     "label-prefix",
     "label_prefixes",

@@ -1,8 +1,8 @@
 """The life cycle of `LeaderElection` resources: the only module that imports `kopf`.
 
 kopf watches the resources, keeps one daemon for each, and holds the finalizer until the daemon has
-ended. Everything else it could do (annotations, events, peering) is switched off: pods, labels,
-status and events go through `incumbent.cluster`.
+ended, but in namespaces that go without one. Everything else it could do (annotations, events,
+peering) is switched off: pods, labels, status and events go through `incumbent.cluster`.
 """
 
 from __future__ import annotations
@@ -44,16 +44,21 @@ async def watch_elections(
     *,
     session: Callable[[], Session],
     namespaces: tuple[str, ...],
+    without_finalizer: Collection[str],
     release_on_exit: bool,
     stop: asyncio.Event,
 ) -> None:
-    """Serve the elections of these namespaces (of all, if none are named) until `stop`."""
+    """Serve the elections of these namespaces (of all, if none are named) until `stop`.
+
+    Those of the namespaces `without_finalizer` are gone as soon as somebody deletes them.
+    """
     while not stop.is_set():
         try:
             await _watch(
                 roster,
                 session=session,
                 namespaces=namespaces,
+                without_finalizer=without_finalizer,
                 release_on_exit=release_on_exit,
                 stop=stop,
             )
@@ -68,6 +73,7 @@ async def _watch(
     *,
     session: Callable[[], Session],
     namespaces: tuple[str, ...],
+    without_finalizer: Collection[str],
     release_on_exit: bool,
     stop: asyncio.Event,
 ) -> None:
@@ -79,7 +85,11 @@ async def _watch(
     try:
         tasks = await kopf.spawn_tasks(
             registry=_registry(
-                roster, session=session, release_on_exit=release_on_exit, too_late=too_late
+                roster,
+                session=session,
+                without_finalizer=without_finalizer,
+                release_on_exit=release_on_exit,
+                too_late=too_late,
             ),
             settings=_settings(scan=not namespaces),
             # Asked for by nobody. By default kopf makes it of the user's name, and in a pod the
@@ -102,11 +112,13 @@ def _registry(
     roster: Roster,
     *,
     session: Callable[[], Session],
+    without_finalizer: Collection[str],
     release_on_exit: bool,
     too_late: asyncio.Task[None],
 ) -> kopf.OperatorRegistry:
     """Return what kopf is to do with each resource."""
     registry = kopf.OperatorRegistry()
+    _hold_only_some(registry, without_finalizer)
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.AiohttpSession:
@@ -144,6 +156,22 @@ def _registry(
             serving.result()
 
     return registry
+
+
+def _hold_only_some(registry: kopf.OperatorRegistry, without_finalizer: Collection[str]) -> None:
+    """Keep kopf from adding the finalizer in some namespaces, and have it removed there.
+
+    kopf has no option for this: it wants a finalizer for every resource that has a daemon.
+    """
+    spawning = registry._spawning  # noqa: SLF001
+    required = spawning.requires_finalizer
+
+    def requires_finalizer(cause: Any, *arguments: Any, **more: Any) -> bool:
+        if cause.body["metadata"]["namespace"] in without_finalizer:
+            return False
+        return required(cause, *arguments, **more)
+
+    spawning.requires_finalizer = requires_finalizer  # type: ignore[method-assign]
 
 
 class _Everything(Collection[Any]):

@@ -7,6 +7,7 @@ import random
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -27,6 +28,7 @@ from incumbent.errors import (
 from incumbent.historian import Historian
 from incumbent.metrics import Metrics
 from incumbent.model import ElectionKey
+from incumbent.orphans import take_back
 from incumbent.pods import NamespacePods
 from incumbent.resource import API_VERSION, PLURAL, Resource
 from incumbent.roster import Roster
@@ -178,17 +180,20 @@ class Operator:
         )
         log.info("site.found", site=self._site.name)
         listing = asyncio.create_task(self._list_elections(), name="list of elections")
+        sweeping = asyncio.create_task(self._take_back_orphans(), name="orphaned labels")
         try:
             with garbage.looked_for_briefly(lambda: self.roster.turnover):
                 await handlers.watch_elections(
                     self.roster,
                     session=lambda: Session(self._cluster.connection, interrupted=self._look_again),
                     namespaces=self._settings.namespaces,
+                    without_finalizer=self._settings.without_finalizer,
                     release_on_exit=self._settings.release_on_exit,
                     stop=stop,
                 )
         finally:
             listing.cancel()
+            sweeping.cancel()
 
     async def _list_elections(self) -> None:
         """Tell the roster which elections there are, until all of them are served.
@@ -210,6 +215,31 @@ class Operator:
             except ClusterError as error:
                 log.debug("elections.not_listed", problem=str(error))
             await asyncio.sleep(LIST_AGAIN * random.uniform(0.5, 1.0))  # noqa: S311
+
+    async def _take_back_orphans(self) -> None:
+        """Take away the labels of elections that were deleted while no operator ran.
+
+        With a finalizer there are none.
+        """
+        for namespace in self._settings.without_finalizer:
+            tries = 0
+            while True:
+                try:
+                    found = await take_back(
+                        self._cluster,
+                        namespace,
+                        elections=partial(self._cluster.list_elections, namespace),
+                        prefixes=self._settings.label_prefixes,
+                    )
+                except ClusterError as error:
+                    log.warning("orphans.not_taken_back", namespace=namespace, problem=str(error))
+                else:
+                    for orphan in found:
+                        log.info("orphan.taken_back", pod=orphan.pod.name, labels=orphan.labels)
+                    if not found:
+                        break
+                await asyncio.sleep(min(LONGEST_PAUSE, 0.1 * 2 ** min(tries, 8)))
+                tries += 1
 
     async def _look_again(self, path: str, version: str) -> bool:
         """See which elections there are, after a watch of kopf's was interrupted.

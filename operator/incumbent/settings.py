@@ -97,6 +97,11 @@ class Settings:
     namespaces: tuple[str, ...] = ()
     """`--namespace`: where to look for elections. Default: in all namespaces."""
 
+    without_finalizer: tuple[str, ...] = ()
+    """`--without-finalizer`: namespaces whose elections get no finalizer. None by default: a
+    finalizer lets the operator take its labels back before an election is gone. But it would hold a
+    namespace for ever that is deleted together with the operator, or with its rights there."""
+
     label_prefixes: tuple[str, ...] = ()
     """`--label-prefix`: prefixes of label keys that elections may use besides `incumbent.dev`.
     None by default: who may write elections could otherwise set any label on any pod."""

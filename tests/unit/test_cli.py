@@ -84,6 +84,7 @@ CASES = (
     ("--site", "east", {"site": "east"}),
     ("--replica", "incumbent-0", {"replica": "incumbent-0"}),
     ("--namespace", "shop", {"namespaces": ("shop",)}),
+    ("--without-finalizer", "shop", {"without_finalizer": ("shop",)}),
     ("--label-prefix", "example.com", {"label_prefixes": ("example.com",)}),
     ("--label-prefix", "example.com/", {"label_prefixes": ("example.com",)}),
     ("--http-address", "127.0.0.1:0", {"http_address": "127.0.0.1:0"}),

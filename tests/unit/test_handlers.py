@@ -43,7 +43,12 @@ async def test_user_of_the_process_needs_no_name(monkeypatch, caplog):
     monkeypatch.setattr(kopf, "spawn_tasks", spawn_tasks)
     caplog.set_level(logging.CRITICAL, logger="kopf")
     await watch_elections(
-        None, session=NoSession, namespaces=("shop",), release_on_exit=False, stop=stop
+        None,
+        session=NoSession,
+        namespaces=("shop",),
+        without_finalizer=(),
+        release_on_exit=False,
+        stop=stop,
     )
     assert started
     left = asyncio.all_tasks() - {asyncio.current_task()}  # those with which kopf looks around

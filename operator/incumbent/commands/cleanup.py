@@ -11,7 +11,7 @@ import click
 from incumbent import clock, logs
 from incumbent.cluster import CONCURRENCY, MERGE_PATCH, ApiServer, elections_path
 from incumbent.commands.uninstall import why_not
-from incumbent.errors import ConfigurationError, Conflict, IncumbentError, NotFound
+from incumbent.errors import ConfigurationError, Conflict, Forbidden, IncumbentError, NotFound
 from incumbent.flags import Text, cluster_flags, namespaces_flag, said_by_click
 from incumbent.labels import Labels
 from incumbent.model import Pod
@@ -96,19 +96,23 @@ async def _clean_up(
     cluster = await _Cluster.connect(kubeconfig, context=context, replica="cleanup")
     try:
         if operator and hook and (reason := await cluster.why_not(hook, operator)):
-            where = "/".join(operator)
+            name = "/".join(operator)
             click.echo(
                 f"Nothing was done: {reason}. To let go of all elections, run: incumbent cleanup"
-                f" --operator {where}"
+                f" --operator {name}"
             )
             return None
         if operator:
             await cluster.stop_operator(*operator)
-        elections = [
-            election
-            for where in namespaces or (None,)
-            for election in await cluster.list_elections(where)
-        ]
+        elections = []
+        for where in namespaces or (None,):
+            try:
+                elections += await cluster.list_elections(where)
+            except Forbidden as error:
+                # The rights of a release in a namespace go with the namespace.
+                if not hook or not where:
+                    raise
+                click.echo(f"The namespace {where} was left alone: {error}", err=True)
         # Otherwise the first strip would wait behind the lists of thousands for longer than it may.
         turns = asyncio.Semaphore(CONCURRENCY)
         async with asyncio.TaskGroup() as tasks:
