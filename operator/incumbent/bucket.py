@@ -313,7 +313,8 @@ class Nats:
 
     def _named(self, client: _Client, addresses: Json, trusted: bool) -> None:  # noqa: FBT001
         """Take in which servers there are besides those that are configured."""
-        named = [each for each in addresses or () if isinstance(each, str)]
+        listed = addresses if isinstance(addresses, list) else []
+        named = [each for each in listed if isinstance(each, str)]
         if self._pool.learn(named, by=client.server, trusted=trusted):
             known = self._pool.round()
             self._failures = {one: why for one, why in self._failures.items() if one in known}

@@ -22,6 +22,8 @@ _NO_ROOM = frozenset({10002, 10023, 10028, 10047, 10054, 10077})
 _STREAM_NOT_FOUND = 10059
 _NO_MESSAGE = 10037
 _MAX_BYTES_REQUIRED = 10113
+NEARLY_FULL = 1.25
+"""A bucket is nearly full when its limit is less than so many times what it holds."""
 _NO_JETSTREAM = frozenset({10039, 10076})
 _DOMAIN_TOKENS = 11
 """From so many tokens on the subject of an acknowledgement begins with domain and account."""
@@ -195,7 +197,7 @@ def info_from(name: str, answer: Json) -> BucketInfo:
         clustered=bool((answer.get("cluster") or {}).get("name")),
         server_time=timestamp(answer["ts"]) if "ts" in answer else time.time(),
         unfit=_unfit(config),
-        risks=tuple(_risks(config)),
+        risks=tuple(_risks(config, answer.get("state") or {})),
         subjects=tuple(config.get("subjects") or ()),
     )
 
@@ -221,10 +223,12 @@ def _unfit(config: Json) -> str:
     return ""
 
 
-def _risks(config: Json) -> Iterator[str]:
+def _risks(config: Json, state: Json) -> Iterator[str]:
     limited = config.get("max_msgs", -1) > 0 or config.get("max_bytes", -1) > 0
     if limited and config.get("discard", "old") == "old":
         yield "when it is full it drops records of leaders: set discard to new"
+    elif 0 < config.get("max_bytes", -1) < state.get("bytes", 0) * NEARLY_FULL:
+        yield "it is nearly full, and takes no further records when it is: raise its max_bytes"
     if config.get("persist_mode") == "async":
         yield "it acknowledges writes before they are stored: set persist_mode to default"
 

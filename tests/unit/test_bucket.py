@@ -73,7 +73,7 @@ async def scripted(*, version: str = "2.12.0", silent: bool = False) -> AsyncIte
         server.open += 1
         try:
             if not silent:
-                hello = {"server_id": "S", "version": version, "headers": True}
+                hello = {"server_id": f"S{id(server)}", "version": version, "headers": True}
                 writer.write(f"INFO {json.dumps(hello)}\r\n".encode())
             await server.serve(reader, writer)
         except ConnectionError:
@@ -156,6 +156,57 @@ async def test_a_strange_greeting_is_survived(greeting: bytes) -> None:
         async with Nats(NatsAccess([f"nats://127.0.0.1:{port}"])) as connection:
             await until(lambda: accepted >= 2)
             assert f"NATS at 127.0.0.1:{port} cannot be reached: " in connection.problem
+
+
+@pytest.mark.parametrize(
+    "named",
+    (5, "a:1", {"a:1": 1}, [None, 5, ["a:1"], "", "nonsense", ":1", "a:0", "u@a:1", "a b:1"]),
+)
+async def test_nonsense_about_other_servers_is_survived(named: object) -> None:
+    """Nobody is named then who could be connected to, and the connection goes on."""
+    async with connected() as (server, connection):
+        server.say(f"INFO {json.dumps({'connect_urls': named})}\r\n".encode())
+        server.answer = lambda reply: message(reply, b"{}")
+        assert await connection.request("a", b"", timeout=9) == {}
+        known = [each.address for each in connection._pool.round()]
+        assert known in ([server.url.removeprefix("nats://")], [*known[:1], "nonsense:4222"])
+
+
+async def test_a_server_that_shuts_down_is_left_for_one_that_it_names() -> None:
+    """What is under way is still answered by the old one, and nothing new is sent there."""
+    async with scripted() as other, connected() as (server, connection):
+        asking = asyncio.create_task(connection.request("under.way", b"", timeout=9))
+        await until(lambda: server.requests)
+        replies: list[str] = []
+        server.answer = lambda reply: replies.append(reply) or b""
+        late = asyncio.create_task(connection.request("late", b"", timeout=9))
+        await until(lambda: replies)
+        named, say = [other.url.removeprefix("nats://")], server.say
+        say(f"INFO {json.dumps({'ldm': True, 'connect_urls': named})}\r\n".encode())
+        await until(lambda: other.accepted)
+        other.answer = lambda reply: message(reply, b'{"by": "other"}')
+        await until(lambda: connection._client.server.url == other.url)
+        assert await connection.request("new", b"", timeout=9) == {"by": "other"}
+        assert server.open == 1, "it still waits for answers"
+        say(message(replies[0], b'{"by": "old"}'))
+        assert await late == {"by": "old"}
+        # The other request is given up when the old server closes.
+        say(b"-ERR 'Server Shutdown'\r\n")
+        with pytest.raises(BucketUnreachable, match="was lost: server shutdown"):
+            await asking
+        await until(lambda: not server.open)
+        assert connection.connected
+
+
+async def test_a_server_that_shuts_down_may_be_the_only_one() -> None:
+    """It is tried in vain to find another, and the connection is used as long as it lasts."""
+    async with connected() as (server, connection):
+        server.answer = lambda reply: message(reply, b"{}")
+        server.say(b'INFO {"ldm": true}\r\n')
+        await until(lambda: server.accepted >= 3)
+        assert await connection.request("a", b"", timeout=9) == {}
+        assert connection.connected
+        assert connection.problem == ""
 
 
 # How a connection ends

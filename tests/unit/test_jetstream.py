@@ -215,6 +215,19 @@ def test_our_own_streams_are_fit_and_not_risky(own: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("held", "limit", "told"),
+    ((900, 1000, True), (700, 1000, False), (900, -1, False), (0, 1000, False)),
+)
+def test_a_bucket_is_told_to_be_nearly_full(held: int, limit: int, told: object) -> None:
+    """In words that do not change with each record."""
+    config = {"max_bytes": limit, "discard": "new"}
+    answer = {"config": config, "created": "", "state": {"bytes": held}}
+    (*said,) = jetstream.info_from("B", answer).risks
+    sentence = "it is nearly full, and takes no further records when it is: raise its max_bytes"
+    assert said == ([sentence] if told else [])
+
+
+@pytest.mark.parametrize(
     ("config", "risks"),
     (
         ({"max_bytes": 1024, "discard": "old"}, 1),
