@@ -7,6 +7,7 @@ import pytest
 from controlplane.kube import kubectl
 from elections import Election
 from helm import quickstart
+from incumbent.resource import FINALIZER
 from operatorprocess import run_cleanup
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
@@ -74,6 +75,9 @@ async def test_an_election_without_a_finalizer_takes_its_labels_along(
     election = await quickstart(cluster, namespace)
     await election.wait_leader()
     assert "finalizers" not in (await cluster.kube.get(election.path))["metadata"]
+    # An operator of an earlier version may have added it.
+    await cluster.kube.patch(election.path, {"metadata": {"finalizers": [FINALIZER]}})
+    await cluster.kube.until(election.path, lambda found: "finalizers" not in found["metadata"])
     await election.delete()
     await election.wait_labels({})
     for pod in (await election.pods()).values():

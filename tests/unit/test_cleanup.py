@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from click.testing import CliRunner
+
 from fakecluster import make_election
 from incumbent.cluster import CONCURRENCY
 from incumbent.commands import cleanup
@@ -46,3 +48,50 @@ async def test_few_elections_are_let_go_of_at_a_time(monkeypatch):
     assert await cleanup._clean_up(None, (), None, None) == 200
     assert busy.done == 200
     assert busy.most == CONCURRENCY
+
+
+class Hooked(cleanup._Cluster):
+    """An API server with a Job of a hook, and a Deployment that appears late, or never."""
+
+    def __init__(self, *answers):
+        self.answers = [*answers]
+
+    async def _find(self, path):
+        if path == "/apis/batch/v1/namespaces/incumbent/jobs/hook":
+            return {"metadata": {"annotations": {"helm.sh/hook": "pre-delete"}}}
+        if path == "/apis/apps/v1/namespaces/incumbent/deployments/incumbent":
+            return self.answers.pop(0) if self.answers else None
+        return None
+
+
+async def why_not(cluster, job="hook"):
+    """Return why the Job does nothing."""
+    return await cluster.why_not(("incumbent", job), ("incumbent", "incumbent"))
+
+
+async def test_a_deployment_that_is_created_after_the_job_is_waited_for(monkeypatch):
+    """A tool may apply rendered manifests in any order."""
+    monkeypatch.setattr(cleanup, "POLL", 0)
+    late = Hooked(None, None, {"metadata": {}})
+    assert "helm did not install the operator" in await why_not(late)
+
+
+async def test_a_deployment_that_does_not_appear_was_deleted(monkeypatch):
+    """So an uninstall that ended in the middle goes on."""
+    monkeypatch.setattr(cleanup, "POLL", 0)
+    monkeypatch.setattr(cleanup, "APPEARS_WITHIN", 0)
+    assert await why_not(Hooked()) == ""
+
+
+async def test_a_job_that_does_not_exist_proves_nothing():
+    """Whoever names one by hand gets a sentence."""
+    assert await why_not(Hooked({"metadata": {}}), job="other") == (
+        "there is no Job other in the namespace incumbent"
+    )
+
+
+def test_a_hook_names_the_operator():
+    """Otherwise nobody could tell which release is being uninstalled."""
+    done = CliRunner().invoke(cleanup.cleanup, ["--hook", "incumbent/hook"])
+    assert done.exit_code == 2
+    assert "--hook needs --operator" in done.output
