@@ -4,17 +4,22 @@ Members of client-go's LeaderElector and of our library, in both profiles, all w
 Each is a process of its own that campaigns on many keys. The one that leads most is killed with
 SIGKILL at a random moment, and for each of its keys the time runs to the moment when another one
 has won. For a planned end, the time runs from the call of `stop`.
+
+All of this once on a machine that does nothing else, and once while a process for each core wants
+all of it. At no time may two members believe that they lead one key.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import os
 import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +43,7 @@ MEMBERS = 3
 LEASE = "client-go"
 LONGEST = 5
 """TTLs after which a fail-over is not waited for any longer."""
+_BURN = "while True: pass"
 
 
 def measurements(*, short: bool) -> list[Measurement]:
@@ -61,16 +67,42 @@ async def _measure(
         await nats.create_bucket("LEADER_ELECTION", ttl=ttl, replicas=1)
         found["releases"] = await _releases(releases, scene.nats.url)
         say(f"release    {_ends(found)}")
-        found["outages"] = await _kills(scene, profiles, ttl=ttl, keys=keys, rounds=rounds)
-    for name in found["outages"]:
-        say(f"fail-over  {_outage(found, name)}")
+        found["outages"], twice = await _kills(scene, profiles, ttl=ttl, keys=keys, rounds=rounds)
+        async with _all_cores_busy():
+            found["busy"], twice_when_busy = await _kills(
+                scene, profiles, ttl=ttl, keys=keys, rounds=rounds
+            )
+    found["twice"] = {name: twice[name] + twice_when_busy[name] for name in twice}
+    for name, taken in found["outages"].items():
+        say(f"fail-over  {_outage(name, taken)}")
+    for name, taken in found["busy"].items():
+        say(f"fail-over  {_outage(name, taken)}, with all cores busy")
+    say(f"fail-over  {_twice(found)}")
     return found
+
+
+@contextlib.asynccontextmanager
+async def _all_cores_busy() -> AsyncIterator[None]:
+    """Run a process for each core that wants all of it."""
+    burning = []
+    try:
+        for _ in range(os.cpu_count() or 1):
+            command = bound_to_us([sys.executable, "-c", _BURN])
+            burning.append(await asyncio.create_subprocess_exec(*command))
+        yield
+    finally:
+        for process in burning:
+            process.kill()
+            await process.wait()
 
 
 async def _kills(
     scene: Scene, profiles: Sequence[Profile], *, ttl: int, keys: int, rounds: int
-) -> dict[str, list[float]]:
-    """Return the sorted seconds without a leader of each kind, which are killed side by side."""
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Kill members of each kind side by side.
+
+    Returns the sorted seconds without a leader for each kind, and how often two members led a key.
+    """
     kinds = {LEASE: Kind(_lease(scene, ttl=ttl, keys=keys), keys)}
     for profile in profiles:
         kinds[profile.value] = Kind(_library(scene, profile, ttl=ttl, keys=keys), keys)
@@ -93,7 +125,8 @@ async def _kills(
     finally:
         for kind in kinds.values():
             await kind.kill_all()
-    return {name: sorted(taken) for name, taken in outages.items()}
+    twice = {name: kind.twice for name, kind in kinds.items()}
+    return {name: sorted(taken) for name, taken in outages.items()}, twice
 
 
 def _lease(scene: Scene, *, ttl: int, keys: int) -> list[str]:
@@ -128,7 +161,16 @@ class Kind:
         self._members: dict[str, Member] = {}
         self._led: dict[str, tuple[str, float]] = {}
         """By key: who leads it, and since when, in seconds since 1970."""
+        self._doubled: dict[tuple[str, str], float] = {}
+        """By key and member: since when another one leads that key, and this one has not said that
+        it lost it."""
+        self._twice = 0
         self._news = asyncio.Event()
+
+    @property
+    def twice(self) -> int:
+        """How often a member has won a key while another one that lives believed that it leads."""
+        return self._twice + len(self._doubled)
 
     async def start(self, count: int) -> None:
         """Start as many as are missing, and return when they campaign."""
@@ -157,6 +199,7 @@ class Kind:
         ((victim, _),) = Counter(member for member, _ in self._led.values()).most_common(1)
         member, killed_at = self._members.pop(victim), time.time()
         await member.kill()
+        self._doubled = {led: at for led, at in self._doubled.items() if led[1] != victim}
         keys = [key for key, (leader, _) in self._led.items() if leader == victim]
         for key in keys:
             del self._led[key]
@@ -172,9 +215,15 @@ class Kind:
     def _heard(self, member: str, line: str) -> None:
         match line.split():
             case ["won", key, at]:
+                before, _ = self._led.get(key, (member, 0))
+                if before != member:
+                    self._doubled[key, before] = float(at)
                 self._led[key] = member, float(at)
-            case ["lost", key] if self._led.get(key, ("", 0))[0] == member:
-                del self._led[key]
+            case ["lost", key, *times]:  # client-go's members tell no time
+                lost_at = float(times[0]) if times else time.time()
+                self._twice += lost_at > self._doubled.pop((key, member), lost_at)
+                if self._led.get(key, ("", 0))[0] == member:
+                    del self._led[key]
         self._news.set()
 
 
@@ -235,9 +284,13 @@ async def _releases(count: int, url: str) -> list[float]:
     return sorted(taken)
 
 
-def _outage(found: Result, name: str) -> str:
-    taken = found["outages"][name]
+def _outage(name: str, taken: Sequence[float]) -> str:
     return f"{name}: {len(taken)} keys, min {taken[0]:.2f}, {spread(taken)}"
+
+
+def _twice(found: Result) -> str:
+    times = ", ".join(f"{name} {count}" for name, count in found["twice"].items())
+    return f"keys that two members led at once: {times}"
 
 
 def _ends(found: Result) -> str:
@@ -246,10 +299,8 @@ def _ends(found: Result) -> str:
     return f"{ends}: {spread(taken, unit='ms', digits=1)}"
 
 
-def section(results: Mapping[str, Result]) -> Section:
-    """Return what the report says."""
-    found = results["failover"]
-    outages, usual = found["outages"], at(found["outages"][LEASE], 0.5)
+def _table(outages: Mapping[str, Sequence[float]]) -> str:
+    usual = at(outages[LEASE], 0.5)
     head = ("", "keys", "min", *(name for name, _ in SHARES), "p50, client-go = 1")
     rows = [
         (
@@ -261,15 +312,28 @@ def section(results: Mapping[str, Result]) -> Section:
         )
         for name, taken in outages.items()
     ]
+    return table(head, rows)
+
+
+def section(results: Mapping[str, Result]) -> Section:
+    """Return what the report says."""
+    found = results["failover"]
+    outages = found["outages"]
     text = (
         f"{MEMBERS} members of client-go's `LeaderElector` and of the library in each profile, in"
         f" processes of their own, on {found['keys']} keys each and all with a TTL of"
         f" {found['ttl']} s. {found['rounds']} times the one of each kind that leads most is killed"
         " at a random moment, the kinds side by side. For how long nobody led a key of its:\n\n"
-        f"{table(head, rows)}\n\n"
-        f"{_ends(found)}, with the library."
+        f"{_table(outages)}\n\n"
     )
     series = {name: cumulative(taken) for name, taken in outages.items()}
+    if "busy" in found:
+        text += (
+            "The same while a process for each core wants all of it:\n\n"
+            f"{_table(found['busy'])}\n\n{_twice(found).capitalize()}.\n\n"
+        )
+        series |= {f"{name}, busy": cumulative(taken) for name, taken in found["busy"].items()}
+    text += f"{_ends(found)}, with the library."
     title = f"Fail-overs by how long nobody led, TTL {found['ttl']} s"
     drawing = curves(title, series, x="at most, s", y="% of all")
     return Section("Fail-over of members", text, {"fail-over": drawing})

@@ -2,7 +2,8 @@
 
 ``python -m bench.member URL PROFILE KEYS EVERY IDENTITY`` campaigns for so many keys, and begins
 with one every so many seconds, so that they are not renewed at the same moment. It prints `won` and
-the key when it leads, and when that was (in seconds since 1970), and `lost` when it does not.
+the key when it leads, and when that was (in seconds since 1970), and `lost` and the same when it
+does not any more.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ async def campaign(election: Election, name: str) -> None:
             await election.won()
             print("won", name, time.time(), flush=True)  # noqa: T201
             await election.lost()
-            print("lost", name, flush=True)  # noqa: T201
+            print("lost", name, time.time(), flush=True)  # noqa: T201
 
 
 asyncio.run(main(*sys.argv[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -73,6 +74,9 @@ class FakeBucket:
         self._watchers: dict[str, dict[object, Callable[[Sighting], None]]] = {}
         self._listeners: dict[object, Callable[[], None]] = {}
         self._synchronised = False
+        self._shown_to = -1
+        """The revision up to which the watchers were shown everything; -1: they were not."""
+        self._lost_at = 0.0
         self._drop_requests = self._drop_answers = self._unreachable = False
         self._delay = 0.0
 
@@ -159,7 +163,7 @@ class FakeBucket:
     def recreate(self, *, ttl: float | None = None) -> None:
         """Delete the bucket, and make it anew: no message, and revisions from 1 on."""
         self._generation += 1
-        self._revision = 0
+        self._revision, self._shown_to = 0, -1
         self._messages.clear()
         self._values.clear()
         self.configure(ttl=ttl)
@@ -205,6 +209,7 @@ class FakeBucket:
     def unreachable(self, problem: str = "NATS cannot be reached") -> Iterator[None]:
         """Lose the connection; afterwards the watchers are shown what there is by then."""
         self._unreachable, self._synchronised = True, False
+        self._lost_at = self._now()
         self._set_problem(BucketUnreachable(problem))
         try:
             yield
@@ -320,12 +325,18 @@ class FakeBucket:
 
     def _show_all(self) -> None:
         self._epoch += 1
+        latest = {message.entry.revision for message in self._messages.values()}
+        missing = set(range(self._shown_to + 1, self._revision + 1)) - latest
+        unseen_for = max(0.001, self._now() - self._lost_at) if missing else 0.0
+        unseen_for = math.inf if self._shown_to < 0 else unseen_for
         for key in tuple(self._watchers):
-            self._show(key, self._latest(key), self._epoch)
+            self._show(key, replace(self._latest(key), unseen_for=unseen_for), self._epoch)
+        self._shown_to = self._revision
 
     def _show(self, key: str, sighting: Sighting, epoch: int) -> None:
         if not self._synchronised or epoch != self._epoch:
             return  # the watchers were, or will be, shown the latest since this was stored
+        self._shown_to = max(self._shown_to, sighting.entry.revision)
         watchers = self._watchers.get(key, {})
         for token, seen in tuple(watchers.items()):
             if token in watchers:

@@ -615,6 +615,7 @@ async def test_after_an_outage_the_watch_shows_what_there_is(store: Store, key: 
     assert answer.outcome is Outcome.REFUSED, "it was certainly not sent"
     assert seen.sightings[2].entry == Record(last, "somebody else", term=last)
     assert not seen.sightings[2].live
+    assert seen.sightings[2].unseen_for > 0, "somebody was replaced, unseen"
     assert await unused.wait(2) == [Nothing(), Nothing()]
     assert bucket.problem is None
     await create(bucket, key, expected=last)
@@ -622,6 +623,23 @@ async def test_after_an_outage_the_watch_shows_what_there_is(store: Store, key: 
     assert seen.sightings[3].live
     for end in ends:
         end()
+
+
+async def test_after_an_outage_the_watch_tells_that_nothing_is_missing(
+    store: Store, key: str
+) -> None:
+    """If what it shows was stored next."""
+    seen = Seen()
+    end = store.bucket.watch(key, seen)
+    await seen.wait(1)
+    await created(store.bucket, key)
+    await seen.wait(2)
+    async with store.disconnected():
+        await store.put(key, "somebody")
+    await seen.wait(3)
+
+    assert seen.sightings[2].unseen_for == 0
+    end()
 
 
 async def test_a_bucket_that_was_made_anew_is_told_before_it_is_shown(
