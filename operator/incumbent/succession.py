@@ -150,9 +150,7 @@ class Succession:
         """
         vacancy = self._vacancy
         if isinstance(latest, Record):
-            same = self._holder is not None and self._holder.record == latest
-            holder = self._holder if self._holder and same else _Holder(latest, seen_at)
-            vacancy = _Vacancy(0, Cause.EXPIRED, at + timing.ttl, holder)
+            vacancy = _Vacancy(0, Cause.EXPIRED, at + timing.ttl, _Holder(latest, seen_at))
         elif isinstance(latest, Marker):
             if vacancy is None or vacancy.revision != latest.revision:  # known from a read only
                 vacant_at = at if latest.cause is Cause.EXPIRED else seen_at

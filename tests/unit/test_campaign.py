@@ -1044,6 +1044,37 @@ def test_the_promotion_of_the_next_campaign_is_told():
     assert (waits.awaited, waits.at) == (Awaited.CAMPAIGN, scene.now + INTERVAL)
 
 
+def test_an_eviction_that_only_a_read_has_shown_is_as_new_as_its_first_sight():
+    """The watch may stay behind."""
+    scene = prompt(MEMBER)
+    scene.after(TTL).refuse(scene.begin())
+    scene.look(EVICTED, age=9)
+    seen_at = scene.now
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(seen_at + TTL)
+
+
+@pytest.mark.parametrize(
+    ("live", "age", "settled_after"),
+    (
+        pytest.param(True, 20, TTL, id="a stranger whose age is said too great"),
+        pytest.param(False, 5, TTL + 5, id="a stranger, and perhaps another member before it"),
+    ),
+)
+def test_members_before_a_stranger_are_waited_for(live, age, settled_after):
+    """By the last sight of their renewals, or that of the stranger if some may be missing."""
+    scene = prompt(MEMBER)
+    seen_at = scene.now
+    scene.after(5).watch(STRANGER, age=age, live=live)
+    scene.after(1).watch(EVICTED)
+
+    scene.lead()
+
+    assert scene.now == pytest.approx(seen_at + settled_after)
+
+
 def test_a_gap_in_the_watch_makes_the_previous_holder_unknown():
     """A marker before which something may be missing tells nothing about the last holder."""
     scene = prompt(MEMBER)
