@@ -491,6 +491,8 @@ class Campaigner:
         known = _known(campaign) if campaign is not None else None
         if known != self._known:
             self._known = known
+            if self.resource.observed:
+                self._interrupt()  # a label may be on its way to a pod that holds it no more
             self._wake()
             self._changed()
 
@@ -889,6 +891,7 @@ class Campaigner:
             bucket=self._settings,
             problem=problem,
             unlabelled=undone,
+            unrecognised=self._office.unrecognised,
             patch_seconds=self._office.took,
             strip_late=self._strips_late,
             routed=self._office.routing.routed,

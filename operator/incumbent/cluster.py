@@ -89,6 +89,8 @@ RETRY_AFTER = 10.0
 CONTROLLER = "incumbent.dev/operator"
 """Who reports events."""
 
+LONGEST_HOSTNAME = 63
+"""Letters of a host name that Linux and DNS allow."""
 NOTE_BYTES = 1024
 INSTANCE_BYTES = 128
 """Limits of an event's fields in the API server's validation."""
@@ -619,12 +621,35 @@ def pod_from(pod: Mapping[str, Any]) -> Pod:
         ),
         terminating="deletionTimestamp" in metadata,
         node=spec.get("nodeName", ""),
-        hostname=spec.get("hostname") or (spec.get("hostNetwork") and spec.get("nodeName")) or "",
+        hostname=hostname_from(metadata["name"], spec),
+        domain=domain_from(metadata["namespace"], spec),
         ip=status.get("podIP", ""),
         ips=tuple(address["ip"] for address in status.get("podIPs", ())),
         ports=tuple(named_ports(spec)),
         created=metadata.get("creationTimestamp", ""),
     )
+
+
+def hostname_from(name: str, spec: Mapping[str, Any]) -> str:
+    """Return the host name of a pod, if that is not its name, as the kubelet sets it.
+
+    It cuts names to 63 letters, and what is left never ends in a hyphen or a period
+    (`truncatePodHostnameIfNeeded` in pkg/kubelet/kubelet_pods.go).
+    """
+    if override := spec.get("hostnameOverride"):
+        return str(override)
+    if spec.get("hostNetwork"):
+        return str(spec.get("nodeName", ""))
+    hostname = str(spec.get("hostname") or name)[:LONGEST_HOSTNAME].rstrip("-.")
+    return hostname if hostname != name else ""
+
+
+def domain_from(namespace: str, spec: Mapping[str, Any]) -> str:
+    """Return what follows the host name of a pod with a subdomain, but for the cluster's domain."""
+    subdomain = spec.get("subdomain")
+    if not subdomain or spec.get("hostnameOverride") or spec.get("hostNetwork"):
+        return ""
+    return f"{subdomain}.{namespace}.svc"
 
 
 def named_ports(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:

@@ -7,21 +7,25 @@ from collections.abc import Awaitable, Callable
 from incumbent import clock
 from incumbent.campaign import Campaign
 from incumbent.driver import Driver
+from incumbent.intent import Intent
 from incumbent.labelset import LabelSet, together
 from incumbent.model import Pod
+from incumbent.ports import Cluster
 from incumbent.routing import Routing
-from incumbent.verdict import meant_pod, shows, why_not
+from incumbent.verdict import meant_pod, shows, why_none, why_not
 
 
 class Follower:
     """Labels the pod that the live record means, and no other.
 
-    There is no write of our own that could prove what we know, so the record is read from the
-    stream's leader before anything is changed. What the members promise is all that holds between
-    two of them. Every replica does this work; at rest none of them writes.
+    There is no write of our own to the bucket that could prove what we know: `intent` says what
+    takes its place. After that the record is read from the stream's leader once more. Between
+    clusters only what the members promise holds. Every replica does this work; at rest none of them
+    writes.
 
     Args:
         site: the name of the site, for identities.
+        cluster: where the election is.
         driver: watches the key; it must not campaign.
         labels: of the election.
         routing: of its Service.
@@ -31,6 +35,7 @@ class Follower:
     def __init__(
         self,
         site: str,
+        cluster: Cluster,
         driver: Driver,
         labels: LabelSet,
         routing: Routing,
@@ -41,8 +46,22 @@ class Follower:
         self._labels = labels
         self._routing = routing
         self._wake = wake
+        self._intent = Intent(
+            cluster,
+            strip=lambda pod: labels.strip_all([self._seen(pod)]),
+            strip_all_but=labels.strip_others,
+        )
         self._answers = False
         """Whether we labelled a pod, and so strip it if nobody can tell who leads."""
+
+    @property
+    def unrecognised(self) -> str:
+        """Why the holder of the live record means no pod; empty if it does, or nobody holds it."""
+        campaign = self._driver.campaign
+        record = campaign.record if campaign is not None else None
+        if record is None:
+            return ""
+        return why_none(record, self._site, self._labels.known, self._labels.resource)
 
     @property
     def leader(self) -> Pod | None:
@@ -109,7 +128,12 @@ class Follower:
         return warrant
 
     async def _label(self, campaign: Campaign, pod: Pod, token: int) -> bool:
-        warrant, until = self._warrant(pod, token), lambda: campaign.lapse_at
+        look, until = self._warrant(pod, token), lambda: campaign.lapse_at
+
+        async def warrant() -> int | None:
+            await self._intent.announce(self._labels.resource, pod)
+            return await look()
+
         done = await self._labels.add(pod, warrant=warrant, until=until, first=True)
         self._answers = self._answers or done is not None
         return done is not None
@@ -125,6 +149,10 @@ class Follower:
         if pod is None or why_not(pod, self._labels.resource.selector):
             return None
         return pod, 0 if record.stranger else record.term
+
+    def _seen(self, pod: Pod) -> Pod:
+        """Return a pod as last seen, if it was."""
+        return next((one for one in self._labels.known if one.uid == pod.uid), pod)
 
     def _shows(self, pod: Pod, token: int) -> bool:
         return shows(pod, self._labels.resource, token)

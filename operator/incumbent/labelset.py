@@ -123,6 +123,12 @@ class LabelSet(Labels):
             raise
         self._strip_within = STRIP_WITHIN
 
+    async def strip_others(self, pod: Pod) -> None:
+        """Strip all selected pods but one, as they are by now."""
+        resource = self.resource
+        selected = await self._cluster.list_pods(resource.key.namespace, str(resource.selector))
+        await self.strip_all(one for one in (*self.suspects, *selected) if one.uid != pod.uid)
+
     async def mark_all(self, leader: Pod | None) -> None:
         """Label the candidates, and take the label from pods that are none any more."""
         changes = markings(self.known, self.resource, leader_uid=leader.uid if leader else "")

@@ -184,6 +184,9 @@ class Pod:
     node: str = ""
     hostname: str = ""
     """What its processes see as their host name, if that is not the pod's name."""
+    domain: str = ""
+    """What follows the host name in its DNS name, `<subdomain>.<namespace>.svc`; empty if it has
+    none. The cluster's own domain, which comes after that, is not known here."""
     ip: str = ""
     ips: tuple[str, ...] = ()
     """All its addresses, of both families; the first is `ip`."""

@@ -118,7 +118,7 @@ class Office:
         self.confirmation = Confirmation(clock.now())
         self._labels = LabelSet(cluster, resource, pods, observer, wake)
         self.routing = Routing(cluster, resource, wake, observer)
-        self._follower = Follower(site, driver, self._labels, self.routing, wake)
+        self._follower = Follower(site, cluster, driver, self._labels, self.routing, wake)
         self._last_held: Record | None = None
         self._last_doubted: Record | None = None
         """The latest record of which it was not known whether another replica here wrote it."""
@@ -188,6 +188,11 @@ class Office:
     def eligible(self) -> list[Pod]:
         """The candidates, the best first, without those that the API server lets nobody label."""
         return self._labels.accepting(self.able)
+
+    @property
+    def unrecognised(self) -> str:
+        """In the mode `Observed`, why the holder of the record means none of our pods."""
+        return self._follower.unrecognised if self.resource.observed else ""
 
     @property
     def refusal(self) -> Refusal | None:

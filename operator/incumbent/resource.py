@@ -25,6 +25,9 @@ STEP_DOWN = f"{GROUP}/step-down"
 """Annotation on an election: its leader is to step down, for the pod that it names or for any."""
 STEP_DOWN_TERM = f"{GROUP}/step-down-term"
 """Annotation beside it, ours: the term of the leader that it is about."""
+LABELLING = f"{GROUP}/labelling"
+"""Annotation, ours: the pod that the label of an observed election was last meant for, as
+`<UID>/<name>/<nonce>`."""
 
 
 Anchor = str | tuple[str, str]

@@ -95,6 +95,8 @@ class Situation:
     problem: Problem | None
     unlabelled: str
     """Why the labels are not as they should be; empty if they are."""
+    unrecognised: str = ""
+    """In the mode `Observed`, why the holder means none of our pods; empty if it means one."""
     patch_seconds: float = 0.0
     """Seconds that the API server took for the last patches of pods."""
     strip_late: bool = False
@@ -460,7 +462,8 @@ def _led_elsewhere(situation: Situation, record: Record) -> str:
     """Say who leads, and from where: perhaps nobody meant to share the election with that site."""
     holder = shown(record.holder)
     if situation.resource.observed or not record.site:
-        return f"{holder} holds the record"
+        why = f"; {situation.unrecognised}" if situation.unrecognised else ""
+        return f"{holder} holds the record{why}"
     uid = shown(record.site.partition("/")[2])
     which = f", whose UID is {uid}" if uid else ""
     return f"{holder} holds the record for site {shown(record.site_name)}{which}"

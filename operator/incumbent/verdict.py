@@ -15,6 +15,9 @@ from incumbent.resource import EXCLUDE, PRIORITY, Resource, Selector
 LEADER: Final = "leader"
 CANDIDATE: Final = "candidate"
 
+NAMES_SHOWN = 6
+"""Names of pods in a message, at most."""
+
 TEMPLATE_HASHES = ("pod-template-hash", "controller-revision-hash")
 """Labels that tell pods of one template from those of another, as Deployments, and StatefulSets
 and DaemonSets, set them."""
@@ -103,18 +106,58 @@ def holder_pod(record: Record, pods: Mapping[str, Pod], namespace: str) -> Pod |
 def meant_pod(record: Record, site: str, pods: Iterable[Pod], resource: Resource) -> Pod | None:
     """Return the pod that a member which campaigns by itself means by its identity.
 
-    That is `<site>/<namespace>/<pod>`, `<namespace>/<pod>`, the pod's name, or a host name that
-    only one of the selected pods has. None if it means no pod of ours.
+    That is `<site>/<namespace>/<pod>`, `<namespace>/<pod>`, the pod's name, its host name, or its
+    DNS name: the host name and what the pod's subdomain adds. None if it means no pod of ours, or
+    if it may mean two.
     """
+    found = _meant(record, site, pods, resource)
+    return found[0] if len(found) == 1 else None
+
+
+def why_none(record: Record, site: str, pods: Iterable[Pod], resource: Resource) -> str:
+    """Say why the holder of a record means none of our pods; empty if it means one."""
+    known = list(pods)
+    found = sorted(pod.name for pod in _meant(record, site, known, resource))
+    if len(found) == 1:
+        return ""
+    if found:
+        return f"pods {' and '.join(found)} both have this name, so none of them is labelled"
+    selected = sorted(
+        (pod for pod in known if resource.selector.matches(pod.labels)), key=lambda pod: pod.name
+    )
+    names = [name for pod in selected for name in (pod.name, pod.hostname, dns_name(pod)) if name]
+    if not names:
+        return "no pod matches the selector"
+    more = ", …" if len(names) > NAMES_SHOWN else ""
+    shown_names = ", ".join(names[:NAMES_SHOWN])
+    return f"the names of this election's pods are {shown_names}{more}"
+
+
+def dns_name(pod: Pod) -> str:
+    """Return the DNS name of a pod without the cluster's domain; empty if it has none."""
+    return f"{pod.hostname or pod.name}.{pod.domain}" if pod.domain else ""
+
+
+def _meant(record: Record, site: str, pods: Iterable[Pod], resource: Resource) -> list[Pod]:
+    """Return the selected pods that the holder of a record may mean."""
     selected = [pod for pod in pods if resource.selector.matches(pod.labels)]
     if record.pod_uid:
         selected = [pod for pod in selected if pod.uid == record.pod_uid]
-    for pod in selected:
-        local = f"{pod.namespace}/{pod.name}"
-        if record.holder in {f"{site}/{local}", local, pod.name}:
-            return pod
-    hosts = [pod for pod in selected if pod.hostname and pod.hostname == record.holder]
-    return hosts[0] if len(hosts) == 1 else None
+    return [pod for pod in selected if _is_called(pod, record.holder, site)]
+
+
+def _is_called(pod: Pod, name: str, site: str) -> bool:
+    local = f"{pod.namespace}/{pod.name}"
+    if name in {f"{site}/{local}", local, pod.name}:
+        return True
+    if pod.hostname and name == pod.hostname:
+        return True
+    if not pod.domain:
+        return False
+    subdomain, namespace, _ = pod.domain.split(".")
+    host = f"{pod.hostname or pod.name}.{subdomain}"
+    dns = dns_name(pod)
+    return name in {host, f"{host}.{namespace}", dns} or name.startswith(f"{dns}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from model import __main__ as command
+from model import observed
 from model.scenarios import BREAK, HOLD, NOT_NEEDED
 from model.search import search
 
@@ -32,6 +33,20 @@ def test_each_rule_is_needed(rule: str) -> None:
 def test_a_rule_that_no_promise_needs(rule: str) -> None:
     """Nothing is found without it either."""
     assert not search(command.left_out(rule), most=FEW).broken
+
+
+@pytest.mark.parametrize("name", observed.HOLD)
+def test_observed_elections_label_one_pod(name: str) -> None:
+    """Whatever members, replicas and the API server do; searched to the end but for the largest."""
+    result = observed.search(observed.HOLD[name], most=40_000)
+    assert not result.broken, str(result)
+
+
+@pytest.mark.parametrize("rule", observed.RULES)
+def test_each_rule_of_observed_elections_is_needed(rule: str) -> None:
+    """Without it two pods are labelled at once."""
+    result = observed.search(observed.left_out(rule))
+    assert "labelled at once" in result.broken
 
 
 def test_a_search_is_deterministic() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
@@ -14,6 +15,9 @@ pytestmark = [
     pytest.mark.looptime(noop_cycles=2),
     pytest.mark.usefixtures("clock_of_the_loop"),
 ]
+
+
+LONG = "member-of-a-very-long-statefulset-name-that-goes-on-and-on-and-on-0"
 
 
 @pytest.fixture
@@ -93,6 +97,193 @@ async def test_host_name_of_several_pods_means_none(stage, member):
     member("host-b")
     await asyncio.sleep(TTL)
     assert stage.leaders == []
+
+
+@pytest.mark.parametrize(
+    ("holder", "leaders"),
+    (
+        ("b.s.shop.svc.cluster.local", ["b"]),
+        ("b.s.shop.svc", ["b"]),
+        ("b.s.shop", ["b"]),
+        ("b.s", ["b"]),
+        ("b.s.shop.svc.corp.example.", ["b"]),
+        ("b.s.other.svc.cluster.local", []),
+        ("a.s.shop.svc.cluster.local", []),
+        ("b.s.shop.svcx", []),
+        ("db.corp", ["c"]),
+        (LONG[:63], ["long"]),
+    ),
+)
+async def test_holder_is_known_by_the_names_that_a_kubelet_gives(stage, member, holder, leaders):
+    """Its DNS name, the name that overrides it, and one that was too long."""
+    stage.cluster.change("b", hostname="", domain="s.shop.svc")
+    stage.cluster.add(make_pod("c", hostname="db.corp"))
+    stage.cluster.add(make_pod("long", hostname=LONG[:63]))
+    await stage.start()
+    member(holder)
+    await asyncio.sleep(TTL)
+    assert stage.leaders == leaders
+
+
+async def test_names_that_would_be_known_are_told(stage, member):
+    """Whoever looks for a spelling mistake can compare."""
+    stage.cluster.change("b", domain="s.shop.svc")
+    await stage.start()
+    member("laptop-7")
+    await stage.until(lambda: stage.condition() == ("True", "LedElsewhere"))
+    [said] = [c["message"] for c in stage.status["conditions"] if c["type"] == "Ready"]
+    assert "laptop-7 holds the record" in said
+    assert "a, b, host-b, host-b.s.shop.svc" in said
+
+
+async def test_name_of_two_pods_is_told(stage, member):
+    """Also if it is the name of one and the host name of the other."""
+    stage.cluster.add(make_pod("c", hostname="a"))
+    await stage.start()
+    member("a")
+    await stage.until(lambda: stage.condition() == ("True", "LedElsewhere"))
+    [said] = [c["message"] for c in stage.status["conditions"] if c["type"] == "Ready"]
+    assert "pods a and c both have this name" in said
+    assert stage.leaders == []
+
+
+# No two labels at once
+
+
+async def test_slow_label_of_another_replica_is_refused(stage):
+    """The second replica never saw that the first pod held the record."""
+    await stage.start("one")
+    view = View(stage.bucket)
+    await stage.start("two", nonce="other", view=view)
+    await asyncio.sleep(1)
+    view.mute = True
+    with stage.cluster.delaying_writes(1) as late:
+        stage.bucket.put(KEY, "a")
+        await asyncio.sleep(0.1)
+        assert stage.cluster.patches[-1].labels[LABEL] == "leader"
+        view.mute = False
+        stage.bucket.put(KEY, "b")
+        await stage.until(lambda: stage.leaders == ["b"], timeout=5)
+        late.carry_out()
+        assert stage.most_at_once() == 1
+    assert late.refused
+
+
+async def test_slow_label_of_this_replica_is_refused(stage):
+    """It is not waited for when the record changes, and fenced."""
+    await stage.start("one")
+    await asyncio.sleep(1)
+    with stage.cluster.delaying_writes(1) as late:
+        stage.bucket.put(KEY, "a")
+        await asyncio.sleep(0.1)
+        stage.bucket.put(KEY, "b")
+        await stage.until(lambda: stage.leaders == ["b"], timeout=1)
+        late.carry_out()
+        assert stage.most_at_once() == 1
+    assert late.refused
+
+
+async def test_slow_label_of_a_replica_that_was_killed_is_refused(stage):
+    """Its successor knows nothing of it."""
+    one = await stage.start("one")
+    await asyncio.sleep(1)
+    with stage.cluster.delaying_writes(1) as late:
+        stage.bucket.put(KEY, "a")
+        await asyncio.sleep(0.1)
+        await stage.kill(one)
+        stage.bucket.put(KEY, "b")
+        await stage.start("one", nonce="second")
+        await stage.until(lambda: stage.leaders == ["b"], timeout=5)
+        late.carry_out()
+        assert stage.most_at_once() == 1
+    assert late.refused
+
+
+LABELLING = "incumbent.dev/labelling"
+
+
+async def test_pod_that_the_last_label_was_meant_for_is_stripped(stage, member):
+    """Whatever it shows; no other pod is touched."""
+    stage.cluster.add(make_pod("c"))
+    await stage.start()
+    first = member("a")
+    await stage.until(lambda: stage.leaders == ["a"])
+    assert stage.annotations[LABELLING].startswith("uid-a/a/")
+    first.stop()
+    await stage.until(lambda: stage.leaders == [])
+    await asyncio.sleep(1)
+    stage.cluster.calls.clear()
+    member("b")
+    await stage.until(lambda: stage.leaders == ["b"])
+    assert stage.writes[:2] == ["a=candidate", "b=leader"]
+    assert stage.annotations[LABELLING].startswith("uid-b/b/")
+
+
+async def test_pod_that_changes_meanwhile_is_announced_again(stage):
+    """Another replica may have announced another pod since."""
+    await stage.start()
+    await asyncio.sleep(1)
+    stage.cluster.before_next("patch_pod", lambda: stage.cluster.change("a", node="node-2"))
+    stage.cluster.calls.clear()
+    stage.bucket.put(KEY, "a")
+    await stage.until(lambda: stage.leaders == ["a"])
+    kinds = [call.name for call in stage.cluster.calls]
+    assert [one for one in kinds if one in {"annotate_election", "patch_pod"}][:4] == [
+        "annotate_election",
+        "patch_pod",
+        "annotate_election",
+        "patch_pod",
+    ]
+
+
+async def test_annotation_that_somebody_removed_is_missed(stage, member):
+    """Then any pod may have been meant, and all others are stripped once."""
+    stage.cluster.add(make_pod("c"))
+    await stage.start()
+    first = member("a")
+    await stage.until(lambda: stage.leaders == ["a"] and stage.status.get("transitions"))
+    first.stop()
+    await stage.until(lambda: stage.leaders == [])
+    await asyncio.sleep(1)
+    election = stage.cluster.elections["shop", "billing"]
+    del election["metadata"]["annotations"][LABELLING]
+    stage.cluster.put_election(election)
+    stage.cluster.calls.clear()
+    member("b")
+    await stage.until(lambda: stage.leaders == ["b"])
+    assert {"a=candidate", "c=candidate"} <= set(stage.writes)
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_random_delays_never_label_two(stage, seed):
+    """Records change, replicas start again, and requests of both arrive when they like."""
+    chance = random.Random(seed)
+    stage.cluster.add(make_pod("c"))
+    views = [View(stage.bucket), View(stage.bucket)]
+    replicas = [await stage.start(str(n), nonce="0", view=v) for n, v in enumerate(views)]
+    for step in range(20):
+        with stage.cluster.delaying_writes(chance.choice((0, 1, 2, 3))) as late:
+            stage.bucket.put(KEY, chance.choice("abc"))
+            await asyncio.sleep(chance.uniform(0, 0.3))
+            which = chance.randrange(2)
+            match chance.randrange(4):
+                case 0:
+                    await stage.kill(replicas[which])
+                    new = await stage.start(str(which), nonce=str(step + 1), view=views[which])
+                    replicas[which] = new
+                case 1:
+                    views[which].mute = not views[which].mute
+                case 2:
+                    stage.cluster.change(chance.choice("abc"), node=f"node-{step}")
+            stage.bucket.put(KEY, chance.choice("abc"))
+            await asyncio.sleep(chance.uniform(0, 4))
+            late.carry_out()
+        assert stage.most_at_once() <= 1
+    for view in views:
+        view.mute = False
+    stage.bucket.put(KEY, "a")
+    await stage.until(lambda: stage.leaders == ["a"], timeout=TTL)
+    assert stage.most_at_once() == 1
 
 
 async def test_operator_writes_nothing_to_the_bucket(stage, member):
@@ -223,7 +414,7 @@ async def test_suspension_takes_the_label(stage, member):
     stage.change(suspend=True)
     await stage.until(lambda: not stage.leaders, timeout=1)
     assert stage.record == "a"
-    assert stage.condition() == ("False", "Suspended")
+    await stage.until(lambda: stage.condition() == ("False", "Suspended"), timeout=1)
 
 
 async def test_deletion_takes_the_labels_and_leaves_the_record(stage, member):
