@@ -22,9 +22,15 @@ from typing import Self
 
 import aiohttp
 
-from incumbent.cluster import HEALTHY, SILENCE, SLACK, pause_before
+from incumbent.cluster import HEALTHY, SLACK, pause_before
 from incumbent.connection import JSON, UNAUTHORIZED, Body, Connection, keep_alive
 from incumbent.errors import ClusterError
+
+LATE = 10.0
+"""Seconds after its time by which a watch has ended if nothing is wrong. There is no sooner sign of
+silence: of a kind whose objects do not change, such as definitions of kinds, the API server sends
+bookmarks only as often as etcd tells it about others, which may be every 10 minutes. A peer that is
+gone is noticed by TCP's keep-alive."""
 
 GONE = 410
 
@@ -109,15 +115,16 @@ class Session:
         parts = urllib.parse.urlsplit(url)
         query = dict(urllib.parse.parse_qsl(parts.query))
         now = asyncio.get_running_loop().time()
-        if not watch.listed and now < watch.ends - SLACK:
+        if not (watch.listed or watch.ends - SLACK <= now <= watch.ends + LATE):
             watch.failures = 0 if now - watch.opened > HEALTHY else watch.failures + 1
             if watch.failures > 1:
                 await asyncio.sleep(pause_before(watch.failures))
             if await self._interrupted(parts.path, query.get("resourceVersion", "")):
                 return ListAgain()
         watch.listed, watch.ends = False, math.inf  # for now: it may not come about
+        seconds = float(query["timeoutSeconds"])
         limits = aiohttp.ClientTimeout(
-            total=timeout.total, sock_connect=timeout.sock_connect, sock_read=SILENCE
+            total=timeout.total, sock_connect=timeout.sock_connect, sock_read=seconds + 2 * LATE
         )
         response = await self._send("GET", url, None, {}, limits)
         if response.status == GONE:
@@ -126,7 +133,7 @@ class Session:
         if response.ok:
             keep_alive(response)
             watch.opened = asyncio.get_running_loop().time()
-            watch.ends = watch.opened + float(query["timeoutSeconds"])
+            watch.ends = watch.opened + seconds
         return response
 
     async def _send(

@@ -189,12 +189,17 @@ async def test_whatever_fails_is_tried_again_by_kopf(session, server, interrupti
         await ask(session, WATCH if kind == "list" else PATH)
 
 
-async def test_a_silent_watch_is_taken_for_dead(session, monkeypatch):
-    """By itself, kopf would wait for ever."""
-    monkeypatch.setattr(module, "SILENCE", 0.1)
+async def test_a_watch_that_does_not_end_is_taken_for_dead(session, interruptions, monkeypatch):
+    """By itself, kopf would wait for ever. It may be silent for as long as it is to last."""
+    monkeypatch.setattr(module, "LATE", 0.1)
+    monkeypatch.setattr(module, "SLACK", 0)
     await read(await ask(session, PATH))
+    began = asyncio.get_running_loop().time()
     with pytest.raises(aiohttp.ClientConnectionError):
-        await read(await ask(session, WATCH))
+        await read(await ask(session, WATCH.replace("300", "1")))
+    assert asyncio.get_running_loop().time() - began > 1
+    assert isinstance(await ask(session, WATCH), ListAgain)
+    assert len(interruptions) == 1
 
 
 async def test_interruptions_in_a_row_are_followed_by_pauses(session, server, monkeypatch):
