@@ -525,13 +525,13 @@ async def test_a_list_counts_whatever_its_versions(roster, serve):
 
 async def test_an_election_that_is_not_listed_is_gone(roster, serve):
     """It was made after the backup. Those of other namespaces are not looked for."""
-    await serve(
+    ends, *_ = await serve(
         make_election("gone"), make_election("kept"), make_election("a", namespace="elsewhere")
     )
     gone, kept = campaigner(roster, "gone"), campaigner(roster, "kept")
     elsewhere = roster.campaigners[ElectionKey("elsewhere", "a")]
     assert await look_again(roster, [make_election("kept")], namespace="shop")
-    await asyncio.sleep(0.01)
+    await ends.task
     assert gone.told == ["retire while running"]
     assert kept.told == elsewhere.told == []
 
@@ -540,10 +540,10 @@ async def test_an_election_that_was_made_anew_gives_way_to_the_one_of_the_backup
     """Also though that one is older; kopf has to hear of it."""
     anew = make_election("a", uid="anew", creationTimestamp="2026-01-02T00:00:00Z")
     of_backup = make_election("a", uid="of the backup")
-    await serve(anew)
+    served = await serve(anew)
     later = campaigner(roster, "a")
     assert await look_again(roster, [make_election("b")], [of_backup])
-    await asyncio.sleep(0.01)
+    await served.task
     assert later.told == ["retire while running"]
     await serve(of_backup)
     assert campaigner(roster, "a").resource.uid == "of the backup"
