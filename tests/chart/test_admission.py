@@ -266,9 +266,10 @@ async def test_what_others_add_is_not_held_against_the_operator(guarded, before,
         metadata(labels={"app": "other"}),
         metadata(labels={"app": None}),
         metadata(ownerReferences=[OWNER]),
+        {"spec": {"activeDeadlineSeconds": 5}},
     ),
 )
-async def test_a_strip_is_refused_for_nothing_in_the_metadata(guarded, changed):
+async def test_a_strip_is_refused_for_nothing_but_images(guarded, changed):
     """Two pods would lead. A pod is given the label only as it was chosen."""
     strip, give = together(STRIPS, changed), together(GIVES, changed)
     await guarded.operator.patch(await guarded.pod(**LED), strip)
@@ -285,7 +286,6 @@ async def test_a_strip_is_refused_for_nothing_in_the_metadata(guarded, changed):
     ("changed", "message"),
     (
         ({"spec": {"containers": [{"name": "main", "image": "other"}]}}, "spec"),
-        ({"spec": {"activeDeadlineSeconds": 5}}, "spec"),
         (metadata(labels={CUSTOM: "king"}), "no labels of a pod"),
         (metadata(annotations={"incumbent.dev/exclude": "true"}), "no annotations of a pod"),
     ),
