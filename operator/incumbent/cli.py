@@ -150,7 +150,8 @@ def main() -> None:
     "site",
     type=Text("NAME", plain_name),
     show_default="from the UID of the namespace kube-system",
-    help="Name of this cluster, different from all others that use the bucket.",
+    help="Name of this cluster, different from all others that use the bucket. A copy of a cluster"
+    " needs one of its own.",
 )
 @flag(
     "replica",

@@ -1,4 +1,4 @@
-"""A cluster and its copy, with the same UIDs, names, pods and status, on one bucket."""
+"""Which site an operator is of: in a copy of a cluster, and in one whose operators change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 from controlplane.kube import Kube
 from controlplane.nodes import NodeAgent
 from controlplane.servers import ControlPlane
-from elections import LEADER, Election, LabelWatch, store_on
+from elections import LEADER, Election, LabelWatch, store_on, with_bucket
+from operatorprocess import OperatorProcess
 from scenarios.conftest import TTL
 
 pytestmark = pytest.mark.timeout(240)
@@ -51,14 +52,21 @@ async def neither_leads_beside_the_other(one, other, *, seconds):
         await asyncio.sleep(0.05)
 
 
+@pytest.fixture
+async def original(private_plane):
+    """An election, not created yet, in a cluster of the test's own."""
+    async with cluster(private_plane) as election:
+        for path in sorted(DEFINITIONS.glob("*.yaml")):
+            await election.kube.apply_definitions(path.read_text())
+        await election.kube.namespace(NAMESPACE)
+        yield election
+
+
 async def test_copied_cluster_stays_out_until_it_has_a_name(
-    private_plane, private_nats, start, tmp_path
+    private_plane, private_nats, original, start, tmp_path
 ):
     """It says so, with its pods and with others; with `--site` it is another cluster."""
-    async with cluster(private_plane) as original, store_on(private_nats) as store:
-        for path in sorted(DEFINITIONS.glob("*.yaml")):
-            await original.kube.apply_definitions(path.read_text())
-        await original.kube.namespace(NAMESPACE)
+    async with store_on(private_nats) as store:
         await start(original, private_nats.url, "replica-1", "replica-2")
         leader = await original.lead()
         token = (await original.status())["token"]
@@ -98,3 +106,52 @@ async def test_copied_cluster_stays_out_until_it_has_a_name(
             await copy.wait_leader()
             assert (await store.latest(copy.key)).value == f"copy/{NAMESPACE}/web-three"
             assert not await leads(original)
+
+
+async def test_rolling_updates_that_change_what_is_served_change_no_leader(
+    private_plane, private_nats, original, tmp_path
+):
+    """Neither another list of namespaces does, nor all of them; another name keeps the pod."""
+    running = []
+
+    async def replaced_by(name, *flags):
+        """Start another operator, and end the one before in order."""
+        operator = OperatorProcess(
+            private_plane.site,
+            tmp_path,
+            nats_url=private_nats.url,
+            arguments=(*with_bucket(TTL), *flags),
+            replica=name,
+        )
+        running.append(operator)
+        await operator.start()
+        await asyncio.sleep(1)  # it meets the steward
+        if len(running) > 1:
+            await running[-2].process.stop()
+            await original.kube.until(
+                original.path, lambda f: f["status"]["steward"]["replica"] == name
+            )
+
+    try:
+        await replaced_by("all-1", "--site=prod")
+        leader = await original.lead()
+        token = (await original.status())["token"]
+        async with LabelWatch(original) as watch:
+            await replaced_by("some-1", "--site=prod", f"--namespace={NAMESPACE}")
+            more = ("--namespace=default", f"--namespace={NAMESPACE}")
+            await replaced_by("some-2", "--site=prod", *more)
+            await replaced_by("all-2", "--site=prod")
+            assert (await original.status())["token"] == token
+            assert [change.leaders for change in watch.changes] == [{leader: str(token)}]
+
+            await replaced_by("renamed", "--site=other")
+            await original.kube.until(original.path, lambda f: f["status"]["site"] == "other")
+            assert await original.wait_leader() == leader
+            assert watch.most == 1
+            assert set(watch.leaders) == {leader}
+        assert (await original.status())["holder"] == f"other/{NAMESPACE}/web-{leader}"
+        assert [event["reason"] for event in await original.events()] == ["LeaderElected"] * 2
+    finally:
+        for operator in running:
+            operator.kill()
+    assert not any(operator.complaints for operator in running)

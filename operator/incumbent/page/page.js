@@ -50,6 +50,7 @@ const LABELS = {
   BucketNotFound: "Bucket not found", BucketInvalid: "Bucket invalid", BucketSilent: "Bucket silent",
   RecordOutdated: "Record outdated", BucketUnreachable: "Bucket unreachable",
   PermissionDenied: "Permission denied", AdmissionDenied: "Admission denied", NotWatched: "Not watched", TokenRegressed: "Token regressed",
+  SiteInUse: "Site in use",
 };
 
 function duration(seconds) {
