@@ -909,6 +909,12 @@ class Campaigner:
         if self._waits[0] != waits:
             ends = clock.today() + timedelta(seconds=waits.at - clock.now() + 1)  # rounded up
             self._waits = waits, ends.strftime("%Y-%m-%dT%H:%M:%SZ")
+            self._log.info(
+                "election.waits",
+                until=self._waits[1],
+                awaited=waits.awaited.value,
+                holder=waits.holder or None,
+            )
         return self._waits[1]
 
     @property

@@ -253,8 +253,12 @@ async def test_a_wait_is_told_once_with_its_end_and_its_reason(stage):
     stage.bucket.put(KEY, "member.example.net")
     await stage.start()
     await stage.until(lambda: stage.condition() == ("True", "LedElsewhere"))
-    stage.bucket.delete(KEY)
-    await stage.until(lambda: "until" in message(stage))
+    with capture_logs() as logs:
+        stage.bucket.delete(KEY)
+        await stage.until(lambda: "until" in message(stage))
+    (log,) = (entry for entry in logs if entry["event"] == "election.waits")
+    assert (log["awaited"], log["holder"]) == ("stranger", "member.example.net")
+    assert log["until"][11:] in message(stage)
     assert "member.example.net keeps no deadline and may not know yet" in message(stage)
     told, ready = {message(stage)}, False
 
