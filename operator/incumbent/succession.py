@@ -49,8 +49,7 @@ class Awaited(enum.Enum):
     UNKNOWN = "unknown"
     """Somebody whose record we may not have seen."""
     EARLIER = "earlier"
-    """Those for whom the writer of a record waited before we relayed it; who that is, it does not
-    say."""
+    """Those for whom the writer of a record had to wait; who that is, it does not say."""
     CAMPAIGN = "campaign"
     """The next stored write, as the promotion `NextCampaign` asks for."""
     OTHERS = "others"
@@ -189,6 +188,8 @@ class Succession:
             return Settlement(at)
         # Also late enough for those before it, whose last renewals are older.
         settled_at = vacancy.last.renewed_by + timing.ttl
+        if not record.promoted:
+            return Settlement(settled_at, Awaited.EARLIER)  # its own holder never acted
         if not record.stranger:
             return Settlement(settled_at, Awaited.MEMBER, record.holder)
         settled_at = max(settled_at, at + timing.stranger_after)

@@ -993,6 +993,7 @@ def test_an_eviction_from_before_the_start_is_as_new_as_its_first_sight():
     ("before", "awaited", "holder"),
     (
         ((MEMBER, EVICTED), Awaited.MEMBER, MEMBER.holder),
+        ((UNPROMOTED, EVICTED), Awaited.EARLIER, ""),
         ((STRANGER, EXPIRED), Awaited.STRANGER, STRANGER.holder),
         ((EVICTED,), Awaited.UNKNOWN, ""),
     ),
