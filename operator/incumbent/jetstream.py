@@ -228,7 +228,7 @@ def _risks(config: Json, state: Json) -> Iterator[str]:
     if limited and config.get("discard", "old") == "old":
         yield "when it is full it drops records of leaders: set discard to new"
     elif 0 < config.get("max_bytes", -1) < state.get("bytes", 0) * NEARLY_FULL:
-        yield "it is nearly full, and takes no further records when it is: raise its max_bytes"
+        yield "it is nearly full, and may take no records when it is: raise its max_bytes"
     if config.get("persist_mode") == "async":
         yield "it acknowledges writes before they are stored: set persist_mode to default"
 

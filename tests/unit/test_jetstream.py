@@ -223,7 +223,7 @@ def test_a_bucket_is_told_to_be_nearly_full(held: int, limit: int, told: object)
     config = {"max_bytes": limit, "discard": "new"}
     answer = {"config": config, "created": "", "state": {"bytes": held}}
     (*said,) = jetstream.info_from("B", answer).risks
-    sentence = "it is nearly full, and takes no further records when it is: raise its max_bytes"
+    sentence = "it is nearly full, and may take no records when it is: raise its max_bytes"
     assert said == ([sentence] if told else [])
 
 
