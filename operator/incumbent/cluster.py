@@ -48,6 +48,10 @@ log = structlog.get_logger(__name__)
 TIMEOUT = 5.0
 """Seconds for a request from the first byte sent to the last one read, and for opening a watch."""
 
+STATUS_TIMEOUT = 15.0
+"""Seconds for a write of a status. Nothing waits for it, and admission webhooks have 10 s, unless
+they are given more."""
+
 CONCURRENCY = 32
 """Requests in flight at a time. After a start or a loss every election has some to make, and a TLS
 handshake for each of them would cost more than the wait. Watches are not counted. The wait counts
@@ -414,6 +418,7 @@ class ApiServer:
                     {"op": "add", "path": "/status", "value": dict(status)},
                 ],
                 content_type=JSON_PATCH,
+                timeout=STATUS_TIMEOUT,
             )
         return answer
 

@@ -342,7 +342,7 @@ class Office:
         await self.routing.empty(until=until)
         listed = await self._labels.carriers()
         carriers = {pod.uid: pod for pod in (*listed, *self._labels.suspects)}
-        strips = [self._labels.strip_all(carriers.values(), until=until)]
+        strips: list[Awaitable[object]] = [self._labels.strip_all(carriers.values(), until=until)]
         if lease is not None and lease.record.pod_uid not in carriers:
             strips.append(self._strip_former(self._pod_of(lease.record), until=until))
         await together(*strips)
@@ -562,14 +562,16 @@ class Office:
         """
         tenure, version = self._labelled
         since = version if tenure == self._driver.tenure else ""
-        _, clear = await together(
+        stripped, clear = await together(
             self._strip_former(old, until=self._deadline()),
             self._labels.unclaimed(old, to, since=since),
         )
-        return bool(clear)
+        return bool(stripped and clear)
 
-    async def _strip_former(self, old: Pod, *, until: float | None = None) -> None:
+    async def _strip_former(self, old: Pod, *, until: float | None = None) -> bool:
         """Strip the pod of the last record, unless it refuses and certainly has no label.
+
+        Returns whether it was stripped.
 
         Raises:
             Refused: it may have the label, so nobody else may get one.
@@ -585,6 +587,8 @@ class Office:
             if not unlabelled:
                 raise
             log.warning("strip.left_out", pod=old.name, problem=str(error))
+            return False
+        return True
 
     def _passed_over(self, record: Record) -> bool:
         """Whether our holder refused its label for an interval, so that another pod is to lead."""
@@ -960,7 +964,7 @@ class Office:
         latest, doubted = self._driver.latest, self._last_doubted
         another = held is None or held.pod_uid != pod.uid
         clean = another or (isinstance(latest, Marker) and latest.cause is Cause.RELEASED)
-        strips = []
+        strips: list[Awaitable[object]] = []
         if held is not None and another:
             strips.append(self._strip_former(self._pod_of(held)))
         if doubted is not None and doubted.pod_uid != pod.uid:

@@ -407,6 +407,24 @@ async def test_a_webhook_that_does_not_answer_lets_nothing_be_written(
             await label(api_server, await api_server.get_pod(namespace, "a"), l="x")
 
 
+async def test_a_dry_run_asks_admission_and_writes_nothing(api_server, kube, namespace, pod):
+    """So a policy can be asked about a label without a change."""
+    path = f"/api/v1/namespaces/{namespace}/pods/a"
+
+    async def ask():
+        current = await api_server.get_pod(namespace, "a")
+        await api_server.patch_pod(
+            current, labels={"l": "x"}, annotations={}, timeout=SECONDS, dry_run=True
+        )
+        assert await api_server.get_pod(namespace, "a") == current
+
+    await ask()
+    async with admission.policy(kube, namespace, "false"):
+        await admission.until_refused(kube, path)
+        with pytest.raises(AdmissionDenied):
+            await ask()
+
+
 async def test_a_quota_is_no_missing_right(api_server, kube, namespace):
     """The message names the quota."""
     hard = {"count/endpointslices.discovery.k8s.io": "0"}

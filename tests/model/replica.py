@@ -203,6 +203,13 @@ def _governs(state: State, me: int, case: Case) -> Iterator[Step]:
             work = (("release", 0), ("carriers", 0), ("stopped", 0))
         yield "gives up", _put(state, me, work=work)
     shown = replica.in_office or bool(replica.doubtful)
+    refused = rules.REFUSAL in case.events and state.pods[old].token == 0
+    if refused and ((replica.begun and not shown) or not case.has(rules.UNSTRIPPED)):
+        for to in pods:
+            if to != old and state.pods[to].condition == "ready":
+                work = (("renew", 0), ("look around", old), ("transfer", old), ("send", 0))
+                words = f"hands over from {case.pod(old)}, which refuses label and strip"
+                yield words, _put(state, me, work=work, target=to, fresh=True)
     if rules.GIVE_WAY in case.events and replica.begun and not (shown and case.has(rules.UNSHOWN)):
         words = "gives way, for its API server is away"
         yield words, _put(state, me, work=(("release", 0),))
@@ -397,7 +404,9 @@ def _creates(going: State, me: int, case: Case) -> Iterator[Step]:
     record = Entry("", me, replica.target, going.terms + 1, acts)
     for how, after, known in _written(going, me, record, case):
         words = f"creates the record for {case.pod(replica.target)}: {how}"
-        yield words, _put(after, me, begun=True, aim=record.term) if known else _ended(after, me)
+        begun = replica.held != replica.target or entry.cause == "released"
+        begun = begun or not case.has(rules.CLEAN)
+        yield words, _put(after, me, begun=begun, aim=record.term) if known else _ended(after, me)
 
 
 def _releases(state: State, going: State, me: int, case: Case) -> Iterator[Step]:

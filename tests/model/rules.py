@@ -43,6 +43,12 @@ label of the term: one that is still on its way is refused by what made it show.
 UNSHOWN: Final = "unshown"
 """Who gives way for want of an API server has begun the term, and no pod of it may be labelled."""
 
+UNSTRIPPED: Final = "unstripped"
+"""A refused strip is left out only by the replica that began the term, without a label of it."""
+CLEAN: Final = "clean"
+"""Whoever creates the record for the pod that held the last one, which was not released, does not
+count as having begun the term: an earlier label of that pod may be on its way."""
+
 EXPIRY: Final = "expiry"
 EVICTION: Final = "eviction"
 RELEASE: Final = "release"
@@ -54,6 +60,7 @@ TERMINATION: Final = "termination"
 DELETION: Final = "deletion"
 CUT_OFF: Final = "cut off"
 GIVE_WAY: Final = "give way"
+REFUSAL: Final = "refusal"
 """Events; handing over, renewing, relaying and labels that are held back are always there."""
 
 

@@ -71,6 +71,19 @@ HOLD: Final[dict[str, Case]] = {
         events=frozenset({rules.GIVE_WAY, rules.CUT_OFF}),
         without=BUILT,
     ),
+    "a pod that refuses label and strip": Case(
+        terms=3, start="nominated", events=frozenset({rules.REFUSAL}), without=BUILT
+    ),
+    "a pod that refuses label and strip, after an expiry": Case(
+        terms=3, start="nominated", events=frozenset({rules.REFUSAL, rules.EXPIRY}), without=BUILT
+    ),
+    "a pod that refuses label and strip, or gives way": replace(
+        SITES,
+        pods=(2, 1),
+        terms=3,
+        events=frozenset({rules.REFUSAL, rules.GIVE_WAY, rules.CUT_OFF}),
+        without=BUILT,
+    ),
     "two sites, one with two replicas": Case(
         replicas=(2, 1),
         pods=(1, 1),
@@ -112,6 +125,10 @@ BREAK: Final[dict[str, Case]] = {
     rules.WAIT: replace(SITES, events=frozenset({rules.EVICTION, rules.CUT_OFF})),
     rules.STRIP_AT_DEADLINE: replace(SITES, events=frozenset({rules.EXPIRY, rules.CUT_OFF})),
     rules.UNSHOWN: replace(SITES, start="evicted", terms=3, events=frozenset({rules.GIVE_WAY})),
+    rules.UNSTRIPPED: Case(terms=2, start="nominated", events=frozenset({rules.REFUSAL})),
+    rules.CLEAN: Case(
+        terms=3, start="nominated", events=frozenset({rules.REFUSAL, rules.EXPIRY}), without=BUILT
+    ),
     rules.STRIP_BEFORE_RELEASE: replace(SITES, events=frozenset({rules.RELEASE, rules.CUT_OFF})),
 }
 """Each rule, and where leaving it out breaks a promise."""

@@ -867,3 +867,48 @@ async def test_watches_leave_room_for_requests(serve):
         for watch in watches:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "hostname", "domain"),
+    (
+        ({}, "", ""),
+        ({"hostname": "h"}, "h", ""),
+        ({"hostname": "h", "subdomain": "s", "setHostnameAsFQDN": True}, "h", "s.shop.svc"),
+        ({"subdomain": "s"}, "", "s.shop.svc"),
+        ({"hostNetwork": True, "nodeName": "node-1"}, "node-1", ""),
+        ({"hostnameOverride": "db.corp", "hostname": "h", "subdomain": "s"}, "db.corp", ""),
+    ),
+)
+def test_host_names_are_those_that_the_kubelet_sets(spec, hostname, domain):
+    """By the fields of the pod's spec."""
+    body = pod_json("a")
+    found = cluster.pod_from({**body, "spec": {**body.get("spec", {}), **spec}})
+    assert (found.hostname, found.domain) == (hostname, domain)
+
+
+@pytest.mark.parametrize(
+    ("name", "hostname"),
+    (
+        ("x" * 63, ""),
+        ("x" * 64, "x" * 63),
+        ("x" * 61 + "-.y", "x" * 61),
+        ("x" * 62 + "-y", "x" * 62),
+    ),
+)
+def test_long_pod_name_is_cut_for_its_host_name(name, hostname):
+    """To 63 letters, and no hyphen or period at the end."""
+    assert cluster.hostname_from(name, {}) == hostname
+
+
+async def test_a_dry_run_asks_and_writes_nothing(serve):
+    """The request says so."""
+    asked = []
+
+    async def answer(request):
+        asked.append(dict(request.query))
+        return web.json_response(pod_json())
+
+    api_server = await serve(answer)
+    await api_server.patch_pod(pod(), labels={}, annotations={}, timeout=SECONDS, dry_run=True)
+    assert asked == [{"dryRun": "All"}]
