@@ -102,14 +102,6 @@ class Succession:
         if self._holder is None or self._holder.record != record:
             self._holder = _Holder(record, now)
 
-    def _follows(self, record: Record, at: float, now: float, *, whole: bool) -> None:
-        """Observe a record that the watch shows."""
-        before = self._holder or (self._vacancy.last if self._vacancy is not None else None)
-        self.held(record, now)
-        if record.stranger and whole and before is not None and before is not self._holder:
-            # A stranger keeps no deadline; what counts is who renewed before it.
-            self._holder = _Holder(record, max(before.renewed_by, at))
-
     def watched(self, sighting: Sighting, now: float, timing: Timing) -> None:
         """Observe what the watch shows, in its order."""
         entry, whole = sighting.entry, _nothing_is_missing(sighting, timing)
@@ -158,6 +150,14 @@ class Succession:
         elif self._holder is not None:  # without markers the watch shows no expiry
             vacancy = _Vacancy(0, Cause.EXPIRED, at, self._holder)
         return Settlement(-math.inf) if vacancy is None else self._settlement(vacancy, timing)
+
+    def _follows(self, record: Record, at: float, now: float, *, whole: bool) -> None:
+        """Observe a record that the watch shows."""
+        before = self._holder or (self._vacancy.last if self._vacancy is not None else None)
+        self.held(record, now)
+        if record.stranger and whole and before is not None and before is not self._holder:
+            # A stranger keeps no deadline; what counts is who renewed before it.
+            self._holder = _Holder(record, max(before.renewed_by, at))
 
     def _knows(self, marker: Marker) -> bool:
         """Whether a marker is shown again, or after something newer."""
