@@ -59,6 +59,7 @@ MEANINGS = {
     ): "NATS answers, but its watch delivers nothing or no write is stored",
     ("Ready", "RecordOutdated"): "the record is older than the TTL, so its holder does not lead",
     ("Ready", "BucketUnreachable"): "NATS does not answer",
+    ("Ready", "CampaignInvalid"): "`campaign.intervalSeconds` does not fit the bucket's TTL",
     (
         "BucketReady",
         "BucketFound",
@@ -366,8 +367,9 @@ def conditions_page() -> str:
         f"# Conditions and events\n\n{NOTE}"
         "`Ready` says whether somebody leads, and `kubectl wait --for=condition=Ready` waits for"
         " it; the others say what that rests on. `Stalled` is True if a person has to act."
-        " Whatever is said here, `incumbent cleanup` sets all of them to Unknown with the reason"
-        " `NotServed`: then no operator says anything any more."
+        " Whatever is said here, `Ready` is Unknown with the reason `NotServed` until an operator"
+        " has seen the election, and `incumbent cleanup` sets all of them to that: then no operator"
+        " says anything any more."
         " [Operations](../operations.md) says what to do.\n\n"
         "## Conditions\n\n"
         + table(("condition", "status", "reason", "which means that"), rows)

@@ -122,7 +122,7 @@ def main() -> None:
 )
 @nats_flags
 @flag("bucket", type=Text("NAME", bucket_name), help="Bucket of elections that name none.")
-@flag("create-bucket", is_flag=True, help="Create that bucket if there is none.")
+@flag("create-bucket", is_flag=True, help="Create that bucket, and no other, if there is none.")
 @flag(
     "bucket-ttl",
     type=Text("DURATION", ttl),

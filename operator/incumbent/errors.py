@@ -35,6 +35,10 @@ class ConfigurationError(IncumbentError):
     """What was asked for cannot work, and a person has to change it."""
 
 
+class CampaignInvalid(ConfigurationError):
+    """The bucket could hold an election, but not one with the interval that was asked for."""
+
+
 class BucketError(IncumbentError):
     """Something about the key-value bucket."""
 

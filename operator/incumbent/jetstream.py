@@ -147,7 +147,7 @@ def error_from(answer: Json, bucket: str) -> BucketError | None:
     code, said = error.get("err_code"), error.get("description", "unknown error")
     if code == _STREAM_NOT_FOUND:
         return BucketNotFound(
-            f"there is no bucket {bucket}: create it, or start the operator with --create-bucket"
+            f"there is no bucket {bucket}: correct its name, or create it as docs/nats.md says"
         )
     if code == _NO_MESSAGE:
         return NoMessage(said)

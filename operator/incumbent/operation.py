@@ -261,13 +261,15 @@ class Operator:
 
     def _campaigner(self, body: Mapping[str, Any], resource: Resource) -> Campaigner:
         namespace = resource.key.namespace
+        bucket = self.connection.bucket(resource.bucket)
+        bucket.if_missing = if_missing(bucket.name, self._settings)
         pods = self._namespaces.setdefault(namespace, NamespacePods(self._cluster, namespace))
         return Campaigner(
             body,
             resource,
             site=self._site,
             replica=self.replica,
-            bucket=self.connection.bucket(resource.bucket),
+            bucket=bucket,
             cluster=self._cluster,
             pods=pods,
             observer=self.metrics,
@@ -276,6 +278,19 @@ class Operator:
             historian=self.historian,
             peers=self._peers,
         )
+
+
+def if_missing(bucket: str, settings: Settings) -> str:
+    """Say what to do about a bucket that does not exist."""
+    if bucket != settings.bucket:
+        return (
+            f"if the operator's default bucket, {settings.bucket}, is meant, delete the election"
+            " and create it again without `bucket`, which cannot be changed; otherwise create this"
+            " one (--create-bucket creates only the default bucket)"
+        )
+    if settings.create_bucket:
+        return "create it, or restart the operator, which creates it at its start"
+    return "create it, or start the operator with --create-bucket"
 
 
 async def _operate(settings: Settings, *, version: str) -> None:

@@ -17,6 +17,7 @@ from incumbent.errors import (
     BucketInvalid,
     BucketNotFound,
     BucketSilent,
+    CampaignInvalid,
     ClusterError,
     ConfigurationError,
     Forbidden,
@@ -57,6 +58,8 @@ def problem_from(error: BucketError | ConfigurationError | ClusterError) -> Prob
             return Problem("BucketNotFound", str(error))
         case BucketDenied():
             return Problem("PermissionDenied", str(error))
+        case CampaignInvalid():
+            return Problem("CampaignInvalid", str(error), of_bucket=False)
         case BucketInvalid() | ConfigurationError():
             return Problem("BucketInvalid", str(error))
         case BucketSilent():
@@ -270,6 +273,7 @@ _TROUBLES = frozenset(
         "BucketInvalid",
         "BucketSilent",
         "BucketUnreachable",
+        "CampaignInvalid",
         "RecordOutdated",
         "PermissionDenied",
         "AdmissionDenied",
@@ -364,6 +368,8 @@ def _condition(status: Mapping[str, Any], kind: str) -> tuple[str, str]:
 
 def _conditions(situation: Situation, before: Mapping[str, Any], now: str) -> list[dict[str, Any]]:
     kept = {condition["type"]: condition for condition in before.get("conditions", ())}
+    if before.get("observedGeneration", -1) < 0:
+        kept = {}  # what the definition says of an election that nobody has seen
     conditions = []
     for kind, (status, reason, message) in (
         ("Ready", _ready_now(situation, before)),

@@ -114,6 +114,8 @@ class NatsBucket:
         self._listeners: dict[object, Callable[[], None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._feed: Feed | None = None
+        self.if_missing = ""
+        """What to do if there is no such bucket, in words; empty: what anybody would."""
         self._not_created: BucketError | None = None
         self._prepared = asyncio.Event()
         self._prepared.set()
@@ -389,11 +391,13 @@ class NatsBucket:
             await pause(failures)
 
     def _with_reason(self, error: BucketError) -> BucketError:
-        """Say of a bucket that is missing why it was not created, where that was tried."""
-        if not isinstance(error, BucketNotFound) or self._not_created is None:
+        """Say of a bucket that is missing why it could not be created, or what to do."""
+        if not isinstance(error, BucketNotFound):
             return error
-        msg = f"there is no bucket {self.name}, and it cannot be created: {self._not_created}"
-        return BucketNotFound(msg)
+        missing = f"there is no bucket {self.name}"
+        if self._not_created is not None:
+            return BucketNotFound(f"{missing}, and it cannot be created: {self._not_created}")
+        return BucketNotFound(f"{missing}: {self.if_missing}") if self.if_missing else error
 
     async def _follow(self) -> str:
         """Watch until that is over, and return why."""

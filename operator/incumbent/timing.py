@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from incumbent.errors import ConfigurationError
+from incumbent.errors import CampaignInvalid, ConfigurationError
 from incumbent.model import Profile, Promotion
 
 MINIMUM_TTL = 1.0
@@ -189,7 +189,8 @@ def timing_for(
             profile from the eighth try on.
 
     Raises:
-        ConfigurationError: a limit is broken; the message is one sentence that says which.
+        CampaignInvalid: the interval or the splay that was asked for breaks a limit.
+        ConfigurationError: the TTL does; the message is one sentence that says which limit.
     """
     if ttl == 0:
         msg = "bucket TTL must be at least 1 second, this bucket has none"
@@ -200,6 +201,7 @@ def timing_for(
     if ttl > MAXIMUM_TTL:
         msg = f"bucket TTL must be at most 1 hour, it is {_seconds(ttl)}"
         raise ConfigurationError(msg)
+    broken = ConfigurationError if interval is None else CampaignInvalid
     if interval is None:
         interval = max(MINIMUM_INTERVAL, ttl / 3) if profile is Profile.PROMPT else 0.75 * ttl
     if not interval >= MINIMUM_INTERVAL:
@@ -207,29 +209,25 @@ def timing_for(
             f"campaign interval must be at least 1 second, it is {_seconds(interval)}"
             f" with a bucket TTL of {_seconds(ttl)}"
         )
-        raise ConfigurationError(msg)
-    if ttl - interval < MINIMUM_SLACK:
+        raise broken(msg)
+    lease = ttl - _margin(ttl)
+    longest = min(ttl - MINIMUM_SLACK, lease - MINIMUM_SCOPE)
+    if interval > longest:
         msg = (
             f"campaign interval of {_seconds(interval)} is too close to the bucket TTL of"
-            f" {_seconds(ttl)}: at least 1 second must be left between them"
+            f" {_seconds(ttl)}: it must end {_seconds(MINIMUM_SLACK)} before the TTL and"
+            f" {_seconds(MINIMUM_SCOPE)} before the leader's deadline at {_seconds(lease)}, so it"
+            f" may be {_seconds(longest)} at most"
         )
-        raise ConfigurationError(msg)
+        raise broken(msg)
     if splay is None:
         splay = MAXIMUM_SPLAY if profile is Profile.CHORIA else 0.0
     if not 0 <= splay < math.inf:
         msg = f"campaign splay must be 0 seconds or more, it is {_seconds(splay)}"
-        raise ConfigurationError(msg)
+        raise CampaignInvalid(msg)
     if promotion is None:
         promotion = Promotion.NEXT_CAMPAIGN if profile is Profile.CHORIA else Promotion.AUTO
-    margin = _margin(ttl)
-    timing = Timing(profile, ttl, interval, margin, splay, promotion, backoff)
-    if timing.lease - interval < MINIMUM_SCOPE:
-        msg = (
-            f"campaign interval of {_seconds(interval)} leaves no time to renew before the"
-            f" deadline, {_seconds(timing.lease)} with a bucket TTL of {_seconds(ttl)}"
-        )
-        raise ConfigurationError(msg)
-    return timing
+    return Timing(profile, ttl, interval, _margin(ttl), splay, promotion, backoff)
 
 
 def _margin(ttl: float) -> float:

@@ -122,7 +122,12 @@ async def test_unknown_bucket(shared, operator, jetstream):
     name = f"B{secrets.token_hex(4)}"
     await shared.add_pods("one")
     await shared.create(bucket=name)
-    await told(shared, operator, "BucketNotFound", f"no bucket {name}", "--create-bucket")
+    words = (
+        "the operator's default bucket",
+        "delete the election and create it again",
+        "create this one",
+    )
+    await told(shared, operator, "BucketNotFound", f"no bucket {name}", *words)
 
     await jetstream.add_stream(bucket(name))
 
@@ -180,7 +185,7 @@ async def test_interval_that_the_ttl_does_not_allow(shared, operator, jetstream)
     await jetstream.add_stream(bucket(name))
     await shared.add_pods("one")
     await shared.create(bucket=name, campaign={"intervalSeconds": 6})
-    await told(shared, operator, "BucketInvalid", "interval of 6 s", "TTL of 6 s")
+    await told(shared, operator, "CampaignInvalid", "interval of 6 s", "4.9 s at most")
 
     await shared.patch(campaign={"intervalSeconds": 2})
 

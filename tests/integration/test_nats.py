@@ -455,7 +455,7 @@ async def test_a_bucket_that_is_missing_is_told_at_once(nats_server: NatsServer)
     """Look and read raise; a write is answered, and a watch has a problem until it exists."""
     async with connected(nats_server.url) as connection:
         bucket = connection.bucket("MISSING")
-        sentence = "there is no bucket MISSING: create it, or start the operator"
+        sentence = "there is no bucket MISSING: correct its name, or create it"
         with pytest.raises(BucketNotFound, match=sentence):
             await bucket.info()
         with pytest.raises(BucketNotFound, match=sentence):

@@ -475,3 +475,41 @@ def test_conditions_are_told_apart_by_their_type(kubectl):
 def test_client_side_apply_has_room():
     """The copy that kubectl keeps in an annotation is far from its limit of 256 KiB."""
     assert len(json.dumps(DEFINITION)) < 200_000
+
+
+def test_an_election_that_nobody_serves_says_so(kubectl):
+    """In the columns, and nobody who waits for it is misled."""
+    kubectl.run("create", "-f", "-", given=election())
+    line = kubectl.run("get", "lelec", "billing", "--no-headers").stdout.split()
+    assert line[:3] == ["billing", "Unknown", "NotServed"]
+    (ready,) = kubectl.get("billing")["status"]["conditions"]
+    assert ready["message"].startswith("no operator has seen this election yet")
+    assert kubectl.get("billing")["status"]["observedGeneration"] == -1
+    waiting = ("wait", "lelec/billing", "--for=condition=Ready", "--timeout=1s")
+    assert "timed out" in kubectl.refused(*waiting)
+    kubectl.set_status("billing", STATUS)
+    assert "condition met" in kubectl.run(*waiting).stdout
+    assert [one["reason"] for one in kubectl.get("billing")["status"]["conditions"]] == ["Leading"]
+
+
+def test_an_interval_that_cannot_fit_the_ttl_is_refused_as_soon_as_that_is_known(kubectl):
+    """By the limit of all buckets at first, then by the TTL of the one in use."""
+    refused = kubectl.refused(
+        "create", "-f", "-", given=election(campaign={"intervalSeconds": 3240})
+    )
+    assert "should be less than or equal to 3239" in refused
+    kubectl.run("create", "-f", "-", given=election(campaign={"intervalSeconds": 40}))
+    kubectl.set_status("billing", STATUS)
+    kubectl.set_status("billing", STATUS | {"token": 2**53 + 1})
+
+    def change(**campaign):
+        spec = {"spec": {"campaign": campaign}}
+        return ("patch", "lelec", "billing", "--type=merge", "-p", json.dumps(spec))
+
+    refused = kubectl.refused(*change(intervalSeconds=28))
+    assert "0.9 of the TTL of the bucket in use, 30 s" in refused
+    suspended = json.dumps({"spec": {"suspend": True}})
+    kubectl.run("patch", "lelec", "billing", "--type=merge", "-p", suspended)
+    kubectl.run(*change(intervalSeconds=26))
+    kubectl.set_status("billing", {"bucket": STATUS["bucket"] | {"ttlSeconds": 10}})
+    kubectl.run(*change(intervalSeconds=None))

@@ -294,7 +294,7 @@ async def test_changed_spec_that_allows_no_leader_releases(stage, change):
     spec, reason = {
         "suspend": ({"suspend": True}, ("False", "Suspended")),
         "selector": ({"selector": {"matchLabels": {"app": "other"}}}, ("False", "NoCandidates")),
-        "interval": ({"campaign": {"intervalSeconds": 60}}, ("False", "BucketInvalid")),
+        "interval": ({"campaign": {"intervalSeconds": 60}}, ("False", "CampaignInvalid")),
     }[change]
     stage.change(**spec)
     await stage.until(lambda: stage.condition() == reason)

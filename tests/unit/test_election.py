@@ -207,8 +207,9 @@ async def test_start_after_stop_does_not_connect(member, bucket):
             6.0,
             {"interval": 5.5},
             (
-                "campaign interval of 5.5 s is too close to the bucket TTL of 6 s: at least"
-                " 1 second must be left between them"
+                "campaign interval of 5.5 s is too close to the bucket TTL of 6 s: it must end 1 s"
+                " before the TTL and 0.5 s before the leader's deadline at 5.4 s, so it may be"
+                " 4.9 s at most"
             ),
         ),
         (6.0, {"splay": -1.0}, "campaign splay must be 0 seconds or more, it is -1 s"),
@@ -216,8 +217,9 @@ async def test_start_after_stop_does_not_connect(member, bucket):
             6.0,
             {"interval": 5.0},
             (
-                "campaign interval of 5 s leaves no time to renew before the deadline, 5.4 s with a"
-                " bucket TTL of 6 s"
+                "campaign interval of 5 s is too close to the bucket TTL of 6 s: it must end 1 s"
+                " before the TTL and 0.5 s before the leader's deadline at 5.4 s, so it may be"
+                " 4.9 s at most"
             ),
         ),
     ),

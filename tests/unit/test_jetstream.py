@@ -43,7 +43,7 @@ def test_times_have_up_to_nine_decimals(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     (
-        ({"code": 404, "err_code": 10059}, BucketNotFound, "there is no bucket B: create it, or"),
+        ({"code": 404, "err_code": 10059}, BucketNotFound, "there is no bucket B: correct"),
         (
             {"code": 404, "err_code": 10037, "description": "no message found"},
             jetstream.NoMessage,

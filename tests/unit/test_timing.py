@@ -40,29 +40,33 @@ PROMPT, CHORIA = Profile.PROMPT, Profile.CHORIA
         (
             {"ttl": 1},
             (
-                "campaign interval of 1 s is too close to the bucket TTL of 1 s:"
-                " at least 1 second must be left between them"
+                "campaign interval of 1 s is too close to the bucket TTL of 1 s: it must end"
+                " 1 s before the TTL and 0.5 s before the leader's deadline at 0.75 s, so it may be"
+                " 0 s at most"
             ),
         ),
         (
             {"ttl": 3.9, "profile": CHORIA},
             (
-                "campaign interval of 2.925 s is too close to the bucket TTL of 3.9 s:"
-                " at least 1 second must be left between them"
+                "campaign interval of 2.925 s is too close to the bucket TTL of 3.9 s: it must end"
+                " 1 s before the TTL and 0.5 s before the leader's deadline at 3.51 s, so it may be"
+                " 2.9 s at most"
             ),
         ),
         (
             {"ttl": 30, "interval": 29.5},
             (
-                "campaign interval of 29.5 s is too close to the bucket TTL of 30 s:"
-                " at least 1 second must be left between them"
+                "campaign interval of 29.5 s is too close to the bucket TTL of 30 s: it must end"
+                " 1 s before the TTL and 0.5 s before the leader's deadline at 27 s, so it may be"
+                " 26.5 s at most"
             ),
         ),
         (
             {"ttl": 30, "interval": 26.75},
             (
-                "campaign interval of 26.75 s leaves no time to renew before the deadline,"
-                " 27 s with a bucket TTL of 30 s"
+                "campaign interval of 26.75 s is too close to the bucket TTL of 30 s: it must end"
+                " 1 s before the TTL and 0.5 s before the leader's deadline at 27 s, so it may be"
+                " 26.5 s at most"
             ),
         ),
         ({"ttl": 30, "splay": -1}, "campaign splay must be 0 seconds or more, it is -1 s"),

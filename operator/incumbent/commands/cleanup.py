@@ -219,7 +219,8 @@ class _Cluster(ApiServer):
 
     async def _end_service(self, election: dict[str, Any]) -> None:
         namespace, name = (election["metadata"][part] for part in ("namespace", "name"))
-        if status := election.get("status", {}).get("conditions") and _unserved(election):
+        known = election.get("status", {}).get("observedGeneration", -1) >= 0
+        if status := known and election["status"].get("conditions") and _unserved(election):
             election = await self.replace_status(
                 namespace,
                 name,

@@ -144,10 +144,11 @@ def _about_service(name: str, election: Mapping[str, Any], now: datetime) -> Ite
 
 _REMEDIES = {
     "NoCandidates": "look at the pods: `kubectl incumbent status` says why each cannot lead",
-    "BucketNotFound": "make the bucket, or start the operator with --create-bucket",
+    "BucketNotFound": "create the bucket, or delete the election and create it with another one",
     "BucketInvalid": "do what the message says; docs/nats.md has the right settings",
     "BucketSilent": "see docs/runbooks/IncumbentBucketSilent.md: account, disk, servers",
     "RecordOutdated": "make sure that its holder does not act, then evict the key",
+    "CampaignInvalid": "shorten `campaign.intervalSeconds`, or leave it out: a third of the TTL",
     "BucketUnreachable": "look at NATS, and at what lies between; it goes on by itself",
     "PermissionDenied": "grant the right that is named",
     "NotWatched": "raise the hard limit of open files of the operator's process",

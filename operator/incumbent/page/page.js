@@ -51,6 +51,7 @@ const LABELS = {
   RecordOutdated: "Record outdated", BucketUnreachable: "Bucket unreachable",
   PermissionDenied: "Permission denied", AdmissionDenied: "Admission denied", NotWatched: "Not watched", TokenRegressed: "Token regressed",
   SiteInUse: "Site in use",
+  CampaignInvalid: "Campaign invalid", NotServed: "Not served",
 };
 
 function duration(seconds) {
