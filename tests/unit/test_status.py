@@ -814,3 +814,18 @@ def test_answer_of_an_earlier_steward_is_not_repeated():
     assert answered["steward"]["admitted"] == "r-1/n3"
     assert "admitted" not in latest(led_by(A, 5, process="n3"), born=answered)["steward"]
     assert "admitted" not in latest(led_by(A, 5, process="n3"), born=asked)["steward"]
+
+
+def test_first_word_of_an_operator_is_new_whatever_the_definition_says():
+    """The time of a condition that nobody has judged means nothing."""
+    unserved = {
+        "type": "Ready",
+        "status": "Unknown",
+        "reason": "NotServed",
+        "message": "no operator has seen this election yet",
+        "lastTransitionTime": "1970-01-01T00:00:00Z",
+    }
+    born = {"observedGeneration": -1, "conditions": [unserved]}
+    found = condition(status_from(UNSEEN, born, NOW), "Ready")
+    assert (found["reason"], found["lastTransitionTime"]) == ("Starting", NOW)
+    assert events_from(born, status_from(UNSEEN, born, NOW)) == []

@@ -23,7 +23,9 @@ from incumbent.errors import (
     BucketUnreachable,
 )
 from incumbent.model import Nothing
+from incumbent.operation import if_missing
 from incumbent.ports import Outcome, Sighting
+from incumbent.settings import Settings
 from incumbent.stream import NatsBucket, Take
 
 pytestmark = pytest.mark.looptime
@@ -724,6 +726,38 @@ async def test_a_missing_bucket_that_cannot_be_created_tells_why(
         await asyncio.sleep(2)
         assert str(bucket.problem) == "create it"
     end()
+
+
+async def test_a_missing_bucket_tells_what_the_operator_would_do(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """Advice that everybody gets would be wrong for one of them. A held watch says nothing yet."""
+    with refusing(server, {"STREAM.INFO": BucketNotFound("create it")}):
+        begin = bucket.hold()
+        bucket.if_missing = "delete the election"
+        end = bucket.listen(lambda: None)
+        await asyncio.sleep(2)
+        assert bucket.problem is None
+        begin()
+        await asyncio.sleep(1)
+        assert str(bucket.problem) == "there is no bucket B: delete the election"
+        end()
+
+
+@pytest.mark.parametrize(
+    ("bucket", "create", "words"),
+    (
+        ("OTHER", True, "default bucket, MAIN, is meant, delete the election and create it again"),
+        ("OTHER", False, "otherwise create this one"),
+        ("MAIN", True, "restart the operator, which creates it"),
+        ("MAIN", False, "start the operator with --create-bucket"),
+    ),
+)
+def test_what_to_do_about_a_missing_bucket(bucket: str, create: bool, words: str) -> None:  # noqa: FBT001
+    """`--create-bucket` helps only with the default bucket, and only if it is not set."""
+    said = if_missing(bucket, Settings(bucket="MAIN", create_bucket=create))
+    assert words in said
+    assert ("start the operator with" in said) == (bucket == "MAIN" and not create)
 
 
 # Ages
