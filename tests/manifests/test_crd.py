@@ -215,7 +215,7 @@ OWN = (
             OWN,
         ),
         (election(campaign={"intervalSeconds": 0}), "spec.campaign.intervalSeconds", "to 1"),
-        (election(campaign={"intervalSeconds": 3601}), "spec.campaign.intervalSeconds", "to 3600"),
+        (election(campaign={"intervalSeconds": 3240}), "spec.campaign.intervalSeconds", "to 3239"),
         (election(campaign={"intervalSeconds": 1.5}), "spec.campaign.intervalSeconds", "integer"),
         (election(campaign={"profile": "Slow"}), "spec.campaign.profile", '"Prompt", "Choria"'),
         (election(campaign={"splaySeconds": -1}), "spec.campaign.splaySeconds", "to 0"),
@@ -271,7 +271,7 @@ def test_what_cannot_work_is_refused_with_a_sentence(kubectl, wrong, field, mess
         election(onBucketLoss="Hold", onTokenRegress="Accept"),
         election(mode="Observed"),
         election(campaign={"intervalSeconds": 1}),
-        election(campaign={"intervalSeconds": 3600}),
+        election(campaign={"intervalSeconds": 3239}),
         election(campaign={"profile": "Choria", "splaySeconds": 0, "promotion": "Auto"}),
         backing_off(factor=1, maxSeconds=5),
         election(label={"key": ".".join(["a" * 49] * 5) + "/" + "b" * 63}),
@@ -346,6 +346,8 @@ def test_defaults(kubectl):
     kubectl.run("apply", "-f", "-", given=election("other", handover={}))
     handover = kubectl.get("other")["spec"]["handover"]
     assert handover == {"unreadyGraceSeconds": 0, "preemption": "Never"}
+    (ready,) = created["status"].pop("conditions")
+    assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", "Unknown", "NotServed")
     assert created["status"] == {"observedGeneration": -1}
 
 
@@ -507,7 +509,7 @@ def test_an_interval_that_cannot_fit_the_ttl_is_refused_as_soon_as_that_is_known
         return ("patch", "lelec", "billing", "--type=merge", "-p", json.dumps(spec))
 
     refused = kubectl.refused(*change(intervalSeconds=28))
-    assert "0.9 of the TTL of the bucket in use, 30 s" in refused
+    assert "0.9 of the bucket's TTL, which `status.bucket.ttlSeconds` shows" in refused
     suspended = json.dumps({"spec": {"suspend": True}})
     kubectl.run("patch", "lelec", "billing", "--type=merge", "-p", suspended)
     kubectl.run(*change(intervalSeconds=26))

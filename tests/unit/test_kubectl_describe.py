@@ -1,5 +1,6 @@
 """What the plugin tells about an election and its pods."""
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -188,9 +189,20 @@ def test_the_screen_of_an_election_that_nobody_serves():
     """It says that no operator has looked at it yet."""
     body = election() | {"status": {}}
     text = screen(body)
-    assert "Leader:      nobody: no operator has looked at this election yet (NotServed)" in text
+    assert (
+        "Leader:      nobody: no operator has seen this election yet: see whether one runs" in text
+    )
     assert "Bucket:      not known yet (NotServed: no operator has" in text
     assert "Pods: none matches the selector app in (web)" in text
+    ready = {
+        "type": "Ready",
+        "status": "Unknown",
+        "reason": "NotServed",
+        "message": "no operator has seen it",
+        "lastTransitionTime": "1970-01-01T00:00:00Z",
+    }
+    text = screen(body | {"status": {"observedGeneration": -1, "conditions": [ready]}})
+    assert re.search(r"Ready +Unknown +<unknown> +NotServed", text)
 
 
 def test_the_screen_of_an_election_that_is_led_elsewhere():

@@ -39,7 +39,9 @@ def condition(election: Mapping[str, Any], kind: str) -> Mapping[str, str]:
         "type": kind,
         "status": "Unknown",
         "reason": "NotServed",
-        "message": "no operator has looked at this election yet",
+        "message": (
+            "no operator has seen this election yet: see whether one runs and serves this namespace"
+        ),
     }
 
 
@@ -274,12 +276,14 @@ def _pods(
 
 def _conditions(election: Mapping[str, Any], now: datetime) -> list[str]:
     conditions = status_of(election).get("conditions") or [condition(election, "Ready")]
+    # Before an operator has judged anything, the times are those of the definition.
+    judged = status_of(election).get("observedGeneration", -1) >= 0
     rows = [("CONDITION", "STATUS", "SINCE", "REASON", "MESSAGE")]
     rows += [
         (
             found["type"],
             found["status"],
-            age(found.get("lastTransitionTime", ""), now),
+            age(found.get("lastTransitionTime", "") if judged else "", now),
             found["reason"],
             found["message"],
         )
