@@ -356,11 +356,11 @@ class Campaigner:
     @property
     def bucket_trouble(self) -> str:
         """Why the bucket is of no use to this election until a person acts; empty if it is."""
+        if self._settings is not None and (unfit := _unfit(self._settings)):
+            return unfit
         error = self._bucket.problem or self._bucket.denied.get(self.resource.record_key)
-        if isinstance(error, BucketDenied | BucketInvalid | BucketSilent):
-            return str(error)
-        unfit = self._invalid if self._settings is not None and _unfit(self._settings) else None
-        return unfit.message if unfit is not None else ""
+        act = isinstance(error, BucketDenied | BucketInvalid | BucketSilent)
+        return str(error) if act else ""
 
     @property
     def _remaining(self) -> float | None:

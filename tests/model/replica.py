@@ -32,6 +32,9 @@ def steps(state: State, me: int, case: Case) -> Iterator[Step]:
     if not replica.up:
         yield from _restarts(state, me, case)
         return
+    if replica.unseeing:
+        yield from _waits_for_confirmation(state, me, case)
+        return
     yield from _observes(state, me, case)
     yield from _renews(state, me, case)
     if replica.work:
@@ -101,11 +104,36 @@ def _holding(replica: Replica, before: Replica, record: Entry) -> Replica:
 
 
 def _restarts(state: State, me: int, case: Case) -> Iterator[Step]:
+    entry = state.entry
+    if rules.NO_NATS in case.events:
+        late = bool(entry.cause) or not _ours(entry, me, case)  # it was away for too long
+        yield "starts again without NATS", _set(state, me, _unseeing(excused=late))
     if rules.RESTART in case.events:
-        entry = state.entry
         ours = not entry.cause and _ours(entry, me, case)
         fresh = Replica(held=entry.pod if ours else NOBODY, excused=True)
         yield f"starts again, sees {_what(entry, case)}", _set(state, me, fresh)
+
+
+def _unseeing(*, excused: bool = False) -> Replica:
+    return Replica(current=False, unseeing=True, excused=excused)
+
+
+def _waits_for_confirmation(state: State, me: int, case: Case) -> Iterator[Step]:
+    """Strip for want of an answer, which may come at any time, or see the key at last."""
+    for pod in case.pods_of[case.site_of[me]]:
+        if state.pods[pod].token and case.has(rules.UNCONFIRMED):
+            yield f"strips {case.pod(pod)}, unconfirmed", _stripped(state, me, pod, case)
+    entry = state.entry
+    ours = not entry.cause and _ours(entry, me, case)
+    labelled = [pod for pod in case.pods_of[case.site_of[me]] if state.pods[pod].token]
+    # Before it creates a record it strips whoever shows the label.
+    answers = ours and entry.pod in labelled
+    fresh = Replica(held=entry.pod if ours else NOBODY, answers=answers, excused=True)
+    after = _set(state, me, fresh)
+    for pod in labelled:
+        if not ours:
+            after = _stripped(after, me, pod, case)
+    yield f"reaches NATS, sees {_what(entry, case)}", after
 
 
 # The bucket

@@ -84,6 +84,18 @@ HOLD: Final[dict[str, Case]] = {
         events=frozenset({rules.REFUSAL, rules.GIVE_WAY, rules.CUT_OFF}),
         without=BUILT,
     ),
+    "two sites, restarts without NATS": replace(
+        SITES,
+        events=frozenset({rules.EXPIRY, rules.CRASH, rules.NO_NATS, rules.CUT_OFF}),
+        without=BUILT,
+    ),
+    "two sites, a standby without NATS": Case(
+        replicas=(2, 1),
+        pods=(1, 1),
+        terms=2,
+        events=frozenset({rules.EXPIRY, rules.CRASH, rules.NO_NATS, rules.CUT_OFF}),
+        without=BUILT,
+    ),
     "two sites, one with two replicas": Case(
         replicas=(2, 1),
         pods=(1, 1),
@@ -124,6 +136,9 @@ BREAK: Final[dict[str, Case]] = {
     rules.SAME_VACANCY: Case(start="evicted", events=frozenset({rules.EVICTION})),
     rules.WAIT: replace(SITES, events=frozenset({rules.EVICTION, rules.CUT_OFF})),
     rules.STRIP_AT_DEADLINE: replace(SITES, events=frozenset({rules.EXPIRY, rules.CUT_OFF})),
+    rules.UNCONFIRMED: replace(
+        SITES, events=frozenset({rules.EXPIRY, rules.CRASH, rules.NO_NATS, rules.CUT_OFF})
+    ),
     rules.UNSHOWN: replace(SITES, start="evicted", terms=3, events=frozenset({rules.GIVE_WAY})),
     rules.UNSTRIPPED: Case(terms=2, start="nominated", events=frozenset({rules.REFUSAL})),
     rules.CLEAN: Case(

@@ -76,6 +76,8 @@ class Replica(NamedTuple):
     """Whether the target has not changed since it was read."""
     aim: int = 0
     """The term that its pass is about; the one that it begins, once it has."""
+    unseeing: bool = False
+    """Whether it reaches the API server and not NATS, and is no steward."""
     excused: bool = False
     """Whether it stood still, or was cut off, since it last stored a write."""
 

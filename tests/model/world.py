@@ -29,6 +29,11 @@ def steps(state: State, case: Case) -> Iterator[Step]:
     for me, replica in enumerate(state.replicas):
         if replica.up and rules.CRASH in case.events:
             yield f"{case.replica(me)} crashes", _crashed(state, me)
+        lost = rules.NO_NATS in case.events and not (replica.unseeing or replica.excused)
+        if replica.up and lost and replica.lease == NONE and not (replica.answers or replica.work):
+            blind = Replica(current=False, unseeing=True)
+            after = state._replace(replicas=replaced(state.replicas, me, blind))
+            yield f"{case.replica(me)} loses NATS", after
         if replica.up and rules.CUT_OFF in case.events and not replica.excused:
             cut_off = replica._replace(excused=True)
             after = state._replace(replicas=replaced(state.replicas, me, cut_off))
@@ -63,6 +68,14 @@ def _has_passed(state: State, case: Case, *, expiry: bool) -> bool:
             continue
         if replica.lease == COUNTS:
             return False
+        if replica.unseeing:
+            pods = case.pods_of[case.site_of[me]]
+            labelled = any(state.pods[pod].token for pod in pods)
+            # Not promised: a label that is held back for longer than a term.
+            labelled = labelled or any(patch.pod in pods for patch in state.patches)
+            if labelled and case.has(rules.UNCONFIRMED) and replica.up and not replica.excused:
+                return False
+            continue
         if rules.CUT_OFF not in case.events or not replica.up or replica.excused:
             continue
         standby = expiry and case.site_of[entry.writer] == case.site_of[me] and entry.writer != me
