@@ -897,7 +897,7 @@ class Office:
                     "leader.unconfirmed",
                     namespace=self.resource.key.namespace,
                     election=self.resource.key.name,
-                    stripped=[pod.name for pod in labelled(carriers, self.resource)],
+                    stripped=sorted({pod.name for pod in labelled(carriers, self.resource)}),
                 )
 
     @property

@@ -448,3 +448,22 @@ async def test_service_leads_to_whom_the_record_means(stage, member):
     await stage.until(lambda: stage.cluster.routes[-1] == (), timeout=1)
     await asyncio.sleep(2 * TTL)
     assert stage.cluster.routes == [("a",), ("b",), ()]
+
+
+@pytest.mark.parametrize("seen", (True, False), ids=("another replica sees", "nobody sees"))
+async def test_replica_that_never_saw_the_key_asks_before_it_strips(stage, member, seen):
+    """The member may have lost the record, and nobody else may be there to take the label."""
+    member("site/shop/a", **own(1))
+    first = await stage.start()
+    await stage.until(lambda: stage.leaders == ["a"])
+    await stage.until(lambda: stage.condition() == ("True", "Leading"))
+    view = View(stage.bucket)
+    with view.blind():
+        await stage.start("two", nonce="second", view=view)
+        if not seen:
+            await stage.kill(first)
+            await stage.until(lambda: not stage.leaders, timeout=2 * TTL)
+        else:
+            await asyncio.sleep(5 * TTL)
+            assert stage.leaders == ["a"]
+            assert "a=None" not in stage.writes

@@ -207,3 +207,22 @@ async def test_a_label_that_a_replica_that_sees_sets_again_stays(stage):
     with contextlib.suppress(TimeoutError):
         await stage.until(lambda: not stage.leaders, timeout=5 * TTL)
     assert stage.leaders == ["a"]
+
+
+async def test_a_service_leads_to_nobody_after_the_strip(stage):
+    """Its slices go with the label, and were not known to the new process."""
+    stage.cluster.put_service()
+    stage.change(routing={"service": "web"})
+    await stage.lead()
+    await stage.until(lambda: endpoints(stage) == ["a"])
+    await stage.kill(stage.first)
+    expires = expires_at(stage)
+    await start_blind(stage, "one")
+    await stage.until(lambda: not stage.leaders and not endpoints(stage), timeout=TTL)
+    assert clock.now() < expires
+
+
+def endpoints(stage):
+    """Return to which pods the Service leads."""
+    found = list(stage.cluster.slices.values())
+    return [one["targetRef"]["name"] for body in found for one in body.get("endpoints") or ()]
