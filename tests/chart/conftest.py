@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from controlplane.sites import Site
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
-VOLUMES = 8
+VOLUMES = 32
 
 
 @dataclass(frozen=True, slots=True)
