@@ -26,7 +26,13 @@ STATUS = {
     "token": 2**53,
     "transitions": 3,
     "candidates": {"total": 3, "ready": 2},
-    "steward": {"replica": "incumbent-7c9f-x.5f2b", "revision": 4711},
+    "steward": {
+        "replica": "incumbent-7c9f-x.5f2b",
+        "revision": 4711,
+        "process": "5d41a0b2",
+        "admitted": "incumbent-7c9f8d7c9-fghij/9e1c4f7a",
+    },
+    "newcomer": "incumbent-7c9f8d7c9-klmno/0b7c2d3e",
     "unconfirmed": {"replica": "replica-2", "renewedTime": "2026-11-24T06:41:09Z"},
     "bucket": {
         "name": "LEADER_ELECTION",
