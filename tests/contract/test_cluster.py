@@ -444,6 +444,10 @@ async def test_an_election_is_read_as_it_is(api_server, namespace, election):
     assert await api_server.get_election(namespace, "nobody") is None
 
 
+HELD = {"holder": "first", "conditions": []}
+"""A status with the one field that has a default."""
+
+
 async def test_a_status_is_replaced_as_a_whole(api_server, namespace, election):
     """Keys that the new status does not have are gone, at every depth; the spec stays."""
     status = {
@@ -466,7 +470,7 @@ async def test_a_status_is_replaced_as_a_whole(api_server, namespace, election):
     )
     assert first["status"] == status
     version = first["metadata"]["resourceVersion"]
-    less = {"observedGeneration": 1, "candidates": {"total": 3}}
+    less = {"observedGeneration": 1, "candidates": {"total": 3}, "conditions": []}
     second = await api_server.replace_status(
         namespace, "billing", resource_version=version, status=less
     )
@@ -478,15 +482,13 @@ async def test_a_status_is_replaced_as_a_whole(api_server, namespace, election):
 async def test_a_status_decided_on_an_older_election_is_refused(api_server, namespace, election):
     """Of two stewards, the later one has to look again."""
     version = election["metadata"]["resourceVersion"]
-    await api_server.replace_status(
-        namespace, "billing", resource_version=version, status={"holder": "first"}
-    )
+    await api_server.replace_status(namespace, "billing", resource_version=version, status=HELD)
     with pytest.raises(Conflict):
         await api_server.replace_status(
             namespace, "billing", resource_version=version, status={"holder": "second"}
         )
     current = await api_server.get_election(namespace, "billing")
-    assert current["status"] == {"holder": "first"}
+    assert current["status"] == HELD
 
 
 async def test_a_status_against_the_schema_is_refused_for_good(api_server, namespace, election):

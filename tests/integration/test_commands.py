@@ -426,7 +426,7 @@ async def test_watch_ends_with_its_reader(shell):
         (("run", KEY), "Missing argument 'CMD...'"),
         (("run", KEY, "--grace", "soon", "--", "true"), "'soon' is not a duration"),
         (("run", KEY, "--name", "", "--", "true"), "'' is not a valid identity"),
-        (("list", "--nats-url", "http://n"), "'http://n' is not the URL of a NATS server"),
+        (("list", "--nats-url", "http://n"), "This is not the URL of a NATS server"),
         (("list", "--bucket", "a.b"), "'a.b' is not a valid name"),
         (("list", "-o", "yaml"), "'yaml' is not one of 'text', 'json'"),
         (("info", "k*"), "'k*' is not a valid key"),
