@@ -63,6 +63,9 @@ LONGEST_PAUSE = 2.0
 """Seconds between passes that are not done, at least and at most."""
 ANSWER_FIRST = 0.3
 """Seconds that a steward has to answer a replica that cannot see the key, before a standby does."""
+MOST_DOUBLINGS = 6
+"""How often this time doubles, each time when another replica takes over before we have answered.
+Two replicas whose API server is slow would otherwise relieve each other without a pause."""
 EXPIRES_WITHIN = 5.0
 """Seconds that a server has to remove what has expired. It takes 0.4, or 2 if replicated."""
 PATIENCE = 1.0
@@ -218,6 +221,8 @@ class Campaigner:
         self._question: Mapping[str, Any] | None = None
         """What a replica asks that cannot see the key, see `confirmation`."""
         self._questioned_at = NEVER
+        self._answers_lost = 0
+        """How often another replica has relieved us before our answer was written."""
         self._outlived = 0
         """The revision that was read although it should have expired."""
         self._answered: Mapping[str, Any] | None = None
@@ -530,6 +535,7 @@ class Campaigner:
                 self._log.info("election.relieved", steward=record.replica)
                 self._interrupt()  # what was begun as the steward may not go on
                 self._yields += self._retire_by < NEVER
+                self._answers_lost += 1
         self._wake()
 
     def _note_labels(self) -> None:
@@ -643,6 +649,7 @@ class Campaigner:
         question, campaign, lease = self._asked, self._driver.campaign, self._driver.lease
         if question != self._question:
             self._question, self._questioned_at, self._answered = question, clock.now(), None
+            self._answers_lost = 0
         blind = self._bucket.problem is not None
         if question is None or blind or campaign is None or campaign.latest is None:
             return
@@ -653,9 +660,11 @@ class Campaigner:
             if question != self._answered and await self._driver.look():
                 self._answered = question
         elif self._office.rests:
-            if clock.now() >= self._questioned_at + ANSWER_FIRST:
+            heard_at = max(self._questioned_at, campaign.latest_at)
+            patience = ANSWER_FIRST * 2 ** min(self._answers_lost, MOST_DOUBLINGS)
+            if clock.now() >= heard_at + patience:
                 self._driver.urge()
-            self._wake_in(ANSWER_FIRST)
+            self._wake_in(patience)
         elif not self._office.labelled:
             self._answered = question  # nothing is in doubt
 

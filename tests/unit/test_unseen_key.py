@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 import pytest
@@ -226,3 +227,22 @@ def endpoints(stage):
     """Return to which pods the Service leads."""
     found = list(stage.cluster.slices.values())
     return [one["targetRef"]["name"] for body in found for one in body.get("endpoints") or ()]
+
+
+async def test_two_replicas_that_see_do_not_relieve_each_other_while_an_answer_is_written(stage):
+    """A slow API server keeps the question open for longer than a steward is waited for."""
+    await stage.lead()
+    await stage.start("three", nonce="third")
+    replace_status = stage.cluster.replace_status
+
+    async def slowly(namespace, name, **options):
+        await asyncio.sleep(1.0)
+        return await replace_status(namespace, name, **options)
+
+    stage.cluster.replace_status = slowly
+    with stage.bucket.delaying(0.01):
+        await start_blind(stage)
+        await stage.until(lambda: "unconfirmed" in stage.status)
+        stage.bucket.calls.clear()
+        await stage.until(lambda: "unconfirmed" not in stage.status, timeout=TTL)
+    assert len([call for call in stage.bucket.calls if call.name == "renew"]) <= 5
