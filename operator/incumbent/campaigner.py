@@ -19,6 +19,7 @@ import structlog
 
 from incumbent import clock, events
 from incumbent.campaign import NEVER, Campaign, Member
+from incumbent.confirmation import LOOK_AGAIN, Steward, Stewards
 from incumbent.driver import Driver
 from incumbent.errors import (
     AdmissionUnavailable,
@@ -126,6 +127,7 @@ class Campaigner:
         turns: for changes of leader, of which only so many go on at a time.
         historian: keeps the history of the election; None if nobody does.
         peers: what this process knows about others; None: nothing.
+        stewards: what this process knows about the stewards of all its elections; None: nothing.
     """
 
     def __init__(
@@ -143,6 +145,7 @@ class Campaigner:
         turns: asyncio.Semaphore,
         historian: Historian | None = None,
         peers: Peers | None = None,
+        stewards: Stewards | None = None,
     ) -> None:
         self._site = site.for_election(name=resource.site, uid=resource.uid)
         self._replica = replica
@@ -160,6 +163,7 @@ class Campaigner:
             Peers() if peers is None else peers,
             self._reporter.status,
         )
+        self._stewards = Stewards() if stewards is None else stewards
         self._cluster = cluster
         self._driver = Driver(
             # Who only follows has no part in the records of its site.
@@ -190,6 +194,7 @@ class Campaigner:
             turns=turns,
             inquiry=self._reporter,
             timing=self._known_timing,
+            stewards=self._stewards,
         )
         self.counts = Counts(self._driver.attempts)
         self._due = asyncio.Event()
@@ -221,6 +226,8 @@ class Campaigner:
         self._question: Mapping[str, Any] | None = None
         """What a replica asks that cannot see the key, see `confirmation`."""
         self._questioned_at = NEVER
+        self._late_since = -NEVER
+        """When the record was last found not to be renewed in time."""
         self._answers_lost = 0
         """How often another replica has relieved us before our answer was written."""
         self._outlived = 0
@@ -253,6 +260,7 @@ class Campaigner:
             self._pods.listen(self._wake),
             self._bucket.listen(self._configure),
             self._kin.peers.listen(self._reconsider),
+            self._stewards.serve(self._due_by, self._note_late),
         ]
         if self._historian is not None:
             ends.append(self._historian.follow(self._bucket, self.resource.record_key))
@@ -654,8 +662,8 @@ class Campaigner:
         if question is None or blind or campaign is None or campaign.latest is None:
             return
         if lease is not None:
-            renewed = lease.sent_at >= self._questioned_at or await self._driver.renew()
-            self._answered = question if renewed else self._answered
+            if lease.sent_at >= self._questioned_at or await self._driver.renew():
+                self._answer_if_all_are_renewed(question)
         elif self.resource.observed:
             if question != self._answered and await self._driver.look():
                 self._answered = question
@@ -666,7 +674,38 @@ class Campaigner:
                 self._driver.urge()
             self._wake_in(patience)
         elif not self._office.labelled:
-            self._answered = question  # nothing is in doubt
+            self._answer_if_all_are_renewed(question)  # nothing is in doubt here
+
+    def _answer_if_all_are_renewed(self, question: Mapping[str, Any]) -> None:
+        """Answer, because the answer counts for all elections that this process renews."""
+        info = self._settings
+        if info is None or self._answered == question:
+            return
+        me = Steward(str(self._replica), self._bucket.name, info.created)
+        if self._stewards.vouch(me, self._questioned_at, clock.now()):
+            self._answered = question
+        else:
+            self._wake_in(LOOK_AGAIN)
+
+    def _note_late(self) -> None:
+        """Note that the record was not renewed in time, so that the status says so."""
+        self._late_since = clock.now()
+        self._wake()
+
+    @property
+    def _late(self) -> bool:
+        """Whether the record has not been renewed since that was noted."""
+        lease = self._driver.lease
+        return lease is None or lease.sent_at < self._late_since
+
+    def _due_by(self, steward: Steward) -> float:
+        """Return when the record has to be renewed, if the status names this steward."""
+        campaign, record, lease = self._driver.campaign, self._driver.record, self._driver.lease
+        if self.resource.deleting or self._reporter.steward() != steward:
+            return NEVER
+        if campaign is None or record is None or not campaign.ours(record):
+            return -NEVER
+        return campaign.timing.interval + (campaign.latest_at if lease is None else lease.sent_at)
 
     async def _check_age(self) -> None:
         """Read a record that should have expired; without markers no watch tells that it has."""
@@ -855,6 +894,10 @@ class Campaigner:
             return
         if confirmation.answered and isinstance(error, BucketUnreachable):
             return  # the replica that answers sees the key, and writes the status
+        doubtful_at = confirmation.doubtful_at
+        if not alone and isinstance(error, BucketUnreachable) and now < doubtful_at + patience:
+            self._wake_in(doubtful_at + patience - now)
+            return  # perhaps another replica sees the key; thousands of statuses need not say this
         problem = self._blocked or self._invalid or self._in_use or self._regressed
         problem = problem or self._refused or trouble
         problem = problem or self._outdated
@@ -909,7 +952,7 @@ class Campaigner:
             pods_seen=self._pods.all is not None,
             stripped=self._office.confirmation.stripped,
             answers=self._answered,
-            process=self._replica.nonce,
+            process="" if self._late_since > -NEVER and self._late else self._replica.nonce,
             contested=self._office.contested,
         )
 

@@ -18,7 +18,7 @@ import structlog
 from incumbent import clock
 from incumbent.brake import Brake
 from incumbent.campaign import NEVER, Campaign
-from incumbent.confirmation import Act, Confirmation, Inquiry, Later
+from incumbent.confirmation import Act, Confirmation, Inquiry, Later, Stewards
 from incumbent.driver import Driver
 from incumbent.errors import (
     AdmissionUnavailable,
@@ -81,6 +81,7 @@ class Office:
         turns: for changes of leader, of which only so many go on at a time.
         inquiry: where replicas ask each other while they cannot see the key.
         timing: returns the durations, perhaps by what an earlier process knew; None: not known.
+        stewards: what this process knows about the stewards of all its elections.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Office:
         turns: asyncio.Semaphore,
         inquiry: Inquiry,
         timing: Callable[[], Timing | None],
+        stewards: Stewards,
     ) -> None:
         self._site = site
         self._driver = driver
@@ -115,7 +117,7 @@ class Office:
         self._turns = turns
         self._inquiry = inquiry
         self._timing = timing
-        self.confirmation = Confirmation(clock.now())
+        self.confirmation = Confirmation(clock.now(), stewards)
         self._labels = LabelSet(cluster, resource, pods, observer, wake)
         self.routing = Routing(cluster, resource, wake, observer)
         self._follower = Follower(site, cluster, driver, self._labels, self.routing, wake)
@@ -877,16 +879,11 @@ class Office:
         if campaign is not None and record is not None:
             ours = self.resource.observed or campaign.ours(record)
             renewed_at = campaign.latest_at if ours else None
-        act = self.confirmation.act(
-            clock.now(), self._timing(), question=self._inquiry.question(), renewed_at=renewed_at
-        )
-        match act:
+        match self._next_act(renewed_at):
             case Later(at):
                 self._reached(at)
             case Act.ASK:
-                sent_at = clock.now()
-                kept = await self._inquiry.ask(self.confirmation.renewal(renewed_at))
-                self.confirmation.ask(sent_at, clock.now(), kept=kept)
+                await self._ask_others(renewed_at)
                 self._wake(0)
             case Act.STRIP:
                 carriers = [*await self._labels.carriers(), *self._labels.suspects]
@@ -899,6 +896,41 @@ class Office:
                     election=self.resource.key.name,
                     stripped=sorted({pod.name for pod in labelled(carriers, self.resource)}),
                 )
+
+    def _next_act(self, renewed_at: float | None) -> Act | Later:
+        return self.confirmation.act(
+            clock.now(),
+            self._timing(),
+            question=self._inquiry.question(),
+            renewed_at=renewed_at,
+            steward=self._inquiry.steward(),
+        )
+
+    async def _ask_others(self, renewed_at: float | None) -> None:
+        """Write the question when it has its turn, if it is still needed then.
+
+        A slow API server must not delay the strip of a label whose steward is known to be silent.
+        """
+        confirmation, known = self.confirmation, self.confirmation.renewal(renewed_at)
+        steward, timing, asked = self._inquiry.steward(), self._timing(), False
+        turn_by = confirmation.turn_by(clock.now(), known, timing, steward)
+        try:
+            async with asyncio.timeout(_left(turn_by)) as limit, confirmation.stewards.asking:
+                if self._next_act(renewed_at) is not Act.ASK:
+                    return
+                known, steward = confirmation.renewal(renewed_at), self._inquiry.steward()
+                left = _left(confirmation.strips_unasked_at(known, timing, steward))
+                now = asyncio.get_running_loop().time()
+                limit.reschedule(None if left is None else now + left)
+                sent_at = clock.now()
+                kept = await self._inquiry.ask(known)
+            confirmation.ask(sent_at, clock.now(), kept=kept, steward=steward, known=known)
+            asked = True
+        except TimeoutError:
+            pass  # the next pass strips, or sees that an answer has come
+        finally:
+            if not asked:
+                confirmation.give_up_asking()
 
     @property
     def _doubtful(self) -> bool:
@@ -1045,3 +1077,8 @@ class Office:
     def _deadline(self) -> float:
         lease = self._driver.lease
         return lease.deadline if lease is not None else clock.now()
+
+
+def _left(until: float) -> float | None:
+    """Return the seconds until a time, as `asyncio.timeout` takes them."""
+    return None if until == NEVER else max(0.0, until - clock.now())

@@ -18,6 +18,7 @@ from incumbent.access import access_from
 from incumbent.bucket import Nats
 from incumbent.campaigner import Campaigner
 from incumbent.cluster import ApiServer
+from incumbent.confirmation import QUESTIONS_AT_ONCE, Stewards
 from incumbent.errors import (
     BucketError,
     ClusterError,
@@ -120,6 +121,7 @@ class Operator:
         self._site = Site(settings.site or "", "")  # until the cluster has been asked
         self._namespaces: dict[str, NamespacePods] = {}
         self._peers = Peers()
+        self._stewards = Stewards(asyncio.Semaphore(QUESTIONS_AT_ONCE))
         self._turns = asyncio.Semaphore(CHANGES_AT_ONCE)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -277,6 +279,7 @@ class Operator:
             turns=self._turns,
             historian=self.historian,
             peers=self._peers,
+            stewards=self._stewards,
         )
 
 

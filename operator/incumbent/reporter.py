@@ -18,12 +18,15 @@ from typing import Any
 import structlog
 
 from incumbent import clock
+from incumbent.confirmation import Steward
 from incumbent.errors import ClusterError, Conflict, NotFound, Refused
 from incumbent.ports import Cluster
+from incumbent.site import steward_of
 from incumbent.status import (
     Event,
     Situation,
     events_from,
+    ready,
     status_from,
     with_candidates,
     without_proofs,
@@ -111,6 +114,13 @@ class Reporter:
             return None
         age = clock.today() - datetime.fromisoformat(asked["renewedTime"])
         return clock.now() - max(0.0, age.total_seconds())
+
+    def steward(self) -> Steward | None:
+        """See `incumbent.confirmation.Inquiry`."""
+        process, bucket = steward_of(self.status), self.status.get("bucket") or {}
+        if not process or "createdTime" not in bucket or not ready(self.status):
+            return None
+        return Steward(process, bucket["name"], bucket["createdTime"])
 
     async def ask(self, renewed_at: float) -> bool:
         """See `incumbent.confirmation.Inquiry`."""

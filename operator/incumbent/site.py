@@ -143,11 +143,11 @@ class Kinship:
     def hear(self, status: Mapping[str, Any]) -> None:
         """Observe a later status of the election."""
         before, self._status = self._status, status
-        newcomer, steward = status.get("newcomer", ""), _steward(status)
+        newcomer, steward = status.get("newcomer", ""), steward_of(status)
         if newcomer not in {"", self._me, self._first.get("newcomer")}:
             self.peers.learn(newcomer)
         admitted = (status.get("steward") or {}).get("admitted") == self._me
-        if steward not in {"", self._me} and (admitted or steward != _steward(before)):
+        if steward not in {"", self._me} and (admitted or steward != steward_of(before)):
             self.peers.learn(steward)
         self._note_steward(status)
 
@@ -212,12 +212,12 @@ class Kinship:
         return plain and same
 
     def _note_steward(self, status: Mapping[str, Any]) -> None:
-        steward = _steward(status)
+        steward = steward_of(status)
         if steward and steward not in self.peers.foreign:
             self.peers.named.add(steward)
 
 
-def _steward(status: Mapping[str, Any]) -> str:
+def steward_of(status: Mapping[str, Any]) -> str:
     """Return the steward in a status as records name it; empty if that cannot be told."""
     steward = status.get("steward") or {}
     return f"{steward['replica']}/{steward['process']}" if steward.get("process") else ""

@@ -201,6 +201,12 @@ def with_candidates(situation: Situation, before: Mapping[str, Any], now: str) -
     return {**before, "candidates": fresh["candidates"], "conditions": conditions}
 
 
+def ready(status: Mapping[str, Any]) -> bool:
+    """Whether a status says that all is well with the election and with its key."""
+    shown = {one["type"]: one["status"] for one in status.get("conditions", ())}
+    return shown.get("Ready") == shown.get("BucketReady") == "True"
+
+
 def without_proofs(status: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a status as an older definition of the kind allows it (see `site`)."""
     steward = status.get("steward")

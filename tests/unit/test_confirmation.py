@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
-from incumbent.confirmation import ANSWER_WITHIN, ASK_AFTER, SECOND_CHANCE, Act, Confirmation, Later
+from incumbent.confirmation import (
+    ANSWER_WITHIN,
+    ASK_AFTER,
+    LATE_AFTER,
+    LOOK_AGAIN,
+    SECOND_CHANCE,
+    Act,
+    Confirmation,
+    Later,
+    Steward,
+    Stewards,
+)
 from incumbent.timing import timing_for
 
 TIMING = timing_for(30.0)
@@ -115,3 +128,164 @@ def test_without_a_ttl_the_time_is_over():
     assert step(confirmation, START + ASK_AFTER, timing=None) is Act.ASK
     confirmation.ask(START + 1, START + 1, kept=True)
     assert step(confirmation, START + 2, timing=None, question=START) is Act.STRIP
+
+
+STEWARD = Steward("one/nonce", "BUCKET", "2026-01-01T00:00:00Z")
+
+
+def pair():
+    """Return what a replica knows of two elections, whose records were renewed at the start."""
+    stewards = Stewards()
+    both = Confirmation(START, stewards), Confirmation(START, stewards)
+    for confirmation in both:
+        confirmation.see(START)
+    return both
+
+
+def shared(confirmation, now, *, question=None, steward=STEWARD):
+    return confirmation.act(now, TIMING, question=question, renewed_at=START, steward=steward)
+
+
+def ask(confirmation, sent_at, now, *, steward=STEWARD):
+    confirmation.ask(sent_at, now, kept=True, steward=steward, known=confirmation.renewal(START))
+
+
+DUE = START + TIMING.relay_after
+"""When the first question is due."""
+
+
+def test_one_election_asks_for_all_of_a_steward():
+    """Each of them would cost two writes."""
+    asks, waits = pair()
+    assert shared(asks, DUE) is Act.ASK
+    assert shared(waits, DUE) == Later(DUE + ANSWER_WITHIN)
+    ask(asks, DUE, DUE + 0.1)
+    shared(asks, DUE + 0.5)  # the answer
+    assert asks.renewal(START) == DUE
+    assert shared(waits, DUE + 0.6) == Later(DUE - TIMING.interval + TIMING.relay_after)
+    assert waits.answered
+
+
+@pytest.mark.parametrize(
+    "other",
+    (
+        Steward("one/another", "BUCKET", "2026-01-01T00:00:00Z"),
+        Steward("two/nonce", "BUCKET", "2026-01-01T00:00:00Z"),
+        Steward("one/nonce", "OTHER", "2026-01-01T00:00:00Z"),
+        Steward("one/nonce", "BUCKET", "2026-02-02T00:00:00Z"),
+        None,
+    ),
+    ids=("another process", "another replica", "another bucket", "a new bucket", "not known"),
+)
+def test_an_answer_counts_for_no_other_steward_or_bucket(other):
+    """It proves nothing about their records."""
+    first, second = pair()
+    shared(first, DUE)
+    assert shared(second, DUE, steward=other) is Act.ASK
+    ask(first, DUE, DUE + 0.1)
+    ask(second, DUE, DUE + 0.1, steward=other)
+    shared(first, DUE + 0.5)
+    shared(second, DUE + 0.5, question=START, steward=other)
+    assert second.renewal(START) == START
+    assert not second.answered
+
+
+def test_an_answer_of_another_replica_proves_nothing_about_the_steward_that_was_asked():
+    """It took over in that election; perhaps in no other."""
+    first, second = pair()
+    shared(first, DUE)
+    ask(first, DUE, DUE + 0.1)
+    shared(first, DUE + 0.5, steward=Steward("two/nonce", STEWARD.bucket, STEWARD.created))
+    assert first.renewal(START) == DUE
+    assert shared(second, DUE + 0.5) is Act.ASK
+    assert second.renewal(START) == START
+
+
+def test_the_answer_to_a_question_of_another_replica_counts_for_one_election():
+    """When it was asked is only known by the other replica's clock."""
+    first, second = pair()
+    shared(first, DUE, question=START + 3)
+    shared(first, DUE + 0.5)
+    assert first.renewal(START) == START + 3
+    shared(second, DUE + 0.5)
+    assert second.renewal(START) == START
+    assert not second.answered
+
+
+def test_the_others_ask_for_themselves_when_the_answer_is_overdue():
+    """Another replica may be the steward there, and its status may be on its way."""
+    first, second = pair()
+    shared(first, DUE)
+    ask(first, DUE, DUE + 0.1)
+    assert shared(second, DUE + 0.1 + ANSWER_WITHIN - 0.01) == Later(DUE + 0.1 + ANSWER_WITHIN)
+    assert shared(second, DUE + 0.1 + ANSWER_WITHIN) is Act.ASK
+
+
+def test_without_an_answer_all_strip_in_time_though_only_one_asked():
+    """An API server that is too slow for all questions does not keep their labels."""
+    first, second = pair()
+    shared(first, DUE)
+    ask(first, DUE, DUE + 0.1)
+    end = START + TIMING.lease
+    assert shared(second, end - 0.01) is Act.ASK
+    assert second.strips_unasked_at(START, TIMING, STEWARD) == end
+    assert shared(second, end) is Act.STRIP
+    assert shared(first, end, question=START) is Act.STRIP
+
+
+def test_a_question_of_an_earlier_absence_is_no_reason_to_strip_unasked():
+    """The steward has a new chance."""
+    first, second = pair()
+    shared(first, DUE)
+    ask(first, DUE, DUE + 0.1)
+    for confirmation in (first, second):
+        confirmation.see(START + 100)
+    again = START + 100 + TIMING.lease
+    step = second.act(again, TIMING, question=None, renewed_at=START + 100, steward=STEWARD)
+    assert step is Act.ASK
+
+
+def test_another_election_may_ask_when_a_question_could_not_be_written():
+    """One election that the API server refuses does not silence the others."""
+    first, second = pair()
+    assert shared(first, DUE) is Act.ASK
+    first.give_up_asking()
+    assert shared(second, DUE) is Act.ASK
+
+
+def test_a_slow_question_gives_the_answer_more_time_as_far_as_the_record_lives():
+    """The answer is a write to the same API server."""
+    slow, late = pair()
+    sent_at = START + TIMING.lease - 2.5
+    ask(slow, sent_at, sent_at + 1.9)
+    assert shared(slow, sent_at + 1.9, question=START) == Later(sent_at + 1.9 + 1.9)
+    ask(late, sent_at - 8, sent_at)
+    expires_soon_at = START + TIMING.ttl - TIMING.margin / 2
+    assert shared(late, sent_at, question=START) == Later(expires_soon_at)
+
+
+def test_a_steward_answers_only_when_all_its_records_are_renewed():
+    """If it dies then, none of its labels outlives its record."""
+    stewards, dues, late = Stewards(), {"a": START + 5, "b": START - 1}, []
+
+    def due_of(name, _):
+        return dues[name]
+
+    for name in dues:
+        stewards.serve(partial(due_of, name), lambda: late.append("one"))
+    assert not stewards.vouch(STEWARD, START, START)
+    dues["b"] = START + 5
+    assert not stewards.vouch(STEWARD, START, START)  # it does not look at thousands each time
+    assert stewards.vouch(STEWARD, START, START + LOOK_AGAIN)
+    assert not late
+
+
+def test_a_steward_is_told_which_record_keeps_it_from_answering():
+    """Then the status of that election stops naming it."""
+    stewards, late = Stewards(), []
+    stewards.serve(lambda _: START + 5, lambda: late.append("a"))
+    end = stewards.serve(lambda _: START - 1, lambda: late.append("b"))
+    assert not stewards.vouch(STEWARD, START, START + LATE_AFTER)
+    assert late == ["b"]
+    end()
+    assert stewards.vouch(STEWARD, START, START + LATE_AFTER + LOOK_AGAIN)
