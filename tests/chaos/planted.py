@@ -10,7 +10,6 @@ hold      JSON: `pod`, `what`, `lost` and `most`. So many writes are not sent be
           `slice` that leads to it. If they are lost, whoever waits for the answer is
           told so when its time is up
 release   what is held is sent
-expire    the next watch of pods that begins is told that it is too late (410)
 ========  =========================================================================
 
 The only module here that imports the operator, and nothing here imports it.
@@ -22,7 +21,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,7 @@ import structlog
 
 from incumbent import cli, clock
 from incumbent.cluster import ApiServer
-from incumbent.connection import Connection, Expired
+from incumbent.connection import Connection
 from incumbent.errors import ClusterError, ClusterUnreachable
 from incumbent.labels import Labels
 from incumbent.model import Pod
@@ -209,7 +208,7 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 def obey(folder: Path) -> None:
     """Do to the operator's requests what the files of a folder ask for."""
-    real, real_slice, real_watch = ApiServer.patch_pod, ApiServer.patch_slice, ApiServer._watch
+    real, real_slice = ApiServer.patch_pod, ApiServer.patch_slice
     held = 0
 
     async def perhaps(
@@ -264,20 +263,8 @@ def obey(folder: Path) -> None:
         write = partial(real_slice, self, seen, change, timeout=timeout, **more)
         return await perhaps(leader, "slice", timeout, write)
 
-    async def watch(
-        self: ApiServer, path: str, version: str
-    ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
-        with contextlib.suppress(FileNotFoundError):
-            (folder / "expire").unlink()
-            msg = "Too old"
-            raise Expired(msg)
-        async with contextlib.aclosing(real_watch(self, path, version)) as events:
-            async for event in events:
-                yield event
-
     ApiServer.patch_pod = patch_pod  # type: ignore[method-assign]
     ApiServer.patch_slice = patch_slice  # type: ignore[method-assign]
-    ApiServer._watch = watch  # type: ignore[method-assign]
 
 
 def _spawn(work: Coroutine[Any, Any, None]) -> None:
