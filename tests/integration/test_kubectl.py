@@ -208,6 +208,16 @@ async def publish(kube, namespace, port):
             "ports": [{"name": "http", "port": port}],
         },
     )
+    # An API server of Kubernetes 1.35 or older looks for the addresses in the Endpoints.
+    subset = {
+        "addresses": [{"ip": address, "targetRef": {**target, "uid": pod["metadata"]["uid"]}}],
+        "ports": [{"name": "http", "port": port}],
+    }
+    unmirrored = {"endpointslice.kubernetes.io/skip-mirror": "true"}
+    await kube.create(
+        f"/api/v1/namespaces/{namespace}/endpoints",
+        {"metadata": {"name": "incumbent", "labels": unmirrored}, "subsets": [subset]},
+    )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -520,11 +530,12 @@ async def test_the_documentation_is_true(site, operator, namespaces, tmp_path):
 
 
 def plain(text):
-    """Return an output without what differs each time: ages, tokens, times, addresses."""
+    """Return an output without what differs: ages, tokens, times, addresses, versions."""
     for pattern, instead in (
         (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
         (r"\b(\d+[smhd])+\b", "AGE"),
         (r"https://\S+", "URL"),
+        (r"\bv\d+\.\d+\.\d+\b", "VERSION"),
         (r"\b\d+\.\d+\.\d+(\.\d+)?", "NUMBER"),
         (r"(?<!code)(?<=\s)\d+(?=\s|$)", "NUMBER"),
         (r"[ \t]+", " "),
