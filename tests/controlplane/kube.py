@@ -133,7 +133,8 @@ class Kube:
             if condition(found):
                 return found
             if time.monotonic() > deadline:
-                msg = f"{path} is not as expected after {timeout} s: {json.dumps(found)[:2000]}"
+                ((found or {}).get("metadata") or {}).pop("managedFields", None)
+                msg = f"{path} is not as expected after {timeout} s: {json.dumps(found)[:6000]}"
                 raise TimeoutError(msg)
             await asyncio.sleep(_POLL)
 
