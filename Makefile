@@ -20,12 +20,12 @@ LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check fix bench bench-scale bench-storm soak simulate model chaos scenarios verify matrix e2e up env down build chart image image-check docs lock clean
+.PHONY: help demo test test-unit check fix bench bench-scale bench-storm bench-hostile soak simulate model chaos scenarios verify matrix e2e up env down build chart image image-check docs lock clean
 
 help: ## Show this text
 	@echo 'Usage: make TARGET'
 	@echo
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo 'Examples:'
 	@echo '  make demo                           see a leader fail over, on a control plane of its own'
@@ -72,6 +72,9 @@ bench-scale: build ## Measure 1,000, 5,000 and 10,000 elections in one process; 
 
 bench-storm: build ## Measure what 1,000 elections do when much happens at once: 10 minutes
 	@$(RUN) -m bench storm $(if $(AGAIN),--again)
+
+bench-hostile: build ## Judge 5,000 elections beside hostile clients and a hostile tenant: 6 minutes
+	@$(RUN) -m bench hostile $(if $(AGAIN),--again)
 
 soak: build ## Look for growth under light churn: HOURS=1
 	@$(RUN) -m bench soak --again --hours $(or $(HOURS),1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from bench import bucket, cost, failover, report, scale, soak, speed, storm
+from bench import bucket, cost, failover, hostile, report, scale, soak, speed, storm
 from bench.report import Measurement, say
 from controlplane.processes import ControlPlaneError
 
@@ -23,13 +23,14 @@ GROUPS = {
     "bucket": bucket,
     "scale": scale,
     "storm": storm,
+    "hostile": hostile,
     "soak": soak,
 }
 USUAL = ("failover", "cost", "speed", "bucket")
 
 
 def main() -> int:
-    """Make the measurements that are missing, and return the exit code."""
+    """Make the measurements that are missing, and return the exit code: 1 for one that failed."""
     # Members would tell of every term, and of every server that is killed under them.
     quiet = structlog.make_filtering_bound_logger(logging.ERROR)
     structlog.configure(wrapper_class=quiet)
@@ -65,24 +66,28 @@ def main() -> int:
             chosen.append(every[name])
         else:
             parser.error(f"there is no {name}; choose from {', '.join([*GROUPS, *every])}")
+    good = True
     try:
         if not arguments.report:
-            _measure(chosen, arguments.results, again=arguments.again)
+            good = _measure(chosen, arguments.results, again=arguments.again)
     finally:  # also of what there is when somebody has interrupted it
         _report(made, arguments.results)
-    return 0
+    return 0 if good else 1
 
 
 def _report(made: Mapping[str, Sequence[Measurement]], results: Path) -> None:
     sections = []
     for name, group in made.items():
         if found := report.results([one.name for one in group], results):
+            found |= report.results(getattr(GROUPS[name], "KEPT", ()), results)
             sections.append(GROUPS[name].section(found))
     results.mkdir(parents=True, exist_ok=True)
     say(f"report     {report.write(sections, results)}")
 
 
-def _measure(chosen: Sequence[Measurement], results: Path, *, again: bool) -> None:
+def _measure(chosen: Sequence[Measurement], results: Path, *, again: bool) -> bool:
+    """Make measurements, and return whether all those that are judged are good enough."""
+    good = True
     environment = report.environment()
     say(f"machine    {environment['machine']}")
     say(f"versions   {environment['versions']}; commit {environment['commit']}")
@@ -95,6 +100,9 @@ def _measure(chosen: Sequence[Measurement], results: Path, *, again: bool) -> No
         with tempfile.TemporaryDirectory(prefix="incumbent-bench-") as folder:
             result = asyncio.run(one.run(Path(folder)))
         report.keep(one.name, result, results, before=before)
+        if one.judge is not None:
+            good = one.judge(result) and good
+    return good
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import aiohttp
 
 from bench.report import patience
 from bench.scene import Scene, Usage, election_path, pod_path
-from controlplane.kube import ApiError
+from controlplane.kube import ApiError, has_condition
 from controlplane.processes import Process
 from elections import LEADER
 from incumbent.access import NatsAccess
@@ -43,6 +43,7 @@ class Seen:
     name: str
     uid: str
     labelled: bool
+    ready: bool
 
 
 class Crowd:
@@ -60,6 +61,8 @@ class Crowd:
         """By the key of their election and their UID."""
         self.wrong: set[str] = set()
         """Elections without exactly one label, on the pod that the record names."""
+        self.listeners: list[Callable[[Seen], None]] = []
+        """Called with each pod that the watch shows."""
         self._scene = scene
         self._names = itertools.count(100)
         self._known: dict[str, Seen] = {}
@@ -166,6 +169,15 @@ class Crowd:
         self._doomed.add(pod.uid)
         await self._scene.kube.delete(pod_path(pod.namespace, pod.name), grace=0)
 
+    @contextlib.contextmanager
+    def excused(self, pod: Seen) -> Iterator[None]:
+        """Let a term of this pod end meanwhile without counting as lost."""
+        self._doomed.add(pod.uid)
+        try:
+            yield
+        finally:
+            self._doomed.discard(pod.uid)
+
     async def create(self, key: str, *, template: str = "") -> None:
         """Create one more pod of an election, as its controller would; of a template, if given."""
         namespace, _, election = key.partition(".")
@@ -234,7 +246,8 @@ class Crowd:
             self._drop(uid)
             return
         labelled = labels.get(f"incumbent.dev/{labels['app']}") == LEADER
-        seen = Seen(key, namespace, metadata["name"], uid, labelled)
+        ready = has_condition(pod, "Ready")
+        seen = Seen(key, namespace, metadata["name"], uid, labelled, ready)
         self._known[uid] = self.pods.setdefault(key, {})[uid] = seen
         holders = self._labelled.setdefault(key, set())
         if labelled:
@@ -244,6 +257,8 @@ class Crowd:
         if len(holders) > 1:
             self.twice.add(key)
         self._judge(key)
+        for listener in self.listeners:
+            listener(seen)
 
     def _drop(self, uid: str) -> None:
         pod = self._known.pop(uid, None)

@@ -38,6 +38,8 @@ class Measurement:
     name: str
     run: Callable[[Path], Coroutine[Any, Any, Result]]
     """Is given an empty folder; what it returns has to be fit for JSON."""
+    judge: Callable[[Result], bool] | None = None
+    """Says whether a result is good enough, and returns it; None: nothing is judged."""
 
 
 @dataclass(frozen=True)

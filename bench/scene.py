@@ -9,7 +9,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,28 @@ class Usage:
 
     @classmethod
     def of(cls, process: Process) -> Usage:
-        """Read it from the system."""
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-        cpu = (int(fields[11]) + int(fields[12])) / _TICKS
-        return cls(time.monotonic(), cpu, pages * _PAGE)
+        """Read it from the system: of the process and of those that it has started."""
+        ticks, pages = _taken(process.pid)
+        for child in _children(process.pid):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                ticks, pages = (a + b for a, b in zip((ticks, pages), _taken(child), strict=True))
+        return cls(time.monotonic(), ticks / _TICKS, pages * _PAGE)
+
+
+def _taken(pid: int) -> tuple[int, int]:
+    """Return ticks of CPU and resident pages of one process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return int(fields[11]) + int(fields[12]), pages
+
+
+def _children(pid: int) -> Iterator[int]:
+    """Yield the processes below another one."""
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in map(int, path.read_text().split()):
+                yield child
+                yield from _children(child)
 
 
 async def used(seconds: float, processes: Mapping[str, Process]) -> dict[str, dict[str, float]]:

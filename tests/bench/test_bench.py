@@ -50,6 +50,7 @@ def files(folder: Path) -> list[Path]:
         ("bucket-leaders", "TTL 2 s: of 3 elections", "bucket-leaders"),
         ("scale", "lateness   p50", "scale-lateness"),
         ("storm", "leases lost", "storm-memory"),
+        ("hostile", "strips: p50", "hostile-strips"),
         ("soak", "consumers; ", "soak-handles"),
     ),
 )
