@@ -8,12 +8,11 @@ they like.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from model.search import Result
+from model.search import Result, explore
 from model.state import NOBODY
 
 FENCE: Final = "observed: fence"
@@ -88,20 +87,11 @@ def left_out(rule: str) -> Case:
 def search(case: Case, *, most: int = 2_000_000) -> Result:
     """Look at all states, the nearest first, until two pods are labelled at once."""
     start = State(0, (False,) * case.pods, NOBODY, (Replica(),) * case.replicas)
-    came: dict[State, tuple[State, str] | None] = {start: None}
-    queue = deque([start])
-    while queue:
-        state = queue.popleft()
-        for words, after in _steps(state, case):
-            here = (state, words)
-            if came.setdefault(after, here) is not here:
-                continue
-            if sum(after.labelled) > 1:
-                return Result(len(came), _way(came, after), "two pods are labelled at once")
-            if len(came) >= most:
-                return Result(len(came), complete=False)
-            queue.append(after)
-    return Result(len(came))
+    return explore(start, lambda state: _steps(state, case), _broken, most=most)
+
+
+def _broken(_: State, state: State) -> str:
+    return "two pods are labelled at once" if sum(state.labelled) > 1 else ""
 
 
 def _steps(state: State, case: Case) -> Iterator[tuple[str, State]]:
@@ -174,11 +164,3 @@ def _written(state: State, pod: int, case: Case, *, leads: bool) -> State:
 def _put(state: State, me: int, replica: Replica) -> State:
     replicas = (*state.replicas[:me], replica, *state.replicas[me + 1 :])
     return state._replace(replicas=replicas)
-
-
-def _way(came: dict[State, tuple[State, str] | None], state: State) -> tuple[str, ...]:
-    words: list[str] = []
-    while (step := came[state]) is not None:
-        state = step[0]
-        words.append(step[1])
-    return tuple(reversed(words))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from model import replica, world
 from model.replica import Step
 from model.rules import Case
 from model.state import State
+
+S = TypeVar("S", bound=Hashable)
+"""A state, of whatever model."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,39 @@ class Result:
 
 def search(case: Case, *, most: int = 10_000_000) -> Result:
     """Look at all states, the nearest first, until a promise is broken."""
-    start = case.first()
-    came: dict[State, tuple[State, str] | None] = {start: None}
+    return explore(
+        case.first(),
+        lambda state: _steps(state, case),
+        lambda before, after: _broken(after, case) or _backwards(before, after, case),
+        most=most,
+    )
+
+
+def explore(
+    start: S,
+    steps: Callable[[S], Iterable[tuple[str, S]]],
+    broken: Callable[[S, S], str],
+    *,
+    most: int,
+) -> Result:
+    """Look at all states, the nearest first, until a step breaks a promise.
+
+    Args:
+        start: the first state.
+        steps: what can happen in a state, each in words and with the state after it.
+        broken: says which promise does not hold after a step, given the states before and after.
+        most: how many states to look at.
+    """
+    came: dict[S, tuple[S, str] | None] = {start: None}
     queue = deque([start])
     while queue:
         state = queue.popleft()
-        for words, after in _steps(state, case):
+        for words, after in steps(state):
             here = (state, words)
             if came.setdefault(after, here) is not here:
                 continue
-            if broken := _broken(after, case) or _backwards(state, after, case):
-                return Result(len(came), _way(came, after), broken)
+            if problem := broken(state, after):
+                return Result(len(came), _way(came, after), problem)
             if len(came) >= most:
                 return Result(len(came), complete=False)
             queue.append(after)
@@ -83,7 +109,7 @@ def _backwards(before: State, after: State, case: Case) -> str:
     return ""
 
 
-def _way(came: dict[State, tuple[State, str] | None], state: State) -> tuple[str, ...]:
+def _way(came: Mapping[S, tuple[S, str] | None], state: S) -> tuple[str, ...]:
     words: list[str] = []
     while (step := came[state]) is not None:
         state = step[0]
