@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 from hypothesis import settings
+from structlog.testing import capture_logs
 
 from controlplane import build, shared
 from controlplane.kube import Kube
@@ -29,6 +30,8 @@ from operatorprocess import SOURCES, OperatorProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from structlog.typing import EventDict
 
     from controlplane.sites import Site
 
@@ -72,6 +75,13 @@ async def no_task_is_left() -> AsyncIterator[None]:
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:
         pytest.fail(f"tasks left behind: {', '.join(sorted(map(str, left)))}", pytrace=False)
+
+
+@pytest.fixture
+def logs() -> Iterator[list[EventDict]]:
+    """What is logged during a test."""
+    with capture_logs() as entries:
+        yield entries
 
 
 @pytest.fixture(scope="session")

@@ -24,10 +24,10 @@ from controlplane.natsserver import NatsServer
 from controlplane.processes import free_port
 from incumbent import Election, NatsAccess, cli
 from incumbent.bucket import Nats
+from waiting import PATIENCE, until
 
 KEY = "nightly"
 TTL = 3.0
-PATIENCE = 20.0
 NAMES = (f"COMMANDS_{number}" for number in itertools.count())
 SOURCES = Path(incumbent.__file__).parents[1]
 
@@ -112,14 +112,6 @@ async def line_of(process):
     """Return the next line of output."""
     async with asyncio.timeout(PATIENCE):
         return (await process.stdout.readline()).decode().strip()
-
-
-async def until(holds):
-    """Wait for something that nobody tells."""
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        await asyncio.sleep(0.02)
 
 
 async def released(shell, key=KEY):

@@ -23,10 +23,10 @@ from incumbent import Election, Lost, NatsAccess, Profile, State, clock, stream
 from incumbent.bucket import Nats
 from incumbent.errors import BucketNotFound
 from incumbent.events import Loss
+from waiting import PATIENCE, until
 
 KEY = "jobs"
 TTL = 3.0
-PATIENCE = 15.0
 NAMES = (f"MEMBERS_{number}" for number in itertools.count())
 SOURCES = Path(incumbent.__file__).parents[1]
 GUIDE = SOURCES.parent / "docs" / "library.md"
@@ -57,14 +57,6 @@ async def stranger_on(server):
         yield client.jetstream()
     finally:
         await client.close()
-
-
-async def until(holds):
-    """Wait for something that nobody tells."""
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        await asyncio.sleep(0.01)
 
 
 async def won(election):

@@ -7,16 +7,14 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import nats
 import pytest
-from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from controlplane.natsserver import NatsCluster, NatsServer
@@ -33,21 +31,15 @@ from incumbent.errors import (
 )
 from incumbent.model import Entry, Nothing, Record
 from incumbent.ports import Answer, Outcome, Sighting
+from natsconnection import connected
 from natslogins import GENERATIONS, LOGINS, login
+from waiting import PATIENCE, until
 
 NAME = "ELECTIONS"
 NAMES = (f"ELECTIONS_{number}" for number in itertools.count())
 KEY = "shop.billing"
-PATIENCE = 10.0
 
 StartProxy = Callable[[int], Awaitable[Proxy]]
-
-
-@pytest.fixture
-def logs() -> Iterator[list[EventDict]]:
-    """What is logged."""
-    with capture_logs() as entries:
-        yield entries
 
 
 @pytest.fixture
@@ -57,25 +49,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "HEARTBEAT_EVERY", 0.2)
 
 
-async def until(holds: Callable[[], object], *, within: float = PATIENCE) -> None:
-    """Wait for something that nobody tells."""
-    deadline = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        await asyncio.sleep(0.01)
-
-
 async def write(bucket: NatsBucket, expected: int = 0, *, key: str = KEY) -> Answer:
     return await bucket.write(key, "a/b/c", expected=expected, headers={}, timeout=2)
-
-
-@asynccontextmanager
-async def connected(*urls: str, **access: Any) -> AsyncIterator[Nats]:
-    """A connection that is up."""
-    async with Nats(NatsAccess(list(urls), **access)) as connection:
-        async with asyncio.timeout(PATIENCE):
-            await connection.wait_connected()
-        yield connection
 
 
 @asynccontextmanager

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,11 +26,11 @@ from incumbent.ports import Outcome, Sighting
 from incumbent.wire import headers_of
 from natslogins import GENERATIONS, LOGINS, credentials, flags_from, key, login, operator_mode
 from operatorprocess import SOURCES, OperatorProcess
+from waiting import PATIENCE, until
 
 DOCS = Path(__file__).parents[2] / "docs" / "nats.md"
 BUCKET = "LEADER_ELECTION"
 INBOX = "_INBOX.>"
-PATIENCE = 10.0
 ACCOUNT, IN_DOMAIN = re.findall(r"```conf\n(.*?)```", DOCS.read_text(), re.DOTALL)
 """What the page tells to put into a server's configuration."""
 CREATE = f"$JS.API.STREAM.CREATE.KV_{BUCKET}"
@@ -65,14 +64,6 @@ async def connected(server: NatsServer, user: str = "", **access: object) -> Asy
     url = server.url.replace("//", f"//{user}@") if user else server.url
     async with Nats(NatsAccess([url], **access)) as connection:
         yield connection
-
-
-async def until(holds: Callable[[], object], *, within: float = PATIENCE) -> None:
-    """Wait for something that nobody tells."""
-    deadline = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        await asyncio.sleep(0.01)
 
 
 async def create_bucket(server: NatsServer, *, ttl: float = 60) -> None:

@@ -8,41 +8,25 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from certificates import Authority
 from controlplane.natsserver import NatsServer
 from controlplane.processes import free_port
 from elections import Election
-from incumbent.bucket import Nats, NatsAccess
+from incumbent.bucket import Nats
 from incumbent.ports import Outcome, Sighting
+from natsconnection import connected
 from operatorprocess import OperatorProcess
+from waiting import PATIENCE, until
 
-PATIENCE = 20.0
 BUCKET = "ELECTIONS"
 LAME = "lame_duck_duration: 30s\nlame_duck_grace_period: 1s\n"
-
-
-@pytest.fixture
-def logs() -> Iterator[list[EventDict]]:
-    """What is logged."""
-    with capture_logs() as entries:
-        yield entries
-
-
-async def until(holds: Callable[[], object], *, within: float = PATIENCE) -> None:
-    """Wait for something that nobody tells."""
-    deadline = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -68,15 +52,6 @@ async def running(
             stack.callback(server.kill)
         await asyncio.gather(*(server.wait_ready() for server in servers))
         yield servers
-
-
-@asynccontextmanager
-async def connected(*urls: str, **access: Any) -> AsyncIterator[Nats]:
-    """A connection that is up."""
-    async with Nats(NatsAccess(list(urls), **access)) as connection:
-        async with asyncio.timeout(PATIENCE):
-            await connection.wait_connected()
-        yield connection
 
 
 def servers_known(connection: Nats) -> set[str]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from certificates import Authority
@@ -19,8 +15,9 @@ from controlplane.natsserver import NatsServer
 from controlplane.processes import free_port
 from incumbent.bucket import Nats, NatsAccess
 from incumbent.ports import Outcome
+from natsconnection import connected
+from waiting import until
 
-PATIENCE = 10.0
 PASSWORD = "p@ss/w#1:%,?"
 ENCODED = "p%40ss%2Fw%231%3A%25%2C%3F"
 
@@ -29,21 +26,6 @@ ENCODED = "p%40ss%2Fw%231%3A%25%2C%3F"
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """Who signed the certificates of this file's servers and clients."""
     return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture
-def logs() -> Iterator[list[EventDict]]:
-    """What is logged."""
-    with capture_logs() as entries:
-        yield entries
-
-
-async def until(holds: Callable[[], object], *, within: float = PATIENCE) -> None:
-    """Wait for something that nobody tells."""
-    deadline = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        await asyncio.sleep(0.01)
 
 
 class Listeners:
@@ -87,15 +69,6 @@ def given(authority: Authority, *what: str) -> dict[str, Any]:
     if "first" in what:
         options["tls_first"] = True
     return options
-
-
-@asynccontextmanager
-async def connected(url: str, **access: Any) -> AsyncIterator[Nats]:
-    """A connection that is up."""
-    async with Nats(NatsAccess([url], **access)) as connection:
-        async with asyncio.timeout(PATIENCE):
-            await connection.wait_connected()
-        yield connection
 
 
 NAMES = (f"ELECTIONS_{number}" for number in itertools.count())

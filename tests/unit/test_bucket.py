@@ -16,17 +16,9 @@ import pytest
 from incumbent.bucket import Nats, NatsAccess
 from incumbent.errors import BucketDenied, BucketUnreachable
 from incumbent.ports import Answer, Outcome
+from waiting import PATIENCE, until
 
-PATIENCE = 10.0
 SECRET = "s3cr3t-of-the-test"
-
-
-async def until(holds: Callable[[], object], *, within: float = PATIENCE) -> None:
-    """Wait for something that nobody tells."""
-    deadline = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        await asyncio.sleep(0.01)
 
 
 @dataclass
