@@ -24,6 +24,7 @@ from incumbent.errors import (
     Refused,
 )
 from incumbent.ports import PodChanged, PodDeleted, PodsReplaced
+from waiting import until
 
 SECONDS = 30
 """Longer than the API server ever takes, so that a test that would hang fails."""
@@ -655,6 +656,28 @@ async def test_a_watch_through_a_black_hole_is_given_up(site, kube, namespace, p
             await api_server.cluster_uid()
         await wire.resume()
         await pods.until(lambda: pods.names == {"a"})
+
+
+@pytest.mark.timeout(180)
+async def test_at_rest_nothing_is_listed_again(private_plane, monkeypatch):
+    """A watch in which nothing happens shows that it works, and the next one goes on from it.
+
+    The API server sends a bookmark 2 s before a watch ends, as it does each minute.
+    """
+    monkeypatch.setattr(cluster, "WATCH_SECONDS", (5, 5))
+    monkeypatch.setattr(cluster, "SILENCE", 4.5)
+    log = private_plane.site.audit
+    async with connected(private_plane.site.kubeconfig_for("operator")) as api_server:
+        async with Pods(api_server, "default") as pods:
+            await pods.until(lambda: pods.replacements)
+
+            def watches():
+                return sum(request.verb == "watch" for request in log.requests(namespace="default"))
+
+            await until(lambda: watches() >= 8, within=60)  # each of the four is there twice
+            assert pods.replacements == 1
+        asked = log.requests(namespace="default", user="operator")
+        assert [one.verb for one in asked if one.verb != "watch"] == ["list"]
 
 
 @pytest.mark.timeout(180)

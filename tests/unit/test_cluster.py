@@ -598,7 +598,40 @@ async def test_a_watch_whose_time_is_over_goes_on_from_the_last_version_it_saw(s
     later = changes(("ADDED", pod_json("b", "9")))
     script = Script(lists=[("5",)], watches=[changes(bookmark("7")), b"", later, silence])
     assert await take(await serve(script), 2) == [PodsReplaced(()), PodChanged(pod("b", "9"))]
-    assert script.requests == ["list", "5", "7", "7"]
+    assert script.requests == ["list", "4", "6", "6"]
+
+
+@pytest.mark.usefixtures("attempts", "short_watches")
+async def test_a_change_is_not_told_again_by_the_next_watch(serve):
+    """It starts one version before what is known, for otherwise it would get no bookmarks."""
+    known, gone = ("MODIFIED", pod_json("b", "6")), ("DELETED", pod_json("b", "8"))
+    later = ("ADDED", pod_json("c", "9"))
+    script = Script(
+        lists=[("5",)],
+        watches=[changes(known), changes(known, gone), changes(gone, later), silence],
+    )
+    assert await take(await serve(script), 4) == [
+        PodsReplaced(()),
+        PodChanged(pod("b", "6")),
+        PodDeleted(pod("b", "8")),
+        PodChanged(pod("c", "9")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "start"), (("7", "6"), ("2", "1"), ("1", "1"), ("0", "0"), ("opaque", "opaque"))
+)
+def test_a_watch_starts_one_version_before(version, start):
+    """Never at 0, which stands for any version."""
+    assert cluster.one_before(version) == start
+
+
+@pytest.mark.usefixtures("attempts")
+async def test_a_watch_from_the_oldest_version_of_an_api_server_starts_there(serve):
+    """Its watch cache may begin with our list, and then the version before is too old."""
+    script = Script(lists=[("5",)], watches=[410, changes(("ADDED", pod_json("b", "6"))), silence])
+    await take(await serve(script), 3)
+    assert script.requests == ["list", "4", "list", "5"]
 
 
 @pytest.mark.parametrize("gone", (410, changes(error_event(410))), ids=["http", "event"])
@@ -630,7 +663,7 @@ async def test_a_watch_that_is_refused_pauses_and_goes_on(failure, serve, attemp
     later = changes(("ADDED", pod_json("b", "6")))
     script = Script(lists=[("5",)], watches=[failure, failure, later, silence])
     assert await take(await serve(script), 2) == [PodsReplaced(()), PodChanged(pod("b", "6"))]
-    assert script.requests == ["list", "5", "5", "5"]
+    assert script.requests == ["list", "4", "4", "4"]
     assert attempts == [1, 2]
 
 
@@ -659,7 +692,7 @@ async def test_a_watch_that_is_interrupted_lists_again(failure, pauses, version,
         api_server = await serve(script)
         *_, last = await take(api_server, 3 if failure is cut else 2)
     assert last == PodsReplaced((pod("b", "2"),), restored=version == "3")
-    assert script.requests == ["list", "5", "list"]
+    assert script.requests == ["list", "4", "list"]
     assert attempts == pauses
     said = [line for line in logs if line["event"] == "cluster.restored"]
     assert [line["version"] for line in said] == (["3"] if version == "3" else [])
@@ -782,7 +815,7 @@ async def test_a_slow_consumer_loses_nothing(serve):
             if len(seen) % 100 == 1:
                 await asyncio.sleep(0.05)
     assert seen == [str(version) for version in range(count)]
-    assert script.requests == ["list", "5"]
+    assert script.requests == ["list", "4"]
 
 
 async def test_a_watch_too_many_waits_until_another_one_ends(serve):
