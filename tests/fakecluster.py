@@ -88,6 +88,16 @@ def make_election(
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """What an admission webhook does with patches; see `FakeCluster.webhook`."""
+
+    names: tuple[str, ...]
+    seconds: float
+    error: ClusterError | None
+    change: Callable[[Pod, Pod], Pod]
+
+
 class LateWrites:
     """Patches on their way, whose callers get no answer any more."""
 
@@ -138,7 +148,7 @@ class FakeCluster:
         self._refusals: dict[str, ClusterError] = {}
         self._hanging: set[str] = set()
         self._lagging: tuple[int, tuple[Pod, ...]] | None = None
-        self._webhooks: list[tuple[tuple[str, ...], float, ClusterError | None]] = []
+        self._webhooks: list[Webhook] = []
         self._interludes: dict[str, list[Callable[[], object]]] = {}
 
     @property
@@ -195,11 +205,22 @@ class FakeCluster:
         await self._arrive(
             Operation(name, pod.name, pod.resource_version, labels, annotations, timeout)
         )
+
+        def patched_by_all(current: Pod) -> Pod:
+            patched = replace(
+                current,
+                labels=_merged(current.labels, labels),
+                annotations=_merged(current.annotations, annotations),
+            )
+            for hook in self._webhooks_of(pod.name):
+                patched = hook.change(current, patched)
+            return patched
+
         if dry_run:
             if "patch_pod" in self._refusals:
                 raise self._refusals["patch_pod"]
             await self._admit(pod.name, timeout)
-            return pod
+            return patched_by_all(pod)
 
         def carry_out() -> Pod:
             current = self.pods.get((pod.namespace, pod.name))
@@ -213,13 +234,7 @@ class FakeCluster:
             if pod.uid != current.uid:
                 msg = f"The UID of pod {pod.name} is immutable"
                 raise Refused(msg)
-            return self._store(
-                replace(
-                    current,
-                    labels=_merged(current.labels, labels),
-                    annotations=_merged(current.annotations, annotations),
-                )
-            )
+            return self._store(patched_by_all(current))
 
         await self._admit(pod.name, timeout)
         if self._late is not None and self._late.quota > 0:
@@ -233,14 +248,15 @@ class FakeCluster:
 
     async def _admit(self, name: str, timeout: float) -> None:
         """Ask the webhooks about a patch of a pod; one whose caller gives up is not carried out."""
-        for names, seconds, error in self._webhooks:
-            if names and name not in names:
-                continue
-            if seconds >= timeout:
+        for hook in self._webhooks_of(name):
+            if hook.seconds >= timeout:
                 await self._no_answer(timeout)
-            await asyncio.sleep(seconds)
-            if error is not None:
-                raise error
+            await asyncio.sleep(hook.seconds)
+            if hook.error is not None:
+                raise hook.error
+
+    def _webhooks_of(self, name: str) -> list[Webhook]:
+        return [hook for hook in self._webhooks if name in (hook.names or (name,))]
 
     async def get_service(self, namespace: str, name: str) -> dict[str, Any] | None:
         """Return a Service, None if there is none."""
@@ -497,10 +513,17 @@ class FakeCluster:
 
     @contextmanager
     def webhook(
-        self, *names: str, seconds: float = 0.0, error: ClusterError | None = None
+        self,
+        *names: str,
+        seconds: float = 0.0,
+        error: ClusterError | None = None,
+        change: Callable[[Pod, Pod], Pod] = lambda _, patched: patched,
     ) -> Iterator[None]:
-        """Hold patches of these pods (none: of all) up for a time, and refuse them if so asked."""
-        one = (names, seconds, error)
+        """Hold patches of these pods (none: of all) up for a time.
+
+        Then refuse them if so asked, or change what is stored, given the pod without and with it.
+        """
+        one = Webhook(names, seconds, error, change)
         self._webhooks.append(one)
         try:
             yield

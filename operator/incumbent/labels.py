@@ -16,6 +16,10 @@ Only the API server confirms a strip: its answer to the patch, a read that finds
 end of this very pod in a watch without a selector (with one, the pod may only have left that). That
 a list no longer shows a pod confirms nothing. A label write without an answer counts as done, until
 a later strip is confirmed.
+
+An answer counts for what it shows. A mutating webhook can put a label back that a patch removes, or
+take out one that it sets, and the API server answers 200 all the same. Such a patch counts as
+refused.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from typing import Literal, TypeVar
 
 from incumbent import clock
 from incumbent.errors import (
+    AdmissionDenied,
     AdmissionUnavailable,
     ClusterError,
     ClusterUnreachable,
@@ -104,7 +109,12 @@ class Labels:
         current = pod if pod.resource_version else await self._read(pod, until)
         while current is not None:
             try:
-                await self._patch(current, value, self._fence(current), within=time_left(until))
+                patched = await self._patch(
+                    current, value, self._fence(current), within=time_left(until)
+                )
+                if patched.resource_version == current.resource_version:
+                    msg = f"An admission webhook undid the patch of pod {pod.name}"
+                    raise AdmissionDenied(msg)
             except (Conflict, NotFound) as error:
                 _not_past(until, pod, error)
             except ClusterUnreachable as error:
@@ -176,9 +186,12 @@ class Labels:
         if pod.labels.get(self.resource.label_key) == LEADER:
             return  # that takes a strip
         try:
-            await self._patch(pod, value, None)
+            patched = await self._patch(pod, value, None)
         except (Conflict, NotFound):
             return
+        if patched.labels.get(self.resource.label_key) != value:
+            msg = f"An admission webhook changed the label of pod {pod.name} as a candidate"
+            raise AdmissionDenied(msg)
 
     async def unclaimed(self, *allowed: Pod, since: str = "") -> bool:
         """Whether the election exists, and no pods but the allowed ones may carry the label.
@@ -217,7 +230,7 @@ class Labels:
             patched = await self._patch(pod, LEADER, str(token), within=within)
         except (Refused, Unsent) as error:
             if not doubtful:
-                del self._doubtful[pod.uid]
+                self._doubtful.pop(pod.uid, None)
             if isinstance(error, Refused | AdmissionUnavailable):
                 self.refused(pod, error)
             raise
@@ -239,13 +252,14 @@ class Labels:
             Refused: it would not.
             ClusterError: it is not known.
         """
-        await self._cluster.patch_pod(
+        patched = await self._cluster.patch_pod(
             pod,
             labels={self.resource.label_key: LEADER},
             annotations={self.resource.token_key: NO_TOKEN},
             timeout=LONGEST_WRITE,
             dry_run=True,
         )
+        self._check(patched, LEADER)
 
     async def _patch(
         self, pod: Pod, value: str | None, token: str | None, *, within: float | None = None
@@ -280,7 +294,19 @@ class Labels:
             # What was on its way to this pod when the patch was sent will be refused.
             self._doubtful.pop(pod.uid, None)
         self._learn(patched)
+        self._check(patched, value)
         return patched
+
+    def _check(self, patched: Pod, value: str | None) -> None:
+        """Raise `AdmissionDenied` if the leader label is not there as it was asked for."""
+        leads = patched.labels.get(self.resource.label_key) == LEADER
+        if leads == (value == LEADER):
+            return
+        if leads:
+            msg = f"Pod {patched.name} has the leader label again: an admission webhook put it back"
+        else:
+            msg = f"An admission webhook took the leader label out of the patch of {patched.name}"
+        raise AdmissionDenied(msg)
 
     def _fence(self, pod: Pod) -> str | None:
         """Return a value of the token annotation that is not the present one."""

@@ -586,7 +586,7 @@ class Office:
         try:
             await self._labels.strip_one(old, until=until, patient=not unlabelled)
         except (AdmissionUnavailable, Refused) as error:
-            if not unlabelled:
+            if not unlabelled or self._labels.suspects:
                 raise
             log.warning("strip.left_out", pod=old.name, problem=str(error))
             return False

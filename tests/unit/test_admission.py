@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -310,3 +311,59 @@ async def test_webhook_that_takes_no_dry_run_is_found_out_by_a_term(stage):
         await asyncio.sleep(600)
         assert stage.leaders == ["b"]
     never_two(stage)
+
+
+def label_of(pod):
+    return {name: value for name, value in pod.labels.items() if name == LABEL}
+
+
+def without_label(_, patched):
+    """Store no leader label: what a webhook makes of it."""
+    if patched.labels.get(LABEL) != "leader":
+        return patched
+    return replace(patched, labels=patched.labels | {LABEL: "candidate"})
+
+
+def with_old_label(before, patched):
+    """Store the label as it was."""
+    return replace(patched, labels=patched.labels | label_of(before))
+
+
+async def test_pod_whose_label_a_webhook_takes_out_is_passed_over(stage):
+    """The API server answers 200, and the label is not there: that is a refusal, too."""
+    with stage.cluster.webhook("a", change=without_label):
+        await stage.start()
+        await stage.until(lambda: stage.leaders == ["b"], timeout=SOME_INTERVALS)
+        assert "took the leader label out" in message(stage, "LabelsInSync")
+        await asyncio.sleep(20 * TTL)
+        assert stage.leaders == ["b"]
+    never_two(stage)
+
+
+async def test_pod_to_which_a_webhook_gives_its_label_back_keeps_the_record(stage):
+    """The strip was answered with 200, and has changed nothing: nobody else may be labelled."""
+    await stage.lead()
+    with stage.cluster.webhook("a", change=with_old_label):
+        stage.cluster.change("a", ready=False)
+        await asyncio.sleep(6 * TTL)
+        assert stage.leaders == ["a"]
+        assert stage.record == "site/shop/a"
+        assert "an admission webhook put it back" in message(stage, "Stalled")
+    await stage.until(lambda: stage.leaders == ["b"], timeout=70)
+    never_two(stage)
+
+
+async def test_marks_that_a_webhook_changes_are_not_written_for_ever(stage):
+    """They are tried again ever more rarely."""
+
+    def unmarked(_, patched):
+        labels = {k: v for k, v in patched.labels.items() if (k, v) != (LABEL, "candidate")}
+        number = str(len(stage.cluster.history))  # each is a real write, which the watch shows
+        return replace(patched, labels=labels, annotations=patched.annotations | {"n": number})
+
+    with stage.cluster.webhook(change=unmarked):
+        await stage.lead()
+        await asyncio.sleep(600)
+        assert len(stage.cluster.patches) < 60
+        assert "changed the label of pod b" in message(stage, "LabelsInSync")
+    await stage.until(lambda: stage.cluster.pod("b").labels.get(LABEL) == "candidate", timeout=70)
