@@ -29,6 +29,7 @@ from incumbent.errors import (
     BucketNotFound,
     BucketSilent,
     BucketUnreachable,
+    CampaignInvalid,
     ClusterError,
     ConfigurationError,
     Conflict,
@@ -208,6 +209,8 @@ class Campaigner:
         self._trouble = Trouble()
         self._blocked: Problem | None = None
         self._invalid: Problem | None = None
+        self._timing_kept: Timing | None = None
+        """The durations that count, also after a change of the spec to some that cannot."""
         self._tokens = TokenGuard()
         self._tokens.learn(self._reporter.status.get("token", 0), clock.now())
         self._regressed: Problem | None = None
@@ -436,7 +439,7 @@ class Campaigner:
             timing, invalid = self._timing(info, before)
             if invalid is not None and invalid != self._invalid:
                 self._log.warning("election.invalid", problem=invalid.message)
-            self._invalid = invalid
+            self._invalid, self._timing_kept = invalid, timing
             if before is not None and before.created != info.created:
                 self._log.warning("bucket.recreated", bucket=info.name)
                 if not self._renewed_in(info):
@@ -465,13 +468,19 @@ class Campaigner:
                 f" {', '.join(info.subjects)}; add $KV.{info.name}.>"
             )
             return None, Problem("BucketInvalid", msg)
-        try:
-            timing = self._timing_at(info.ttl)
-        except ConfigurationError as error:
-            return None, problem_from(error)
         if before is not None and info.ttl < before.ttl <= MAXIMUM_TTL:
             # A member elsewhere may still count on the old TTL, unless nobody could.
             self._settled_at = now + before.ttl
+        invalid = None
+        try:
+            timing = self._timing_at(info.ttl)
+        except ConfigurationError as error:
+            invalid, instead = problem_from(error), self._timing_instead(info.ttl, error)
+            if instead is None:
+                return None, invalid
+            timing = instead
+            goes_on = f"the election goes on with an interval of {timing.interval:g} s until then"
+            invalid = replace(invalid, message=f"{invalid.message}; {goes_on}")
         if now < self._settled_at:
             msg = (
                 f"the TTL of bucket {info.name} was lowered to {info.ttl:g} s:"
@@ -479,7 +488,33 @@ class Campaigner:
             )
             asyncio.get_running_loop().call_later(self._settled_at - now, self._configure)
             return timing, Problem("BucketInvalid", msg)
-        return timing, None
+        return timing, invalid
+
+    def _timing_instead(self, ttl: float, error: ConfigurationError) -> Timing | None:
+        """Return the durations with which an election goes on whose spec asks for impossible ones.
+
+        A leader is not changed for that: those that counted before still count. A process that has
+        just started does not know them, and takes the default interval. None if nobody leads, or
+        if the bucket's TTL is to blame: then no election begins.
+        """
+        kept = self._timing_kept
+        if not isinstance(error, CampaignInvalid) or (kept is not None and kept.ttl != ttl):
+            return None
+        if kept is not None or "leader" not in self._reporter.status:
+            return kept
+        resource = self.resource
+        return timing_for(
+            ttl,
+            profile=resource.profile,
+            promotion=resource.promotion,
+            backoff=resource.backoff,
+        )
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the election goes on although its spec asks for impossible durations."""
+        invalid = self._invalid
+        return invalid is not None and not invalid.of_bucket and self._timing_kept is not None
 
     def _timing_at(self, ttl: float) -> Timing:
         return timing_for(
@@ -843,7 +878,7 @@ class Campaigner:
             resource.suspend
             or resource.deleting
             or self._resigned
-            or self._invalid is not None
+            or (self._invalid is not None and not self._goes_on)
             or self._regressed is not None
             or self._in_use is not None
             or (self._bucket_gone and not self.resource.holds)
@@ -869,10 +904,12 @@ class Campaigner:
         ttl = (self._reporter.status.get("bucket") or {}).get("ttlSeconds")
         if self._settings is not None:
             ttl = self._settings.ttl
-        try:
-            return None if ttl is None else self._timing_at(ttl)
-        except ConfigurationError:
+        if ttl is None:
             return None
+        try:
+            return self._timing_at(ttl)
+        except ConfigurationError as error:
+            return self._timing_instead(ttl, error)
 
     # The reports
 

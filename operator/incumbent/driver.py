@@ -216,14 +216,15 @@ class Driver:
             tenure: in which the holder was stopped; None: it is stopped by `first`.
             first: is awaited between the end of our lease, which is reported before, and the write.
         """
+        outcome: Outcome | None = None
         async with self._writing:
             for _ in range(RELEASE_TRIES):
                 campaign = self.campaign
                 if campaign is None:
-                    return False
+                    break
                 write = campaign.begin_release(clock.now(), tenure=tenure)
                 if write is None:
-                    return False
+                    break
                 self._tell()
                 if first is not None:
                     await first()
@@ -234,7 +235,9 @@ class Driver:
                 step = campaign.poll(clock.now())
                 if isinstance(step, Look):
                     await self._look(campaign, step)
-            return outcome is Outcome.STORED
+        if outcome not in {None, Outcome.STORED}:
+            log.info("record.not_released", key=self._key, refused=outcome is Outcome.REFUSED)
+        return outcome is Outcome.STORED
 
     # Inside
 

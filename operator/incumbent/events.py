@@ -23,7 +23,8 @@ class Loss(enum.Enum):
     EXPIRED = "expired"
     """The server removed the record, or the bucket is gone or new."""
     RELEASED = "released"
-    """It gave the record up by itself."""
+    """It gave the record up by itself. It stops leading before the bucket is asked to release the
+    record, which may be refused, for example because another replica has written it since."""
     HANDED_OVER = "handed over"
     """It handed the record to another nominee of its site: a new term."""
 

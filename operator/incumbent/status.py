@@ -250,6 +250,9 @@ def events_from(
             events.append(Event("Normal", "LeaderElected", "Elect", note))
     if reason in _TROUBLES and reason != _ready(before)[0]:
         events.append(Event("Warning", reason, "Campaign", message))
+    stalled = _condition(after, "Stalled")
+    if reason != stalled[0] == "CampaignInvalid" != _condition(before, "Stalled")[0]:
+        events.append(Event("Warning", stalled[0], "Campaign", stalled[1]))  # the leader goes on
     obstacle = _condition(after, "RoutingInSync")
     if obstacle[0] in _OBSTACLES and obstacle[0] != _condition(before, "RoutingInSync")[0]:
         events.append(Event("Warning", obstacle[0], "Route", obstacle[1]))

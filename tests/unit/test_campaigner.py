@@ -271,10 +271,10 @@ async def test_a_wait_is_told_once_with_its_end_and_its_reason(stage):
     await stage.until(lambda: stage.leaders)
 
 
-def message(stage):
-    """Return the message of Ready."""
+def message(stage, kind="Ready"):
+    """Return the message of a condition."""
     conditions = stage.status.get("conditions", ())
-    return next((one["message"] for one in conditions if one["type"] == "Ready"), "")
+    return next((one["message"] for one in conditions if one["type"] == kind), "")
 
 
 async def test_overwritten_record_is_left_alone(stage):
@@ -287,14 +287,13 @@ async def test_overwritten_record_is_left_alone(stage):
     assert "LeaderLost" in stage.reasons
 
 
-@pytest.mark.parametrize("change", ("suspend", "selector", "interval"))
+@pytest.mark.parametrize("change", ("suspend", "selector"))
 async def test_changed_spec_that_allows_no_leader_releases(stage, change):
-    """Suspension, a selector without pods and an impossible interval give everything up."""
+    """Suspension and a selector without pods give everything up."""
     await stage.lead()
     spec, reason = {
         "suspend": ({"suspend": True}, ("False", "Suspended")),
         "selector": ({"selector": {"matchLabels": {"app": "other"}}}, ("False", "NoCandidates")),
-        "interval": ({"campaign": {"intervalSeconds": 60}}, ("False", "CampaignInvalid")),
     }[change]
     stage.change(**spec)
     await stage.until(lambda: stage.condition() == reason)
@@ -304,6 +303,67 @@ async def test_changed_spec_that_allows_no_leader_releases(stage, change):
 
     stage.change(suspend=False, selector={"matchLabels": {"app": "billing"}}, campaign={})
     await stage.until(lambda: stage.leaders == ["a"], timeout=1)
+
+
+IMPOSSIBLE = {"intervalSeconds": 60}
+
+
+async def test_change_to_an_impossible_interval_changes_no_leader(stage):
+    """The election goes on as before, also with its next leader, and the condition says so."""
+    stage.change(campaign={"intervalSeconds": 2})
+    await stage.lead()
+    token = stage.status["token"]
+    stage.change(campaign=IMPOSSIBLE)
+    await stage.until(lambda: stage.condition("Stalled") == ("True", "CampaignInvalid"))
+    assert "goes on with an interval of 2 s" in message(stage, "Stalled")
+    assert stage.condition() == ("True", "Leading")
+    assert stage.reasons.count("CampaignInvalid") == 1
+    await asyncio.sleep(5 * TTL)
+    assert (stage.leaders, stage.status["token"]) == (["a"], token)
+    assert not stage.cluster.patches
+    assert stage.first.reading().interval == 2
+    stage.cluster.change("a", ready=False)
+    await stage.until(lambda: stage.leaders == ["b"], timeout=1)
+
+    stage.change(campaign={})
+    await stage.until(lambda: stage.condition("Stalled")[0] == "False")
+    assert stage.first.reading().interval == TTL / 3
+    assert stage.leaders == ["b"]
+
+
+async def test_restart_with_an_impossible_interval_changes_no_leader(stage):
+    """The new process does not know the interval that counted, and takes the default one."""
+    await stage.lead()
+    stage.change(campaign=IMPOSSIBLE)
+    await stage.until(lambda: stage.condition("Stalled")[0] == "True")
+    await stage.kill(stage.first)
+    await stage.start("two", nonce="other")
+    await asyncio.sleep(5 * TTL)
+    assert stage.leaders == ["a"]
+    assert stage.record == "site/shop/a"
+    assert not stage.cluster.patches
+    assert f"goes on with an interval of {TTL / 3:g} s" in message(stage, "Stalled")
+
+
+async def test_impossible_interval_begins_no_election(stage):
+    """Nobody led before, so nobody loses anything."""
+    stage.change(campaign=IMPOSSIBLE)
+    await stage.start()
+    await stage.until(lambda: stage.condition() == ("False", "CampaignInvalid"))
+    await asyncio.sleep(2 * TTL)
+    assert stage.record is None
+    assert "goes on" not in message(stage)
+
+
+async def test_ttl_that_the_interval_does_not_fit_ends_the_term(stage):
+    """What counted before does not count with another TTL."""
+    stage.change(campaign={"intervalSeconds": 4})
+    await stage.lead()
+    stage.bucket.configure(ttl=4)
+    await stage.until(lambda: not stage.leaders, timeout=1)
+    await stage.until(lambda: stage.condition() == ("False", "CampaignInvalid"))
+    await asyncio.sleep(3 * TTL)
+    assert stage.record is None
 
 
 # Labels that somebody else sets

@@ -378,6 +378,17 @@ async def test_a_renewal_whose_answer_was_lost_does_not_keep_the_key_after_stop(
     assert bucket._latest(KEY).entry.cause.value == "released"
 
 
+async def test_a_release_that_is_refused_is_not_called_a_release(member, bucket, monkeypatch, logs):
+    """The member gave up by itself, and somebody else holds the key."""
+    async with member() as election:
+        await election.won()
+        await settle()
+        monkeypatch.setattr(bucket, "_show", lambda *_: None)  # the watch lags
+        bucket.put(KEY, "b")
+    assert bucket._latest(KEY).entry.holder == "b"
+    assert [line["refused"] for line in logs if line["event"] == "record.not_released"] == [True]
+
+
 async def test_without_nats_stop_is_bounded(member, bucket, calls):
     """The record lapses by itself."""
     async with member() as election:

@@ -47,3 +47,19 @@ async def test_a_server_that_does_not_answer_is_not_asked_for_ever() -> None:
 async def test_who_may_not_ask_sees_what_came_before() -> None:
     """The refusal is told by whatever else is asked."""
     assert [clock.name for clock in await buckets._clocks(Clocks(b=0, a=None), NAMES)] == ["b"]
+
+
+async def test_a_step_of_our_own_clock_is_no_difference_of_a_servers(monkeypatch) -> None:
+    """It may have come before the server looked at its clock, or after: so much is uncertain."""
+    now = time.time()
+    walls = itertools.chain([now], itertools.repeat(now + 3600))
+    monkeypatch.setattr(buckets.time, "time", lambda: next(walls))
+    question = buckets.Question()
+    question.answered()
+    assert abs(question.ahead(now)) < 1
+    assert abs(question.uncertain - 3600) < 1
+
+
+async def test_before_the_answer_nothing_is_certain() -> None:
+    """A question without an answer compares nothing."""
+    assert buckets.Question().uncertain == float("inf")

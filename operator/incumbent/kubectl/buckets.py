@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from incumbent import clock
 from incumbent.access import access_from
 from incumbent.bucket import Nats, NatsBucket
 from incumbent.commands.look import warnings_about_peers
@@ -79,14 +81,15 @@ async def _of_bucket(
 ) -> list[Finding]:
     topic = f"Bucket {bucket.name}"
     try:
-        sent = time.time()
+        question = Question()
         info = await bucket.info()
-        half = (time.time() - sent) / 2
+        question.answered()
         peers = await bucket.peers()
     except BucketError as error:
         return [Finding(topic, Level.PROBLEM, str(error), REMEDY)]
     findings = about_bucket(info, [*warnings_about(info), *warnings_about_peers(peers)])
-    findings.append(about_clock(topic, info.server_time - sent - half, uncertain=half))
+    ahead = question.ahead(info.server_time)
+    findings.append(about_clock(topic, ahead, uncertain=question.uncertain))
     if info.mirror or info.unfit:
         return findings
     names = [peer.name for peer in peers if not peer.offline]
@@ -108,20 +111,45 @@ async def _of_bucket(
     return [*findings, *wrong]
 
 
+class Question:
+    """Compares the wall clock of a server with ours, over a question and its answer.
+
+    How long that took is measured by a clock that never steps. If our own wall clock stepped
+    meanwhile, the step counts as uncertainty.
+    """
+
+    def __init__(self) -> None:
+        self._sent, self._began = time.time(), clock.now()
+        self.uncertain = math.inf
+        """Seconds by which `ahead` may be wrong; infinite before the answer."""
+        self._half = 0.0
+
+    def answered(self) -> None:
+        """Note that the answer is there."""
+        took = clock.now() - self._began
+        stepped = abs(time.time() - self._sent - took)
+        self._half = took / 2
+        self.uncertain = self._half + stepped
+
+    def ahead(self, shown: float) -> float:
+        """Return the seconds by which a server is ahead of us that showed this time."""
+        return shown - self._sent - self._half
+
+
 async def _clocks(bucket: NatsBucket, names: Sequence[str]) -> list[ServerClock]:
     """Read the clocks of the servers that hold a bucket, as far as they answer."""
     clocks: dict[str, ServerClock] = {}
     for _ in range(ASKED_FOR_CLOCKS * len(names)):
         if clocks.keys() >= {*names}:
             break
-        sent = time.time()
+        question = Question()
         try:
-            name, clock = await bucket.clock_of_a_server()
+            name, shown = await bucket.clock_of_a_server()
         except BucketError:
             break  # said of the watch, which asks for the same
-        half = (time.time() - sent) / 2
-        found = ServerClock(name, ahead=clock - sent - half, uncertain=half)
-        if name not in clocks or half < clocks[name].uncertain:
+        question.answered()
+        found = ServerClock(name, ahead=question.ahead(shown), uncertain=question.uncertain)
+        if name not in clocks or found.uncertain < clocks[name].uncertain:
             clocks[name] = found
     return [clocks[name] for name in names if name in clocks]
 
