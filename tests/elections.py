@@ -141,10 +141,17 @@ class Election:
             name: str = (found or {}).get("status", {}).get("leader", {}).get("podName", "")
             return name.removeprefix(f"{self.name}-")
 
-        leader = leader_of(await self.kube.until(self.path, led, timeout=timeout))
-        leaders = [name for name, value in (await self.labels()).items() if value == LEADER]
-        assert leaders == [leader]
-        return leader
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            leader = leader_of(await self.kube.until(self.path, led, timeout=left))
+            leaders = [name for name, value in (await self.labels()).items() if value == LEADER]
+            if leaders == [leader]:
+                return leader
+            # The status follows the labels, so it may still name who led before.
+            assert len(leaders) <= 1, leaders
+            assert left > 0, f"{leader} is in the status, and the label is on {leaders}"
+            await asyncio.sleep(0.02)
 
     async def wait_reason(
         self, reason: str, *, kind: str = "Ready", timeout: float = 20
