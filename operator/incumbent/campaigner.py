@@ -20,6 +20,7 @@ import structlog
 from incumbent import clock, events
 from incumbent.campaign import NEVER, Campaign, Member
 from incumbent.confirmation import LOOK_AGAIN, Steward, Stewards
+from incumbent.display import shown
 from incumbent.driver import Driver
 from incumbent.errors import (
     AdmissionUnavailable,
@@ -40,7 +41,6 @@ from incumbent.events import Loss
 from incumbent.historian import OFF, Historian
 from incumbent.history import LabelTracker
 from incumbent.model import BucketInfo, ElectionKey, Pod, Record, State
-from incumbent.names import shown
 from incumbent.office import Office
 from incumbent.pods import ElectionPods, NamespacePods
 from incumbent.ports import Cluster, Observer, WatchedBucket

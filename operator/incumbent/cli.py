@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import click
 
+from incumbent import terminal
 from incumbent.errors import ConfigurationError
 from incumbent.flags import (
     DEFAULTS,
@@ -89,7 +90,7 @@ def shown_version() -> Callable[..., Any]:
 
     def show(ctx: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001
         if value and not ctx.resilient_parsing:
-            click.echo(f"incumbent {version()}")
+            terminal.show(f"incumbent {version()}")
             ctx.exit()
 
     return click.option(

@@ -37,6 +37,7 @@ from incumbent.connection import (
     keep_alive,
     translated,
 )
+from incumbent.display import shown
 from incumbent.errors import ClusterError, ClusterUnreachable, NotFound, Unconnected, Unsent
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced, PodsUnwatched
@@ -715,7 +716,7 @@ def event_about(
         "type": kind,
         "reason": reason,
         "action": action,
-        "note": cut(note, NOTE_BYTES),
+        "note": cut(shown(note, NOTE_BYTES), NOTE_BYTES),
         "reportingController": CONTROLLER,
         "reportingInstance": cut(replica, INSTANCE_BYTES),
         "eventTime": time.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),

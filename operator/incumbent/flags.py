@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from incumbent.display import line
 from incumbent.errors import ConfigurationError, IncumbentError
 from incumbent.names import bucket_name, connect_timeout, inbox_prefix, namespace, nats_url
 from incumbent.servers import login_in, servers_from
@@ -26,7 +27,7 @@ class Failure(click.ClickException):
     """Ends the program with one sentence."""
 
     def __init__(self, message: str, exit_code: int = FAILED) -> None:
-        super().__init__(message)
+        super().__init__(line(message))
         self.exit_code = exit_code  # type: ignore[misc]  # click asks the instance
 
 
@@ -34,6 +35,9 @@ class Refusal(click.ClickException):
     """Ends the program as a bad flag does, but without a word on its usage."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(line(message))
 
 
 @contextlib.contextmanager

@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from incumbent.display import shown
 from incumbent.model import Entry as Latest
 from incumbent.model import Marker, Nothing, Pod, Record
-from incumbent.names import shown
 from incumbent.ports import Sighting
 
 ELECTED = "Elected"

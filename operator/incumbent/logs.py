@@ -17,7 +17,12 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from incumbent.display import line
+
 HIDDEN = "***"
+
+TRACEBACK = "exception"
+"""The field into which structlog puts one."""
 
 _SECRET_NAMES = re.compile(
     r"(^|[_-])(authorization|credentials|creds|jwt|nkey|passwd|password|secret|seed|token)$",
@@ -57,7 +62,7 @@ def configure(form: str, *, level: str) -> None:
         cache_logger_on_first_use=False,
     )
     colors = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    renderer: list[Any] = [structlog.dev.ConsoleRenderer(colors=colors)]
+    renderer: list[Any] = [for_people, structlog.dev.ConsoleRenderer(colors=colors)]
     if form == "json":
         renderer = [in_order, structlog.processors.JSONRenderer()]
     numeric = logging.getLevelNamesMapping()[level.upper()]
@@ -154,6 +159,29 @@ def one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDic
     if detail:
         event["detail"] = detail
     return event
+
+
+def for_people(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Escape what a terminal would obey. JSON has escapes of its own.
+
+    A traceback has several lines. They are indented, so that none looks like a line of its own.
+    """
+    shown = {line(name): _for_people(value) for name, value in event.items() if name != TRACEBACK}
+    if traceback := event.get(TRACEBACK):
+        shown[TRACEBACK] = "\n".join(f"    {line(part)}" for part in traceback.splitlines())
+    return shown
+
+
+def _for_people(value: Any) -> Any:
+    match value:
+        case str():
+            return line(value)
+        case Mapping():
+            return {str(key): _for_people(child) for key, child in value.items()}
+        case list():
+            return [_for_people(child) for child in value]
+        case _:
+            return value
 
 
 def in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

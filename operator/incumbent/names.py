@@ -28,9 +28,6 @@ _LONGEST_KEY = 512
 """As in the definition of `LeaderElection`."""
 _LONGEST_IDENTITY = 255
 
-LONGEST_SHOWN = 1000
-"""Characters of a holder that are shown; of ours, `<site>/<namespace>/<pod>` has 571 at most."""
-
 
 def duration(text: str) -> float:
     """Return the seconds in a text like `30s`, `1m30s`, `500ms` or `30`.
@@ -203,15 +200,3 @@ def identity_name(text: str) -> str:
         " characters, the first and the last not a space."
     )
     raise ConfigurationError(msg)
-
-
-def shown(holder: str) -> str:
-    """Return a holder as people may see it: printable, on one line, and not endless.
-
-    Anybody who can write to the bucket can put anything into a record.
-    """
-    cut = holder if len(holder) <= LONGEST_SHOWN else f"{holder[: LONGEST_SHOWN - 1]}…"
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in cut
-    )

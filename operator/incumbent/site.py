@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from incumbent.display import shown
 from incumbent.model import Record
-from incumbent.names import shown
 
 
 @dataclass(frozen=True, slots=True)

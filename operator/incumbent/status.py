@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from incumbent.display import shown
 from incumbent.errors import (
     BucketDenied,
     BucketError,
@@ -24,7 +25,6 @@ from incumbent.errors import (
     NotWatched,
 )
 from incumbent.model import BucketInfo, Pod, Record, State
-from incumbent.names import shown
 from incumbent.resource import Resource
 from incumbent.slices import Obstacle
 from incumbent.succession import Awaited, Settlement
@@ -397,7 +397,7 @@ def _conditions(situation: Situation, before: Mapping[str, Any], now: str) -> li
                 "type": kind,
                 "status": status,
                 "reason": reason,
-                "message": message[:LONGEST_MESSAGE],
+                "message": shown(message, LONGEST_MESSAGE),
                 "observedGeneration": situation.resource.generation,
                 "lastTransitionTime": since,
             }

@@ -143,7 +143,8 @@ def test_a_leader_that_cannot_lead():
 
 def screen(body, pods=(), events=()):
     """Return the screen."""
-    return describe.screen(body, resource_from(body, default_bucket=""), pods, events, NOW)
+    resource = resource_from(body, default_bucket="")
+    return "\n".join(describe.screen(body, resource, pods, events, NOW))
 
 
 def test_the_screen():

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import structlog
 
-from incumbent import logs
+from incumbent import display, logs
 
 SEED = "SU" + "A2" * 28
 TOKEN = "eyJhbGciOi.eyJpc3MiOi.c2lnbmF0dXJl"
@@ -289,3 +289,29 @@ def test_it_can_be_set_up_again(configure):
     ours().info("it.happened")
     [line] = lines()
     assert line["level"] == "info"
+
+
+HOSTILE = "a\x1b[2J\n2026-11-24T12:00:00Z [info] forged\x9b\u202eb"
+
+
+@pytest.mark.parametrize("level", ("info", "debug"))
+def test_text_of_others_is_escaped_for_people(configure, level):
+    """A holder, a bucket or an answer neither reaches the terminal as a command nor is a line."""
+    lines = configure("text", level)
+    error = ValueError(HOSTILE)
+    ours().warning(
+        HOSTILE, holder=HOSTILE, peers=[HOSTILE], more={HOSTILE: HOSTILE}, exc_info=error
+    )
+    logging.getLogger("nats").warning("%s", HOSTILE)
+    written = lines()
+    assert all(line == display.line(line) for line in written)
+    assert len([line for line in written if line.startswith("2026-11-24")]) == 0
+    assert sum("forged" in line and line[:1].isdigit() for line in written) == 2
+
+
+def test_text_of_others_is_exact_for_programs(configure):
+    """JSON has escapes of its own."""
+    lines = configure("json", "info")
+    ours().warning("seen", holder=HOSTILE)
+    [line] = lines()
+    assert line["holder"] == HOSTILE

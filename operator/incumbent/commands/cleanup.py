@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from incumbent import clock, logs
+from incumbent import clock, logs, terminal
 from incumbent.cluster import CONCURRENCY, MERGE_PATCH, ApiServer, elections_path
 from incumbent.commands.uninstall import why_not
 from incumbent.errors import ConfigurationError, Conflict, Forbidden, IncumbentError, NotFound
@@ -81,7 +81,7 @@ def cleanup(
     with said_by_click():
         count = asyncio.run(_clean_up(operator, namespaces, kubeconfig, context, hook=hook))
     if count is not None:
-        click.echo(f"let go of {count} election{'s' * (count != 1)}")
+        terminal.show(f"let go of {count} election{'s' * (count != 1)}")
 
 
 async def _clean_up(
@@ -97,7 +97,7 @@ async def _clean_up(
     try:
         if operator and hook and (reason := await cluster.why_not(hook, operator)):
             name = "/".join(operator)
-            click.echo(
+            terminal.show(
                 f"Nothing was done: {reason}. To let go of all elections, run: incumbent cleanup"
                 f" --operator {name}"
             )
@@ -112,7 +112,7 @@ async def _clean_up(
                 # The rights of a release in a namespace go with the namespace.
                 if not hook or not where:
                     raise
-                click.echo(f"The namespace {where} was left alone: {error}", err=True)
+                terminal.show(f"The namespace {where} was left alone: {error}", err=True)
         # Otherwise the first strip would wait behind the lists of thousands for longer than it may.
         turns = asyncio.Semaphore(CONCURRENCY)
         async with asyncio.TaskGroup() as tasks:
@@ -173,7 +173,7 @@ class _Cluster(ApiServer):
         try:
             scale = await self._ask("PATCH", path, body=body, content_type=MERGE_PATCH)
         except NotFound:
-            click.echo(
+            terminal.show(
                 f"There is no Deployment {name} in the namespace {namespace}, so nothing was"
                 " stopped: see that no operator is running under another name",
                 err=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 import click
 
-from incumbent import logs
+from incumbent import logs, terminal
 from incumbent.access import NatsAccess, access_from
 from incumbent.bucket import Nats
 from incumbent.errors import BucketUnreachable
@@ -56,9 +55,12 @@ class Session:
         """From now on let warnings be seen: this command runs for long."""
         logs.configure("text", level="warning")
 
-    def show(self, value: Any, text: str) -> None:
+    def show(self, value: Any, *lines: str) -> None:
         """Print a result, as JSON if that was asked for."""
-        click.echo(json.dumps(value) if self.json else text)
+        if self.json:
+            terminal.show_data(value, "line")
+        else:
+            terminal.show(*lines)
 
 
 KEY_ARGUMENT = Text("KEY", key_name)

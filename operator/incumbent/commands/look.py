@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from incumbent import wire
+from incumbent import terminal, wire
 from incumbent.bucket import Nats
 from incumbent.commands.common import KEY_ARGUMENT, Session, command
+from incumbent.display import cell, shown
 from incumbent.errors import BucketError, BucketUnreachable
 from incumbent.flags import Failure
 from incumbent.model import Entry, Marker, Peer, Record
-from incumbent.names import shown
 from incumbent.ports import Outcome, Sighting
 from incumbent.status import warnings_about
 from incumbent.timing import LONGEST_WRITE
@@ -45,7 +45,7 @@ async def list_keys(session: Session) -> None:
         (row["key"], shown(row["holder"]), str(row["token"] or ""), f"{row['age']:.1f} s")
         for row in rows
     ]
-    session.show(rows, _table(("KEY", "HOLDER", "TOKEN", "RENEWED AGO"), lines))
+    session.show(rows, *_table(("KEY", "HOLDER", "TOKEN", "RENEWED AGO"), lines))
 
 
 @click.command(short_help="Show a bucket, and what is risky about it.")
@@ -89,7 +89,7 @@ async def info(session: Session, key: str | None) -> None:
         value["election"] = _row(key, sighting)
         lines += ["", *_about(key, sighting)]
     lines += ["", *(f"WARNING   {warning}" for warning in warnings)] if warnings else []
-    session.show(value, "\n".join(lines))
+    session.show(value, *lines)
 
 
 @click.command(short_help="Take a key from its holder.")
@@ -116,7 +116,7 @@ async def evict(session: Session, key: str, *, yes: bool) -> None:
                 msg = f"nobody holds {key}"
                 raise Failure(msg)
             if not yes:
-                click.confirm(f"Evict {shown(entry.holder)} from {key}?", abort=True, err=True)
+                terminal.agreed(f"Evict {shown(entry.holder)} from {key}?")
                 yes = True
                 continue  # it has renewed meanwhile
             answer = await bucket.remove(
@@ -242,9 +242,8 @@ def warnings_about_peers(peers: list[Peer]) -> list[str]:
     return warnings
 
 
-def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
-    lines = [
-        "   ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in [titles, *rows]
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    table = [titles, *(tuple(map(cell, row)) for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(titles))]
+    lines = ["   ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in table]
+    return [line.rstrip() for line in lines]

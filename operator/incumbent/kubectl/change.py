@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from incumbent import terminal
 from incumbent.flags import Failure
 from incumbent.kubectl.common import (
     DURATION,
@@ -22,7 +23,6 @@ from incumbent.kubectl.common import (
     election_argument,
     kind_and_name,
     output_flag,
-    printed,
 )
 from incumbent.kubectl.completion import from_cluster
 from incumbent.kubectl.describe import condition, led_by, nobody, status_of
@@ -162,7 +162,7 @@ async def _check(client: Client, resource: Resource, leader: str, to: str | None
         return
     pods = await client.list_pods(namespace, str(resource.selector))
     if not [pod for pod in candidates(pods, resource.selector) if pod.name != leader]:
-        click.echo(
+        terminal.show(
             f"No other pod of this cluster can lead {resource.key.name}: nobody of it will for one"
             f" interval, then perhaps {leader} again.",
             err=True,
@@ -271,8 +271,8 @@ def _result(name: str, before: Mapping[str, Any], after: Mapping[str, Any], to: 
 def _show(election: Mapping[str, Any], text: str, output: str) -> None:
     match output:
         case "text":
-            click.echo(text)
+            terminal.show(text)
         case "name":
-            click.echo(kind_and_name(election["metadata"]["name"]))
+            terminal.show(kind_and_name(election["metadata"]["name"]))
         case _:
-            click.echo(printed(election, output))
+            terminal.show_data(election, output)

@@ -9,9 +9,7 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
-import click
-
-from incumbent import clock, logs
+from incumbent import clock, logs, terminal
 from incumbent.cluster import MERGE_PATCH, ApiServer, elections_path
 from incumbent.connection import JSON, Expired, Overrides
 from incumbent.errors import ClusterUnreachable
@@ -116,7 +114,7 @@ class Client(ApiServer):
                 if clock.now() - opened < AGAIN:
                     await asyncio.sleep(AGAIN)
             except ClusterUnreachable as error:
-                click.echo(f"{error}; waiting for it", err=True)
+                terminal.show(f"{error}; waiting for it", err=True)
             listed = await self._list_again(path, query, accept)
 
     async def _watched(

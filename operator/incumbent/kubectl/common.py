@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Any, Self
 
 import click
 
+from incumbent import terminal
 from incumbent.errors import ConfigurationError
 from incumbent.flags import FILE, Refusal, Text
 from incumbent.kubectl.completion import from_cluster, from_kubeconfig
@@ -202,15 +202,6 @@ def kind_and_name(name: str) -> str:
     return f"{KIND.lower()}.{GROUP}/{name}"
 
 
-def printed(value: Any, output: str) -> str:
-    """Return a value as JSON or YAML, as kubectl writes them."""
-    if output == "json":
-        return json.dumps(value, indent=4)
-    import yaml  # noqa: PLC0415  # not needed for anything else
-
-    return str(yaml.safe_dump(value, sort_keys=True, default_flow_style=False)).rstrip("\n")
-
-
 class Progress:
     """Says on standard error what a command waits for, if that takes longer than a second.
 
@@ -236,7 +227,7 @@ class Progress:
         self._latest = text
         if self._open and text != self._said:
             self._said = text
-            click.echo(f"Waiting: {text}", err=True)
+            terminal.show(f"Waiting: {text}", err=True)
 
     def _begin(self) -> None:
         self._open = True

@@ -10,6 +10,7 @@ before the Python client of Kubernetes would even have been imported.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,9 @@ from typing import Any
 
 import click
 from click.shell_completion import CompletionItem, ShellComplete
+
+from incumbent import terminal
+from incumbent.names import DOMAIN
 
 NO_FILES = 4
 """cobra's `ShellCompDirectiveNoFileComp`: do not offer files where there are no candidates."""
@@ -50,10 +54,10 @@ def from_cluster(what: str) -> Complete:
         if what == "pods":
             return _pods(ctx, access, incomplete)
         if what == "namespaces":
-            return _items(_ask("get", "namespaces", "-o=name", *access), incomplete)
+            return _named(_ask("get", "namespaces", "-o=name", *access), incomplete)
         form = '{range .items[*]}{.metadata.name}{"\\t"}'
         form += '{.status.conditions[?(@.type=="Ready")].message}{"\\n"}{end}'
-        return _items(_ask("get", "leaderelections", f"-o=jsonpath={form}", *access), incomplete)
+        return _named(_ask("get", "leaderelections", f"-o=jsonpath={form}", *access), incomplete)
 
     return complete
 
@@ -87,8 +91,8 @@ def run() -> None:
     for item in found:
         if item.type == "plain":
             about = " ".join((item.help or "").split())
-            click.echo(f"{item.value}\t{about}" if about else item.value)
-    click.echo(f":{FILES if files else NO_FILES}")
+            terminal.show_candidate(item.value, about)
+    terminal.show(f":{FILES if files else NO_FILES}")
 
 
 def _pods(ctx: click.Context, access: list[str], incomplete: str) -> list[CompletionItem]:
@@ -107,6 +111,12 @@ def _pods(ctx: click.Context, access: list[str], incomplete: str) -> list[Comple
     form += label[0].replace(".", "\\.") + '}{"\\n"}{end}'
     lines = _ask("get", "pods", f"--selector={label[0]}", f"-o=jsonpath={form}", *access)
     return _items([prefix + line for line in lines], incomplete)
+
+
+def _named(lines: Sequence[str], incomplete: str) -> list[CompletionItem]:
+    """Return those that are names of objects: a message with a line feed makes other lines."""
+    found = _items(lines, incomplete)
+    return [item for item in found if re.fullmatch(DOMAIN, item.value)]
 
 
 def _items(lines: Sequence[str], incomplete: str) -> list[CompletionItem]:

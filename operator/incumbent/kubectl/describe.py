@@ -128,8 +128,8 @@ def screen(
     pods: Sequence[Pod] | str,
     events: Sequence[Mapping[str, Any]] | str,
     now: datetime,
-) -> str:
-    """Return all about an election as text. Pods or events may be why they cannot be shown."""
+) -> list[str]:
+    """Return all about an election as lines. Pods or events may be why they cannot be shown."""
     text = [*_head(election, resource, now), ""]
     if isinstance(pods, str):
         text += [f"Pods: {pods}", ""]
@@ -140,7 +140,7 @@ def screen(
         text += ["", f"Events: {events}"]
     elif events:
         text += ["", "Events:", *_indented(_event_rows(events[-EVENTS:], now))]
-    return "\n".join(text)
+    return text
 
 
 def data(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from incumbent import terminal
 from incumbent.flags import Text, check, flag, nats_flags, said_by_click
 from incumbent.kubectl.common import (
     SETTINGS,
@@ -15,7 +16,6 @@ from incumbent.kubectl.common import (
     Progress,
     command,
     output_flag,
-    printed,
     qualified,
 )
 from incumbent.kubectl.findings import Finding, Level, number
@@ -84,13 +84,13 @@ async def doctor(
             text = "not looked at: say where it is, as by --nats-url, and how to log in"
             findings.append(Finding("NATS", Level.NOTE, text))
     if output == "text":
-        click.echo("\n".join(_lines(findings)))
+        terminal.show(*_lines(findings))
     else:
         value = [
             {"topic": f.topic, "level": str(f.level), "text": f.text, "todo": f.todo or None}
             for f in findings
         ]
-        click.echo(printed(value, output))
+        terminal.show_data(value, output)
     bad = {Level.PROBLEM} | ({Level.WARNING} if strict else set())
     return UNWELL if any(finding.level in bad for finding in findings) else 0
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from incumbent.display import shown
 from incumbent.kubectl.describe import condition, led_by, status_of
 from incumbent.model import BucketInfo, Pod, Record
-from incumbent.names import shown
 from incumbent.resource import FINALIZER, GROUP, PLURAL, STEP_DOWN, VERSION, Resource
 from incumbent.timing import MAXIMUM_TTL, MINIMUM_TTL
 from incumbent.verdict import LEADER, candidates, why_not

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from incumbent import terminal
 from incumbent.flags import Refusal
 from incumbent.kubectl.common import (
     ELECTION,
@@ -16,7 +17,6 @@ from incumbent.kubectl.common import (
     command,
     kind_and_name,
     output_flag,
-    printed,
 )
 from incumbent.kubectl.completion import from_cluster
 from incumbent.kubectl.printing import lines, widths
@@ -105,7 +105,7 @@ async def get(
     shown.show_all(pages, single=len(names) == 1)
     if output in {"table", "wide", "name"} and not any(shown.items(page) for page in pages):
         where = "" if all_namespaces else f" in {client.namespace} namespace"
-        click.echo(f"No resources found{where}.", err=True)
+        terminal.show(f"No resources found{where}.", err=True)
 
 
 class _Shown:
@@ -133,7 +133,7 @@ class _Shown:
             return
         objects = [whole(item) for item in items]
         if self._output == "name":
-            self._print("\n".join(kind_and_name(one["metadata"]["name"]) for one in objects))
+            terminal.show(*(kind_and_name(one["metadata"]["name"]) for one in objects))
             return
         value: Any = (
             objects[0]
@@ -145,19 +145,18 @@ class _Shown:
                 "metadata": {"resourceVersion": ""},
             }
         )
-        click.echo(printed(value, self._output))
+        terminal.show_data(value, self._output)
 
     def show(self, found: Mapping[str, Any], *, listed: bool) -> None:
         """Print a list, or one that changed, while more may follow."""
         if self._table:
-            self._print("\n".join(self._lines(found)))
+            terminal.show(*self._lines(found))
             return
         for one in self.items(found) if listed else [found]:
             if self._output == "name":
-                click.echo(kind_and_name(one["metadata"]["name"]))
+                terminal.show(kind_and_name(one["metadata"]["name"]))
             else:
-                mark = "---\n" if self._output == "yaml" else ""
-                click.echo(mark + printed(whole(one), self._output))
+                terminal.show_data(whole(one), self._output, mark=True)
 
     def _lines(self, table: Mapping[str, Any]) -> list[str]:
         self._columns = table.get("columnDefinitions") or self._columns  # once per watch
@@ -179,8 +178,3 @@ class _Shown:
         rows = [titles, *rows] if first else rows
         self._widths = widths(rows, self._widths)
         return lines(rows, self._widths)
-
-    @staticmethod
-    def _print(text: str) -> None:
-        if text:
-            click.echo(text)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from incumbent import terminal
 from incumbent.errors import Forbidden, NotFound
 from incumbent.flags import Failure, Text
 from incumbent.kubectl.common import (
@@ -16,7 +17,6 @@ from incumbent.kubectl.common import (
     command,
     election_argument,
     output_flag,
-    printed,
     qualified,
 )
 from incumbent.kubectl.printing import lines, now, short
@@ -76,15 +76,15 @@ async def history(
     if problem and not terms:
         raise Failure(str(problem))
     if problem:
-        click.echo(f"Terms may be missing: {problem}", err=True)
+        terminal.show(f"Terms may be missing: {problem}", err=True)
     if output != "table":
-        click.echo(printed(found, output))
+        terminal.show_data(found, output)
     elif terms:
         rows = [_row(term) for term in terms]
         titles = [] if no_headers else [("FROM", "TO", "LED", "HOLDER", "TOKEN", "BEGAN", "ENDED")]
-        click.echo("\n".join(line.rstrip() for line in lines([*titles, *rows])))
+        terminal.show(*(line.rstrip() for line in lines([*titles, *rows])))
     else:
-        click.echo(f"No terms of {name} are known.", err=True)
+        terminal.show(f"No terms of {name} are known.", err=True)
 
 
 async def _services(client: Client) -> list[tuple[str, str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from incumbent.display import LONGEST_SENTENCE, cell, shown
+
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _YEAR = 365 * _DAY
 PADDING, NARROWEST = 3, 6
@@ -48,7 +50,7 @@ def now() -> datetime:
 def widths(rows: Sequence[Sequence[str]], least: Sequence[int] = ()) -> list[int]:
     """Return the widths of all columns but the last, at least those given."""
     found = [
-        max(NARROWEST, PADDING + max(len(row[column]) for row in rows))
+        max(NARROWEST, PADDING + max(len(cell(row[column])) for row in rows))
         for column in range(len(rows[0]) - 1)
     ]
     return [max(pair) for pair in zip(found, least or found, strict=True)]
@@ -58,6 +60,7 @@ def lines(rows: Sequence[Sequence[str]], wide: Sequence[int] = ()) -> list[str]:
     """Return rows of text as lines, with columns as wide as kubectl would make them."""
     wide = wide or widths(rows)
     return [
-        "".join(cell.ljust(width) for cell, width in zip(row, [*wide, 0], strict=True))
+        "".join(cell(text).ljust(width) for text, width in zip(row[:-1], wide, strict=True))
+        + shown(row[-1], LONGEST_SENTENCE)
         for row in rows
     ]

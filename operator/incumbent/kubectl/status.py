@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from incumbent import terminal
 from incumbent.errors import ClusterError
 from incumbent.kubectl import describe
 from incumbent.kubectl.common import (
@@ -15,7 +16,6 @@ from incumbent.kubectl.common import (
     command,
     election_argument,
     output_flag,
-    printed,
 )
 from incumbent.kubectl.printing import now
 from incumbent.model import Pod
@@ -47,9 +47,9 @@ async def status(client: Client, name: str, *, output: str) -> None:
         _or_why(pods_of(client, resource)), _or_why(client.events(election))
     )
     if output == "text":
-        click.echo(describe.screen(election, resource, pods, events, now()))
+        terminal.show(*describe.screen(election, resource, pods, events, now()))
     else:
-        click.echo(printed(describe.data(election, resource, pods, events), output))
+        terminal.show_data(describe.data(election, resource, pods, events), output)
 
 
 async def pods_of(client: Client, resource: Resource) -> list[Pod]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from incumbent import terminal
 from incumbent.errors import ConfigurationError
 from incumbent.flags import Failure, Text
 from incumbent.kubectl.common import (
@@ -20,7 +21,6 @@ from incumbent.kubectl.common import (
     election_argument,
     output_flag,
     pod_name,
-    printed,
 )
 from incumbent.kubectl.completion import from_cluster
 from incumbent.kubectl.describe import about_leader, led_by, nobody
@@ -121,8 +121,8 @@ def show_leader(election: Mapping[str, Any], output: str) -> None:
     """Print who leads."""
     match output:
         case "text":
-            click.echo(led_by(election))
+            terminal.show(led_by(election))
         case "name":
-            click.echo(f"pod/{led_by(election)}")
+            terminal.show(f"pod/{led_by(election)}")
         case _:
-            click.echo(printed(about_leader(election), output))
+            terminal.show_data(about_leader(election), output)
