@@ -22,7 +22,7 @@ from click.testing import CliRunner
 import incumbent
 from controlplane.natsserver import NatsServer
 from controlplane.processes import free_port
-from incumbent import Election, NatsAccess, cli
+from incumbent import Election, NatsAccess, cli, clock
 from incumbent.bucket import Nats
 from waiting import PATIENCE, until
 
@@ -234,12 +234,15 @@ async def test_file_exists_while_this_machine_leads(shell, tmp_path):
     process = await shell.start("file", path, KEY, "--name", "here")
     await until(path.exists)
     first = json.loads(path.read_text())
-    assert first | {"deadline": ""} == {
+    assert first | {"deadline": "", "bootDeadline": 0} == {
         "key": KEY,
         "identity": "here",
         "token": 1,
         "deadline": "",
+        "boot": clock.epoch(),
+        "bootDeadline": 0,
     }
+    assert 0 < first["bootDeadline"] - clock.now() < TTL
     deadline = datetime.fromisoformat(first["deadline"])
     assert timedelta() < deadline - datetime.now(UTC) < timedelta(seconds=TTL)
     code, out, err = await shell.call("file", path, "--check")
@@ -265,21 +268,26 @@ async def test_file_is_removed_on_loss_and_comes_back(shell, tmp_path):
     assert (await shell.end(process))[0] == 0
 
 
+OLD = '{"key": "k", "identity": "a", "token": 1, "deadline": "2036-01-01T00:00:00+00:00"}'
+STALE = json.dumps({**json.loads(OLD), "boot": clock.epoch(), "bootDeadline": 1.0})
+OF_EARLIER_VERSION = (
+    "Error: leader.json gives its deadline by the time of day only, as an earlier version wrote it:"
+    " start `incumbent file` of this version\n"
+)
+
+
 @pytest.mark.parametrize(
     ("content", "out", "err"),
     (
         (None, "there is no leader.json: this machine does not lead\n", ""),
-        (
-            '{"key": "k", "identity": "a", "token": 1, "deadline": "2026-01-01T00:00:00+00:00"}',
-            "leader.json is stale: its deadline passed ",
-            "",
-        ),
+        (STALE, "leader.json is stale: its deadline passed ", ""),
+        (OLD, "", OF_EARLIER_VERSION),
         ("text", "", "Error: leader.json is not a file of `incumbent file`\n"),
         ("[]", "", "Error: leader.json is not a file of `incumbent file`\n"),
         ('{"deadline": 5}', "", "Error: leader.json is not a file of `incumbent file`\n"),
         ("[" * 100_000, "", "Error: leader.json is not a file of `incumbent file`\n"),
     ),
-    ids=("missing", "stale", "text", "list", "no time", "deep"),
+    ids=("missing", "stale", "old", "text", "list", "no time", "deep"),
 )
 async def test_check_says_whether_a_file_counts(shell, tmp_path, content, out, err):
     """Exit code 1 unless it is fresh; no server is asked."""

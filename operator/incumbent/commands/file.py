@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 import tempfile
-import time
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
+from incumbent import clock
+from incumbent.commands import trusted
 from incumbent.commands.common import KEY_ARGUMENT, Session, command
 from incumbent.commands.run import member_options
 from incumbent.election import Election
 from incumbent.errors import ConfigurationError
-from incumbent.flags import Failure
+from incumbent.flags import Failure, Text
 from incumbent.model import Profile
+from incumbent.timing import MAXIMUM_TTL
 
 NOT_FRESH = 1
 
@@ -29,30 +33,58 @@ NOT_FRESH = 1
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("key", required=False, type=KEY_ARGUMENT)
 @click.option("--check", is_flag=True, help="Only say whether PATH says that this machine leads.")
+@click.option(
+    "--owner",
+    "owners",
+    multiple=True,
+    type=Text("USER", trusted.user),
+    help="With --check: whose file to believe, besides root's and one's own. Repeatable.",
+)
+@click.option(
+    "--shared-folder",
+    is_flag=True,
+    help="With --check: believe it also where others may write to the folder, as in an emptyDir.",
+)
 @member_options
 @command
 async def file(
-    session: Session, path: Path, key: str | None, *, check: bool, name: str, profile: str
+    session: Session,
+    path: Path,
+    key: str | None,
+    *,
+    check: bool,
+    owners: tuple[int, ...],
+    shared_folder: bool,
+    name: str,
+    profile: str,
 ) -> int:
     """Keep the file PATH while this machine holds KEY.
 
     The file is JSON with key, identity, token and deadline; each renewal replaces it at once, and
     losing leadership removes it. If this process dies the file stays: `--check` compares the
-    deadline in it with the clock, so both have to run on one machine.
+    deadline in it with the time since the machine was started, which no change of the time of day
+    moves. So both have to run on one machine.
+
+    `--check` believes no file that another user may have written: see --owner and --shared-folder.
+    With a KEY it also says whether the file is about that key.
 
     While NATS or the bucket is away it waits, and says so. SIGTERM and SIGINT end it.
 
     \b
-    Exit codes: 0, for --check if the deadline has not passed; 1 if it has, or if there is no such
-    file; 2 bad usage or a bad bucket.
+    Exit codes: 0, for --check if the deadline has not passed; 1 if it has, if there is no such
+    file, or if it is not to be believed; 2 bad usage or a bad bucket.
 
     \b
     Examples:
       incumbent file /run/leader.json nightly
       incumbent file /run/leader.json --check && ./nightly
+      incumbent file /run/leader.json nightly --check --owner daemon
     """  # noqa: D301
     if check:
-        return _check(session, path)
+        return _check(session, path, key, owners, shared_folder=shared_folder)
+    if owners or shared_folder:
+        msg = "--owner and --shared-folder go together with --check."
+        raise ConfigurationError(msg)
     if key is None:
         msg = "name the KEY of the election, or give --check."
         raise ConfigurationError(msg)
@@ -87,11 +119,14 @@ def _claim(path: Path) -> None:
         msg = f"{folder} cannot be written; choose another PATH."
         raise ConfigurationError(msg)
     try:
-        _read(path)
+        _content(path, trusted.read(path, shared_folder=True))
     except FileNotFoundError:
         return
-    except Failure as error:
-        msg = f"{error.message}; remove it, or choose another PATH."
+    except (trusted.Untrusted, Failure) as error:
+        msg = f"{error}; remove it, or choose another PATH."
+        raise ConfigurationError(msg) from error
+    except OSError as error:
+        msg = f"{path} cannot be read: {error.strerror}; remove it, or choose another PATH."
         raise ConfigurationError(msg) from error
     _remove(path)
 
@@ -115,12 +150,16 @@ def _remove(path: Path) -> None:
 
 
 def _write(election: Election, path: Path) -> None:
-    deadline = datetime.fromtimestamp(time.time() + election.remaining, UTC)
+    deadline = election.deadline or 0.0
+    day = clock.today() + timedelta(seconds=deadline - clock.now())
     content = {
         "key": election.key,
         "identity": election.identity,
         "token": election.token,
-        "deadline": deadline.isoformat(timespec="milliseconds"),
+        # For people, and for versions that know nothing else. It is wrong after the clock steps.
+        "deadline": day.isoformat(timespec="milliseconds"),
+        "boot": clock.epoch(),
+        "bootDeadline": deadline,
     }
     new = None
     try:
@@ -138,31 +177,77 @@ def _write(election: Election, path: Path) -> None:
         raise Failure(msg) from error
 
 
-def _read(path: Path) -> tuple[dict[str, Any], float]:
-    """Return what a file says, and the seconds to its deadline.
+def _content(path: Path, text: bytes) -> dict[str, Any]:
+    """Return what a file says.
 
     Raises:
-        FileNotFoundError: there is none.
         Failure: it is not one of ours.
     """
     try:
-        content = json.loads(path.read_text())
-        return content, datetime.fromisoformat(content["deadline"]).timestamp() - time.time()
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        content = json.loads(text)
+        if not isinstance(content["deadline"], str):
+            raise TypeError  # noqa: TRY301  # said below
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         msg = f"{path} is not a file of `incumbent file`"
         raise Failure(msg) from error
+    else:
+        return dict(content)
 
 
-def _check(session: Session, path: Path) -> int:
+def seconds_left(path: Path, content: Mapping[str, Any]) -> float:
+    """Return the seconds until the deadline that a file says.
+
+    Raises:
+        Failure: nobody can tell.
+    """
+    boot, deadline = content.get("boot"), content.get("bootDeadline")
+    if boot is None:
+        msg = (
+            f"{path} gives its deadline by the time of day only, as an earlier version wrote it:"
+            " start `incumbent file` of this version"
+        )
+        raise Failure(msg)
+    if not boot or not clock.epoch():
+        msg = f"{path} cannot be checked: this system has no /proc/sys/kernel/random/boot_id"
+        raise Failure(msg)
+    if boot != clock.epoch():
+        msg = (
+            f"{path} was written before this machine was started, on another machine, or in another"
+            " time namespace: this machine does not lead"
+        )
+        raise Failure(msg)
+    number: float = math.nan
+    if isinstance(deadline, int | float) and not isinstance(deadline, bool):
+        number = deadline
+    left = number - clock.now()
+    if not left <= MAXIMUM_TTL:  # also if it is no number
+        msg = f"{path} is not a file of `incumbent file`: no deadline is that far away"
+        raise Failure(msg)
+    return left
+
+
+def _check(
+    session: Session,
+    path: Path,
+    key: str | None,
+    owners: tuple[int, ...],
+    *,
+    shared_folder: bool,
+) -> int:
     try:
-        content, left = _read(path)
+        content = _content(path, trusted.read(path, owners, shared_folder=shared_folder))
     except FileNotFoundError:
         session.show({"fresh": False}, f"there is no {path}: this machine does not lead")
         return NOT_FRESH
+    except OSError as error:
+        msg = f"{path} cannot be read: {error.strerror}"
+        raise Failure(msg) from error
+    if key is not None and content.get("key") != key:
+        msg = f"{path} is about the key {content.get('key')}, not about {key}"
+        raise Failure(msg)
+    left = seconds_left(path, content)
     if left <= 0:
-        text = f"{path} is stale: its deadline passed {-left:.1f} s ago"
+        text = f"{path} is stale: its deadline passed {abs(left):.1f} s ago"
         session.show({**content, "fresh": False}, text)
         return NOT_FRESH
     session.show({**content, "fresh": True}, f"{path} is fresh for another {left:.1f} s")

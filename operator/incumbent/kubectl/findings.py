@@ -279,8 +279,8 @@ def about_clock(topic: str, ahead: float, *, uncertain: float) -> Finding:
     which = "ahead of" if ahead > 0 else "behind"
     text = f"its clock is {abs(ahead):.1f} s {which} this machine's"
     todo = (
-        "synchronise both (NTP): elections go by durations and do not suffer, but log lines,"
-        " events, and files of `incumbent file --check` are compared across machines"
+        "synchronise both (NTP): elections go by durations and do not suffer, but log lines and"
+        " events are compared across machines"
     )
     return Finding(topic, Level.WARNING, text, todo)
 
