@@ -34,7 +34,7 @@ clusters: [{name: nowhere, cluster: {server: "http://127.0.0.1:1"}}]
 users: [{name: nobody, user: {}}]
 """
 INSIDE = """
-import json, os, shutil
+import json, os, shutil, ssl, stat, zoneinfo
 folders = ["/", "/etc", "/opt/incumbent", "/usr", "/usr/local", "/home", "/var", "/tmp", "/root"]
 writable = []
 for folder in folders:
@@ -45,9 +45,23 @@ for folder in folders:
     writable.append(folder)
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 tools = ["cc", "gcc", "g++", "clang", "cpp", "ld", "as", "make", "cargo", "rustc", "go"]
+unwanted = {"sh", "bash", "dash", "ash", "busybox", "pip", "pip3", "ensurepip", "apt", "apt-get",
+            "dpkg", "apk", "perl", "su", "mount", "ldd"}
+found = []
+for folder, folders, files in os.walk("/"):
+    if folder == "/":
+        folders[:] = [name for name in folders if name not in {"proc", "sys", "dev"}]
+    for name in (*folders, *files):
+        path = os.path.join(folder, name)
+        mode = 0 if os.path.islink(path) else os.lstat(path).st_mode
+        setuid = mode & (stat.S_ISUID | stat.S_ISGID)
+        if name in unwanted or setuid or (mode & stat.S_IWOTH and not mode & stat.S_ISVTX):
+            found.append(path)
 print(json.dumps({
     "uid": os.getuid(), "gid": os.getgid(), "groups": os.getgroups(), "writable": writable,
     "capabilities": int(status["CapEff"], 16), "compilers": list(filter(shutil.which, tools)),
+    "unwanted": found, "authorities": len(os.listdir(ssl.get_default_verify_paths().capath)),
+    "zone": zoneinfo.ZoneInfo("Europe/Zurich").key, "shell": shutil.which("sh"),
 }))
 """
 """What a process in the image finds out about itself."""
@@ -117,6 +131,9 @@ def _check_operator(running: Engine | Chroot, folder: Path) -> None:
     _expect(inside["capabilities"] == 0, "has no capability")
     _expect(not inside["writable"], "can write nowhere")
     _expect(not inside["compilers"], "holds no compiler")
+    _expect(not inside["unwanted"], f"holds no shell, no pip, nothing setuid {inside['unwanted']}")
+    _expect(inside["zone"], "holds time zones")
+    _expect(inside["authorities"], "holds certificate authorities")
 
     folder.chmod(0o755)
     (folder / "kubeconfig").write_text(NO_CLUSTER)
