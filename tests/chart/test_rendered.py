@@ -25,6 +25,12 @@ async def apply(cluster):
     applied: dict[str, str] = {}
 
     async def run(namespace, text, *flags):
+        if namespace not in applied.values():
+            await kubectl(  # as docs/how-to/gitops.md says
+                cluster.site,
+                *("create", "secret", "generic", "incumbent-nats", f"--namespace={namespace}"),
+                *("--from-literal=username=incumbent", "--from-literal=password=planted"),
+            )
         applied[text] = namespace
         await kubectl(cluster.site, "apply", *flags, "-f-", stdin=text)
 

@@ -21,6 +21,8 @@ from controlplane.kube import ApiError, Kube
 from controlplane.processes import Process, free_port, http_status
 
 _SERVICE = re.compile(r"\b([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\.cluster\.local)?:(\d+)\b")
+_REFERENCE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
+"""A variable in the value of a later one, as Kubernetes expands it."""
 _POLL = 0.1
 _TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 
@@ -74,6 +76,10 @@ class Containers:
                 return found
         return None
 
+    def port_of(self, namespace: str, name: str, port: int) -> int:
+        """Return where a port of the pods of this name is."""
+        return self._port({"namespace": namespace, "name": name}, port)
+
     def log_of(self, namespace: str, name: str) -> str:
         """Return what the program of the latest pod of this name has said."""
         logs = sorted(
@@ -99,7 +105,10 @@ class Containers:
             user = f"{about['namespace']}-{about['name']}"
             environment["KUBECONFIG"] = str(kube.site.kubeconfig_for(user, token=token))
         for variable in container.get("env", ()):
-            environment[variable["name"]] = await _value(kube, pod, variable)
+            value = await _value(kube, pod, variable)
+            environment[variable["name"]] = _REFERENCE.sub(
+                lambda found: environment.get(found[1], found[0]), value
+            )
         command = container.get("command") or ()
         arguments = [
             await self._translate(kube, argument, mounts=mounts, ports=ports)

@@ -134,6 +134,66 @@ affinity:
 {{- end -}}
 {{- end }}
 
+{{/* The Secret with a user name and a password, and its keys: that of `nats.auth.userPassword`, or that of the
+chart's own server. A release that reuses the values of an earlier version lacks `nats.builtIn.auth`. */}}
+{{- define "incumbent.natsUserPassword" -}}
+{{- if .Values.nats.url -}}
+{{- toYaml .Values.nats.auth.userPassword -}}
+{{- else -}}
+{{- $own := dict "secretName" (printf "%s-nats" (include "incumbent.fullname" .)) "usernameKey" "username" "passwordKey" "password" -}}
+{{- $given := .Values.nats.builtIn.auth | default dict -}}
+{{- ternary $own $given (empty $given.secretName) | toYaml -}}
+{{- end -}}
+{{- end }}
+
+{{/* Whether the chart makes that Secret: a password that helm could not find again would be another one after each
+rendering. So nothing is made unless the cluster answers, which `helm template` and Argo CD do not ask. What every
+cluster has is asked for: with rights for the whole cluster its bindings, otherwise an account of the namespace. A
+Secret that somebody else made is left alone. */}}
+{{- define "incumbent.natsSecret" -}}
+{{- $login := include "incumbent.natsUserPassword" . | fromYaml -}}
+{{- $namespace := include "incumbent.namespace" . -}}
+{{- if and (not .Values.nats.url) (empty (.Values.nats.builtIn.auth | default dict).secretName) -}}
+{{- $found := lookup "v1" "Secret" $namespace $login.secretName -}}
+{{- if $found -}}
+{{- if eq .Release.Name (dig "metadata" "annotations" "meta.helm.sh/release-name" "" $found) }}true{{ end -}}
+{{- else if and .Values.rbac.create (empty .Values.watch.namespaces) -}}
+{{- if (lookup "rbac.authorization.k8s.io/v1" "ClusterRoleBinding" "" "").items }}true{{ end -}}
+{{- else if lookup "v1" "ServiceAccount" $namespace "default" -}}
+true
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* The configuration of the chart's own server. The user is one of the global account, in which earlier versions of
+the chart, without a password, have kept the bucket. It may create and use buckets and streams, but neither change,
+empty nor delete any. */}}
+{{- define "incumbent.natsConfig" -}}
+authorization {
+  users: [
+    {
+      user: $NATS_USERNAME
+      password: $NATS_PASSWORD
+      permissions: {
+        publish: [
+          "$JS.API.STREAM.CREATE.*"     # the bucket, until there is one
+          "$JS.API.STREAM.INFO.*"       # its settings, now and then
+          "$JS.API.STREAM.MSG.GET.*"    # a look at a key
+          "$JS.API.CONSUMER.CREATE.>"   # the watch
+          "$KV.>"                       # records
+          {{- with .Values.nats.historyStream }}
+          "{{ . }}.>"  # terms
+          {{- end }}
+        ]
+        subscribe: [
+          "{{ .Values.nats.inboxPrefix }}.>"  # answers, and what the watch delivers
+        ]
+      }
+    }
+  ]
+}
+{{- end }}
+
 {{/* The flags that say where NATS is and how to log in. */}}
 {{- define "incumbent.natsFlags" -}}
 {{- $auth := .Values.nats.auth -}}
@@ -158,7 +218,7 @@ affinity:
 {{- if $auth.token.secretName }}
 - --nats-token-file=/etc/incumbent/nats/token
 {{- end }}
-{{- if $auth.userPassword.secretName }}
+{{- if (include "incumbent.natsUserPassword" . | fromYaml).secretName }}
 - --nats-password-file=/etc/incumbent/nats/password
 {{- end }}
 {{- with .Values.nats.tls }}
@@ -199,7 +259,7 @@ affinity:
 {{- with $auth.token }}{{ if .secretName }}
 {{ include "incumbent.natsSource" (dict "source" "secret" "name" .secretName "items" (dict "token" .key)) }}
 {{- end }}{{ end }}
-{{- with $auth.userPassword }}{{ if .secretName }}
+{{- with include "incumbent.natsUserPassword" . | fromYaml }}{{ if .secretName }}
 {{ include "incumbent.natsSource" (dict "source" "secret" "name" .secretName "items" (dict "password" .passwordKey)) }}
 {{- end }}{{ end }}
 {{- with .Values.nats.tls.ca }}{{ if .secretName }}
@@ -234,7 +294,7 @@ which helm 4 does, accepts no name twice. */}}
 {{- define "incumbent.env" -}}
 {{- $given := list -}}
 {{- range .Values.extraEnv }}{{ $given = append $given .name }}{{ end -}}
-{{- $auth := .Values.nats.auth.userPassword -}}
+{{- $auth := include "incumbent.natsUserPassword" . | fromYaml -}}
 {{- $env := .Values.extraEnv -}}
 {{- if and $auth.secretName (not (has "INCUMBENT_NATS_USER" $given)) -}}
 {{- $from := dict "secretKeyRef" (dict "name" $auth.secretName "key" $auth.usernameKey) -}}
