@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 import time
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from chaos.history import PodEvent
 
 _NATS = f"/api/v1/namespaces/{OPERATOR}/pods/{OPERATOR}-nats-0"
+_LOGIN = f"/api/v1/namespaces/{OPERATOR}/secrets/{OPERATOR}-nats"
 _OF_OPERATOR = f"app.kubernetes.io/instance={OPERATOR},app.kubernetes.io/component=operator"
 _AWAY = 40
 """Seconds that a node is away: until that is found out, and its pods are replaced."""
@@ -212,9 +214,11 @@ async def chart_uninstalled(stage: Stage) -> None:
 
 
 async def find_nats(stage: Stage) -> None:
-    """Tell the witness where the chart's NATS server is now."""
+    """Tell the witness where the chart's NATS server is now, and how to log in."""
     address = (await stage.kube.get(_NATS))["status"]["podIP"]
-    stage.nats[:] = [f"nats://{address}:4222"]
+    login = (await stage.kube.get(_LOGIN))["data"]
+    user, password = (base64.b64decode(login[key]).decode() for key in ("username", "password"))
+    stage.nats[:] = [f"nats://{user}:{password}@{address}:4222"]
 
 
 ALL = (
