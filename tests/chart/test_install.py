@@ -23,9 +23,15 @@ async def state(election) -> tuple[str, int]:
 
 
 async def led_again(election) -> None:
-    """Wait for a leader of an election that was served by an operator before."""
+    """Wait for a leader of an election that was served by an operator before.
+
+    If even the release has expired, nobody knows who held the key, and the label waits for up to
+    three quarters of the TTL of 30 s.
+    """
     await election.kube.until(
-        election.path, lambda found: condition_of(found, "Ready")["reason"] == "Leading"
+        election.path,
+        lambda found: condition_of(found, "Ready")["reason"] == "Leading",
+        timeout=45,
     )
     await election.wait_leader()
 
