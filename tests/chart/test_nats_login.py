@@ -192,3 +192,21 @@ def test_the_operators_user_can_destroy_nothing(helm3):
         assert verb not in text
     assert '"$JS.API.>"' not in text
     assert '">"' not in text
+
+
+@anywhere
+@slowly
+@pytest.mark.parametrize("version", ("helm3",))
+async def test_who_has_rights_in_one_namespace_only_gets_a_password_too(cluster, install):
+    """Then helm asks for an account of the namespace, which is in every one."""
+    namespace, crds = await cluster.namespace(), str(CHART.parents[1] / "crds")
+    await kubectl(cluster.site, "apply", "--server-side", "-f", crds)
+    values = {
+        "watch": {"namespaces": [namespace]},
+        "site": "blue",
+        "crds": {"enabled": False},
+        "replicaCount": 1,
+    }
+    await install("incumbent", namespace, values=values)
+    assert (await login_of(cluster, namespace))[0] == "incumbent"
+    await (await quickstart(cluster, namespace)).wait_leader()

@@ -148,8 +148,8 @@ chart's own server. A release that reuses the values of an earlier version lacks
 
 {{/* Whether the chart makes that Secret: a password that helm could not find again would be another one after each
 rendering. So nothing is made unless the cluster answers, which `helm template` and Argo CD do not ask. What every
-cluster has is asked for: with rights for the whole cluster its bindings, otherwise an account of the namespace. A
-Secret that somebody else made is left alone. */}}
+cluster has is asked for: its bindings, if whoever installs this needs rights for the whole cluster, otherwise an account
+of the namespace. A Secret that somebody else made is left alone. */}}
 {{- define "incumbent.natsSecret" -}}
 {{- $login := include "incumbent.natsUserPassword" . | fromYaml -}}
 {{- $namespace := include "incumbent.namespace" . -}}
@@ -157,7 +157,7 @@ Secret that somebody else made is left alone. */}}
 {{- $found := lookup "v1" "Secret" $namespace $login.secretName -}}
 {{- if $found -}}
 {{- if eq .Release.Name (dig "metadata" "annotations" "meta.helm.sh/release-name" "" $found) }}true{{ end -}}
-{{- else if and .Values.rbac.create (empty .Values.watch.namespaces) -}}
+{{- else if or .Values.crds.enabled (and .Values.rbac.create (empty .Values.watch.namespaces)) -}}
 {{- if (lookup "rbac.authorization.k8s.io/v1" "ClusterRoleBinding" "" "").items }}true{{ end -}}
 {{- else if lookup "v1" "ServiceAccount" $namespace "default" -}}
 true
