@@ -14,6 +14,7 @@ from incumbent.pods import NamespacePods
 from incumbent.ports import Answer, Outcome
 from incumbent.resource import resource_from
 from incumbent.site import Replica, Site
+from incumbent.turns import CHANGES, Turns
 
 KEY = "shop.billing"
 LABEL = "incumbent.dev/billing"
@@ -161,7 +162,7 @@ class Stage:
         self.cluster = Cluster()
         self.bucket.calls = self.cluster.calls = []  # in one order
         self.site = Site("site", "uid-of-cluster")
-        self.turns = asyncio.Semaphore(32)
+        self.turns = Turns(CHANGES)
         self.views = {}
         self.tasks = {}
 

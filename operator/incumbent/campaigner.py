@@ -52,6 +52,7 @@ from incumbent.status import Event, Problem, Situation, problem_from
 from incumbent.succession import Settlement
 from incumbent.timing import MAXIMUM_TTL, Timing, allowing_for, timing_for
 from incumbent.tokens import TokenGuard
+from incumbent.turns import Turns, working_for
 from incumbent.verdict import identities, labelled, shown_tokens, why_not
 
 log = structlog.get_logger(__name__)
@@ -143,7 +144,7 @@ class Campaigner:
         pods: NamespacePods,
         observer: Observer,
         changed: Callable[[], None],
-        turns: asyncio.Semaphore,
+        turns: Turns,
         historian: Historian | None = None,
         peers: Peers | None = None,
         stewards: Stewards | None = None,
@@ -259,6 +260,10 @@ class Campaigner:
 
     async def run(self) -> None:
         """Serve the election until cancelled."""
+        with working_for(self.resource.key.namespace, self.resource.key.name):
+            await self._run()
+
+    async def _run(self) -> None:
         ends = [
             self._pods.listen(self._wake),
             self._bucket.listen(self._configure),

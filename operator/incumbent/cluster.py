@@ -29,20 +29,29 @@ from incumbent.connection import (
     Connection,
     Expired,
     Interrupted,
-    Overloaded,
     Overrides,
     UnknownKind,
     drop,
     error_for,
     keep_alive,
+    namespace_in,
     translated,
 )
 from incumbent.display import shown
-from incumbent.errors import ClusterError, ClusterUnreachable, NotFound, Unconnected, Unsent
+from incumbent.errors import (
+    ClusterError,
+    ClusterUnreachable,
+    NotFound,
+    Overloaded,
+    Unconnected,
+    Unsent,
+)
+from incumbent.fairness import Rank
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced, PodsUnwatched
 from incumbent.resource import API_VERSION, PLURAL, whole
 from incumbent.slices import SERVICE_NAME
+from incumbent.turns import apart, working_for
 
 log = structlog.get_logger(__name__)
 
@@ -52,16 +61,6 @@ TIMEOUT = 5.0
 STATUS_TIMEOUT = 15.0
 """Seconds for a write of a status. Nothing waits for it, and admission webhooks have 10 s, unless
 they are given more."""
-
-CONCURRENCY = 32
-"""Requests in flight at a time. After a start or a loss every election has some to make, and a TLS
-handshake for each of them would cost more than the wait. Watches are not counted. The wait counts
-against no limit but one that a caller gives: otherwise the many would fail, be tried again, and
-make the wait longer for all (500 elections that started at once did not come to rest)."""
-
-AT_LEISURE = 4
-"""Of these, so many at a time are of the kind that can wait: what people are told. Otherwise the
-labels of a thousand elections that lose their leaders together would wait for every status."""
 
 PAGE = 200
 """Pods in one answer to a list. Decoding holds the event loop: 200 pods of 4 KB for some 30 ms, and
@@ -89,8 +88,9 @@ API server that is back goes unnoticed, and with it what was done to the labels 
 QUIET = 60.0
 """Seconds in which it is said once that etcd was restored, however many namespaces find out."""
 
-RETRY_AFTER = 10.0
-"""Seconds to leave the API server alone when it asks for that (the header Retry-After), at most."""
+RETRY_AFTER = 60.0
+"""Seconds to leave the API server alone when it asks for that (the header Retry-After), at most. It
+asks for 1 s itself; what is in front of it may ask for anything."""
 
 CONTROLLER = "incumbent.dev/operator"
 """Who reports events."""
@@ -126,8 +126,6 @@ class ApiServer:
         self._waiting = 0
         """How many watches wait until another one ends."""
         self._replica = replica
-        self._turns = asyncio.Semaphore(CONCURRENCY)
-        self._leisure = asyncio.Semaphore(AT_LEISURE)
         self._quiet_until = 0.0
 
     @classmethod
@@ -254,7 +252,8 @@ class ApiServer:
             problem: ClusterError | None = None
             try:
                 if not listed:
-                    pods, now = await self._list(path)
+                    with working_for(namespace, ""), apart(Rank.ROUTINE):
+                        pods, now = await self._list(path)
                     restored = self.went_back(version, now)
                     version, listed = now, True
                     yield PodsReplaced(tuple(pods), restored=restored)
@@ -413,18 +412,18 @@ class ApiServer:
         A JSON patch, for a merge patch would keep keys that `status` no longer has, and a PUT
         would be sent a second time by aiohttp if the connection broke.
         """
-        async with self._leisure:
-            answer: dict[str, Any] = await self._ask(
-                "PATCH",
-                f"{elections_path(namespace)}/{name}/status",
-                body=[
-                    # Not the operation "test", which would fail with 422 and not with 409.
-                    {"op": "add", "path": "/metadata/resourceVersion", "value": resource_version},
-                    {"op": "add", "path": "/status", "value": dict(status)},
-                ],
-                content_type=JSON_PATCH,
-                timeout=STATUS_TIMEOUT,
-            )
+        answer: dict[str, Any] = await self._ask(
+            "PATCH",
+            f"{elections_path(namespace)}/{name}/status",
+            body=[
+                # Not the operation "test", which would fail with 422 and not with 409.
+                {"op": "add", "path": "/metadata/resourceVersion", "value": resource_version},
+                {"op": "add", "path": "/status", "value": dict(status)},
+            ],
+            content_type=JSON_PATCH,
+            timeout=STATUS_TIMEOUT,
+            usual=Rank.REPORT,
+        )
         return answer
 
     async def emit_event(
@@ -442,8 +441,7 @@ class ApiServer:
         )
         namespace = event["metadata"]["namespace"]
         path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
-        async with self._leisure:
-            await self._ask("POST", path, body=event)
+        await self._ask("POST", path, body=event, usual=Rank.REPORT)
 
     async def _find(self, path: str) -> dict[str, Any] | None:
         """Read one object; None if there is none, NotFound if there is no such kind."""
@@ -539,8 +537,13 @@ class ApiServer:
         accept: str = JSON,
         timeout: float | None = None,
         within: float | None = None,
+        usual: Rank = Rank.ROUTINE,
     ) -> Any:
         """Send a request, when it has its turn, and return the JSON of its answer.
+
+        The wait for the turn counts against no limit but `within`: otherwise many that begin at
+        once would all fail, be tried again, and make the wait longer (500 elections that started
+        together did not come to rest).
 
         Args:
             method: of the request.
@@ -551,17 +554,50 @@ class ApiServer:
             accept: what the answer may be.
             timeout: seconds for it, once it has its turn; None: `request_timeout`.
             within: seconds for everything; None: no limit.
+            usual: its rank, if `turns.urgent` gave it none.
 
         Raises:
             Unsent: it had no turn, or no connection, in time.
         """
         until = None if within is None else clock.now() + within
-        try:
-            async with asyncio.timeout(within):
-                await self._turns.acquire()
-        except TimeoutError as error:
-            msg = f"Other requests to the API server took too long: {method} {path} was not sent"
-            raise Unsent(msg) from error
+        namespace = namespace_in(path)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(within):
+                    turn = self.connection.turns.turn(usual, namespace=namespace)
+                    await stack.enter_async_context(turn)
+            except TimeoutError as error:
+                sentence = "Other requests to the API server took too long"
+                msg = f"{sentence}: {method} {path} was not sent"
+                raise Unsent(msg) from error
+            try:
+                return await self._exchange(
+                    method,
+                    path,
+                    query=query,
+                    body=body,
+                    content_type=content_type,
+                    accept=accept,
+                    timeout=timeout,
+                    until=until,
+                )
+            except Overloaded as error:
+                self.connection.turns.hold(namespace, min(error.retry_after, RETRY_AFTER))
+                raise
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None,
+        body: object,
+        content_type: str,
+        accept: str,
+        timeout: float | None,
+        until: float | None,
+    ) -> Any:
+        """Send a request now, not after `until`, and return the JSON of its answer."""
         content = None if body is None else Body(body, until=until)
         try:
             limit = self.request_timeout if timeout is None else timeout
@@ -587,7 +623,6 @@ class ApiServer:
         finally:
             if content is not None:
                 content.drop()
-            self._turns.release()
 
 
 def pause_before(attempt: int, problem: ClusterError | None = None) -> float:

@@ -41,8 +41,6 @@ ANSWER_WITHIN = 1.0
 """Seconds that other replicas have for an answer, at least."""
 SECOND_CHANCE = 0.5
 """Seconds that they have if the question was there before this replica, and its time is over."""
-QUESTIONS_AT_ONCE = 4
-"""Questions that one process sends at the same time: as many as the API server takes of it."""
 LATE_AFTER = 1.0
 """Seconds after a question in which a steward renews all records that were due before it."""
 LOOK_AGAIN = 0.1
@@ -105,12 +103,14 @@ class Stewards:
     """What this process knows about the stewards of all its elections.
 
     Args:
-        asking: the turns for questions, which have to be given in the order in which they were
-            asked for; None: all questions at once.
+        asking: waits for the turn of a question, and keeps it meanwhile; None: all questions at
+            once.
     """
 
-    def __init__(self, asking: contextlib.AbstractAsyncContextManager[Any] | None = None) -> None:
-        self.asking = contextlib.nullcontext() if asking is None else asking
+    def __init__(
+        self, asking: Callable[[], contextlib.AbstractAsyncContextManager[Any]] | None = None
+    ) -> None:
+        self.asking = contextlib.nullcontext if asking is None else asking
         self._proved_at: dict[Steward, float] = {}
         """Each steward has answered a question that was sent at this time, or later."""
         self._asked_by: dict[Steward, Confirmation] = {}

@@ -38,11 +38,13 @@ from incumbent.errors import (
     Conflict,
     Forbidden,
     NotFound,
+    Overloaded,
     Refused,
     Unconnected,
     Unsent,
 )
 from incumbent.proxies import checked, proxy_from
+from incumbent.turns import REQUESTS, Turns
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +89,9 @@ UNASKED = re.compile(r'Internal error occurred: failed calling webhook "')
 """How the message of a 500 begins if a webhook with `failurePolicy: Fail` did not answer. Admission
 comes before the write, so nothing was written (`errCallingWebhook` in the same package)."""
 
+IN_NAMESPACE = re.compile(r"/namespaces/([^/?]+)/")
+"""What of a path tells the namespace."""
+
 JSON = "application/json"
 
 
@@ -100,14 +105,6 @@ class Interrupted(ClusterUnreachable):
 
 class UnknownKind(NotFound):
     """The API server serves nothing at this path: the kind is not installed."""
-
-
-class Overloaded(ClusterUnreachable):
-    """The API server asks to wait for `retry_after` seconds (429 or 5xx with Retry-After)."""
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +309,8 @@ class Connection:
         source: Source | None = None,
     ) -> None:
         self.default_namespace = default_namespace
+        self.turns = Turns(REQUESTS)
+        """For requests but watches. `request` and `send` need none: their callers take it."""
         self._source = source or Given(configuration)
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
@@ -433,7 +432,7 @@ class Connection:
             response.status,
             status_from(content),
             request=f"{method} {path}",
-            retry_after=response.headers.get("Retry-After"),
+            retry_after=retry_after_in(response.headers),
         )
 
     async def request(
@@ -462,7 +461,7 @@ class Connection:
             raise ClusterUnreachable(msg)
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                # Watches would use up any limit, and requests have their own.
+                # Watches would use up any limit, and requests have their turns.
                 connector=aiohttp.TCPConnector(limit=0),
                 # Otherwise aiohttp looks for a proxy and a .netrc in two threads per request.
                 trust_env=False,
@@ -700,6 +699,18 @@ def translated(request: str) -> Iterator[None]:
         raise ClusterUnreachable(msg) from error
 
 
+def namespace_in(path: str) -> str:
+    """Return the namespace of the objects at a path; empty if they are of all, or of none."""
+    found = IN_NAMESPACE.search(path)
+    return found[1] if found else ""
+
+
+def retry_after_in(headers: Mapping[str, str]) -> float | None:
+    """Return for how many seconds an answer asks to wait; None if it does not."""
+    text = headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() else None
+
+
 def keep_alive(response: aiohttp.ClientResponse) -> None:
     """Let the kernel find out when nobody is left at the other end of a connection."""
     transport = response.connection and response.connection.transport
@@ -730,7 +741,7 @@ def status_from(content: bytes) -> dict[str, Any]:
 
 
 def error_for(
-    code: int, status: Mapping[str, Any], *, request: str, retry_after: str | None = None
+    code: int, status: Mapping[str, Any], *, request: str, retry_after: float | None = None
 ) -> ClusterError:
     """Return the error for an answer's HTTP status code.
 
@@ -764,7 +775,7 @@ def error_for(
             return Expired(f"The resourceVersion is too old: {message}")
         case _ if code in CLIENT_ERRORS and code not in {408, 429}:
             return Refused(f"The API server refuses this for good: {message}")
-        case _ if retry_after and retry_after.isdecimal():
-            return Overloaded(f"The API server asks to wait: {message}", float(retry_after))
+        case _ if retry_after is not None:
+            return Overloaded(f"The API server asks to wait: {message}", retry_after)
         case _:
             return ClusterUnreachable(f"The API server failed: {message}")

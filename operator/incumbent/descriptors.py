@@ -9,9 +9,9 @@ ENOUGH = 65_536
 """The limit that is asked for, at most. Children such as exec plugins inherit it, and some of them
 look at every number below it when they start."""
 
-RESERVED = 96
-"""Open files that watches leave alone: 32 requests to the API server (`cluster.CONCURRENCY`), as
-many HTTP clients, the watches of kopf, NATS, logs, an exec plugin, and slack."""
+RESERVED = 192
+"""Open files that watches leave alone: 128 requests to the API server (`turns.REQUESTS`), 32 HTTP
+clients, the watches of kopf, NATS, logs, an exec plugin, and slack."""
 
 
 def raise_limit() -> int:

@@ -18,6 +18,7 @@
         │   ├── NotWatched       too few files may be open to watch the namespace
         │   └── AdmissionDenied  a policy, a webhook or a quota refuses it
         └── ClusterUnreachable   no answer, 429 or 5xx: *the request may have been carried out*
+            ├── Overloaded       it asks for a pause
             └── Unsent           it was certainly not
                 ├── Unconnected  because there is no connection
                 └── AdmissionUnavailable  because an admission webhook does not answer
@@ -100,6 +101,14 @@ class AdmissionDenied(Refused):
 
 class ClusterUnreachable(ClusterError):
     """No answer, 429 or 5xx. The request may have been carried out."""
+
+
+class Overloaded(ClusterUnreachable):
+    """The API server asks to wait for `retry_after` seconds (429 or 5xx with Retry-After)."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Unsent(ClusterUnreachable):

@@ -37,12 +37,15 @@ from incumbent.errors import (
     ClusterUnreachable,
     Conflict,
     NotFound,
+    Overloaded,
     Refused,
     Unsent,
 )
+from incumbent.fairness import Rank
 from incumbent.model import Pod
 from incumbent.ports import Cluster
 from incumbent.resource import Resource
+from incumbent.turns import urgent
 from incumbent.verdict import LEADER, shows, why_not
 
 T = TypeVar("T")
@@ -106,6 +109,10 @@ class Labels:
             ClusterUnreachable: not confirmed in time: the pod counts as labelled.
             Refused: the API server does not allow it.
         """
+        with urgent(Rank.STRIP, due=until):
+            await self._strip(pod, value, until=until, patient=patient)
+
+    async def _strip(self, pod: Pod, value: str | None, *, until: float, patient: bool) -> None:
         current = pod if pod.resource_version else await self._read(pod, until)
         while current is not None:
             try:
@@ -121,7 +128,7 @@ class Labels:
                 if isinstance(error, AdmissionUnavailable) and not patient:
                     raise
                 _not_past(until, pod, error)
-                await pause_briefly()
+                await pause_after(error, until)
             else:
                 return
             current = await self._read(pod, until)
@@ -156,6 +163,17 @@ class Labels:
             ClusterUnreachable: no answer: the pod may be labelled, see `doubtful`.
             Refused: the API server does not allow it.
         """
+        with urgent(Rank.CHANGE):
+            return await self._add(pod, warrant=warrant, until=until, first=first)
+
+    async def _add(
+        self,
+        pod: Pod,
+        *,
+        warrant: Callable[[], Awaitable[int | None]],
+        until: Callable[[], float],
+        first: bool,
+    ) -> Pod | None:
         current: Pod | None = pod
         for _ in range(TRIES):
             if current is None or why_not(current, self.resource.selector):
@@ -328,7 +346,7 @@ class Labels:
                     return await self._look(pod)
             except (ClusterUnreachable, TimeoutError) as error:
                 _not_past(until, pod, error)
-                await pause_briefly()
+                await pause_after(error, until)
 
 
 async def insist(send: Callable[[float], Awaitable[T]], *, within: float) -> T:
@@ -390,9 +408,17 @@ def time_left(until: float) -> float:
     return max(LEAST, until - clock.now())
 
 
-async def pause_briefly() -> None:
-    """Wait a moment before another try; not all replicas the same."""
-    await asyncio.sleep(random.uniform(0.02, 0.1))  # noqa: S311
+async def pause_after(error: Exception, until: float) -> None:
+    """Wait before another try of what has to be done until a time.
+
+    For a moment, which is not the same for all replicas. If the API server asks for a longer pause,
+    then for that, but at most for half of the time that is left: the last tries come shortly before
+    it is over, whatever the API server asks for.
+    """
+    pause = random.uniform(0.02, 0.1)  # noqa: S311
+    if isinstance(error, Overloaded):
+        pause = max(pause, min(error.retry_after, (until - clock.now()) / 2))
+    await asyncio.sleep(pause)
 
 
 def _not_past(until: float, pod: Pod, error: Exception) -> None:

@@ -19,11 +19,13 @@ from incumbent.errors import (
     Forbidden,
     Refused,
 )
+from incumbent.fairness import Rank
 from incumbent.labels import LONGEST_WRITE, Labels
 from incumbent.model import Pod
 from incumbent.pods import ElectionPods
 from incumbent.ports import Cluster, Observer
 from incumbent.resource import Resource
+from incumbent.turns import apart, urgent
 from incumbent.verdict import CANDIDATE, Marking, labelled, markings, shows, why_not
 
 log = structlog.get_logger(__name__)
@@ -117,7 +119,8 @@ class LabelSet(Labels):
             return
         until = clock.now() + self._strip_within
         try:
-            await together(*(self.strip_one(pod, until=until) for pod in each.values()))
+            with urgent(Rank.STRIP):
+                await together(*(self.strip_one(pod, until=until) for pod in each.values()))
         except ClusterUnreachable:
             self._strip_within = min(LONGEST_WRITE, 2 * self._strip_within)
             raise
@@ -162,7 +165,8 @@ class LabelSet(Labels):
 
     async def _mark(self) -> None:
         try:
-            await self._mark_while_asked_to()
+            with apart(Rank.ROUTINE):
+                await self._mark_while_asked_to()
         except Exception:
             log.exception("marks.broke", election=str(self.resource.key))
 

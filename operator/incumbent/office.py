@@ -27,6 +27,7 @@ from incumbent.errors import (
     Refused,
     Unconnected,
 )
+from incumbent.fairness import Rank
 from incumbent.follower import Follower
 from incumbent.labelset import STRIP_WITHIN, LabelSet, Refusal, together
 from incumbent.model import Cause, Marker, Nominee, Pod, Record
@@ -36,6 +37,7 @@ from incumbent.resource import Resource, resource_from
 from incumbent.routing import Routing
 from incumbent.stepdown import StepDown
 from incumbent.timing import Timing
+from incumbent.turns import Turns, urgent
 from incumbent.verdict import (
     candidates,
     choose,
@@ -98,7 +100,7 @@ class Office:
         refused: Callable[[str], None],
         recognised: Callable[[str], None],
         wake: Callable[[float], None],
-        turns: asyncio.Semaphore,
+        turns: Turns,
         inquiry: Inquiry,
         timing: Callable[[], Timing | None],
         stewards: Stewards,
@@ -342,7 +344,8 @@ class Office:
         """Strip everybody, confirmed, then release the record; return whether that was stored."""
         lease, tenure, until = self._driver.lease, self._driver.tenure, self._deadline()
         await self.routing.empty(until=until)
-        listed = await self._labels.carriers()
+        with urgent(Rank.STRIP, due=until):
+            listed = await self._labels.carriers()
         carriers = {pod.uid: pod for pod in (*listed, *self._labels.suspects)}
         strips: list[Awaitable[object]] = [self._labels.strip_all(carriers.values(), until=until)]
         if lease is not None and lease.record.pod_uid not in carriers:
@@ -518,11 +521,12 @@ class Office:
 
     async def _hand_over(self, record: Record, to: Pod, *, since: float) -> bool:
         """Move the record from a pod that cannot lead any more to another."""
-        async with self._turns:
+        async with self._turns.turn():
             lease, current = self._driver.lease, self._still(to)
             if current is None or lease is None or lease.record.term != record.term:
                 return False  # it was a long wait
-            done = await self._hand_over_now(record, current)
+            with urgent(Rank.CHANGE):
+                done = await self._hand_over_now(record, current)
         if done:
             self._observer.handover(clock.now() - since)
         return done
@@ -886,8 +890,9 @@ class Office:
                 await self._ask_others(renewed_at)
                 self._wake(0)
             case Act.STRIP:
-                carriers = [*await self._labels.carriers(), *self._labels.suspects]
-                await together(self._reach_nobody(), self._labels.strip_all(carriers))
+                with urgent(Rank.STRIP):
+                    carriers = [*await self._labels.carriers(), *self._labels.suspects]
+                    await together(self._reach_nobody(), self._labels.strip_all(carriers))
                 self._in_office = 0
                 self.confirmation.strip(clock.now())
                 log.warning(
@@ -915,7 +920,7 @@ class Office:
         steward, timing, asked = self._inquiry.steward(), self._timing(), False
         turn_by = confirmation.turn_by(clock.now(), known, timing, steward)
         try:
-            async with asyncio.timeout(_left(turn_by)) as limit, confirmation.stewards.asking:
+            async with asyncio.timeout(_left(turn_by)) as limit, confirmation.stewards.asking():
                 if self._next_act(renewed_at) is not Act.ASK:
                     return
                 known, steward = confirmation.renewal(renewed_at), self._inquiry.steward()
@@ -973,7 +978,8 @@ class Office:
         if self._answers and self._last_held is not None:
             carriers.append(self._pod_of(self._last_held))  # our view of the pods may lag
         # At once, for there may be no time; the slices' write is sent first.
-        await together(self._reach_nobody(), self._labels.strip_all(carriers))
+        with urgent(Rank.STRIP):
+            await together(self._reach_nobody(), self._labels.strip_all(carriers))
         self._in_office, self._answers = 0, False
         self.confirmation.prove(clock.now())
 
@@ -984,11 +990,12 @@ class Office:
 
     async def _take_office(self, pod: Pod, *, since: float) -> bool:
         """Create the record for a pod, after everything that could carry the label is fenced."""
-        async with self._turns:
+        async with self._turns.turn():
             current = self._still(pod)
             if current is None or not self._driver.create_due:
                 return False  # it was a long wait
-            return await self._take_office_now(current, since=since)
+            with urgent(Rank.CHANGE):
+                return await self._take_office_now(current, since=since)
 
     async def _take_office_now(self, pod: Pod, *, since: float) -> bool:
         held = self._last_held
@@ -1032,8 +1039,9 @@ class Office:
         if campaign is None or held is None:
             return False
         try:
-            async with asyncio.timeout(campaign.timing.margin / 2):
-                election = await self._cluster.get_election(key.namespace, key.name)
+            with urgent(Rank.STRIP):
+                async with asyncio.timeout(campaign.timing.margin / 2):
+                    election = await self._cluster.get_election(key.namespace, key.name)
         except (TimeoutError, ClusterError):
             return False
         steward = ((election or {}).get("status") or {}).get("steward") or {}

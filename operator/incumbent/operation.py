@@ -18,7 +18,7 @@ from incumbent.access import access_from
 from incumbent.bucket import Nats
 from incumbent.campaigner import Campaigner
 from incumbent.cluster import ApiServer
-from incumbent.confirmation import QUESTIONS_AT_ONCE, Stewards
+from incumbent.confirmation import Stewards
 from incumbent.errors import (
     BucketError,
     ClusterError,
@@ -36,14 +36,12 @@ from incumbent.roster import Roster
 from incumbent.session import Session
 from incumbent.settings import Settings
 from incumbent.site import Peers, Replica, Site
+from incumbent.turns import CHANGES, QUESTIONS, Turns
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-CHANGES_AT_ONCE = 32
-"""Changes of leader that go on at a time. What thousands of elections begin together after a start
-or a storm, none of them would end in time; one after the other they are soon done (measured)."""
 LONGEST_PAUSE = 5.0
 """Seconds between attempts at what has to work before the operator can, at most."""
 LIST_AGAIN = 2.0
@@ -121,8 +119,8 @@ class Operator:
         self._site = Site(settings.site or "", "")  # until the cluster has been asked
         self._namespaces: dict[str, NamespacePods] = {}
         self._peers = Peers()
-        self._stewards = Stewards(asyncio.Semaphore(QUESTIONS_AT_ONCE))
-        self._turns = asyncio.Semaphore(CHANGES_AT_ONCE)
+        self._stewards = Stewards(Turns(QUESTIONS).turn)
+        self._turns = Turns(CHANGES)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve the elections, until `stop`."""

@@ -20,6 +20,7 @@ import structlog
 from incumbent import clock
 from incumbent.confirmation import Steward
 from incumbent.errors import ClusterError, Conflict, NotFound, Refused
+from incumbent.fairness import Rank
 from incumbent.ports import Cluster
 from incumbent.site import steward_of
 from incumbent.status import (
@@ -31,6 +32,7 @@ from incumbent.status import (
     with_candidates,
     without_proofs,
 )
+from incumbent.turns import urgent
 
 log = structlog.get_logger(__name__)
 
@@ -128,12 +130,13 @@ class Reporter:
         question = {"replica": self._replica, "renewedTime": _timestamp(renewed)}
         metadata = self.body["metadata"]
         try:
-            self.body = await self._cluster.replace_status(
-                metadata["namespace"],
-                metadata["name"],
-                resource_version=metadata["resourceVersion"],
-                status={**self.status, "unconfirmed": question},
-            )
+            with urgent(Rank.CHANGE):  # without an answer in time, leaders are stripped
+                self.body = await self._cluster.replace_status(
+                    metadata["namespace"],
+                    metadata["name"],
+                    resource_version=metadata["resourceVersion"],
+                    status={**self.status, "unconfirmed": question},
+                )
         except Conflict:
             fresh = await self._cluster.get_election(metadata["namespace"], metadata["name"])
             if fresh is not None and fresh["metadata"]["uid"] == metadata["uid"]:
@@ -198,12 +201,13 @@ class Reporter:
         while newcomer := self._newcomer:
             self._newcomer = ""
             try:
-                self.body = await self._cluster.replace_status(
-                    metadata["namespace"],
-                    metadata["name"],
-                    resource_version=self.body["metadata"]["resourceVersion"],
-                    status={**self.status, "newcomer": newcomer},
-                )
+                with urgent(Rank.CHANGE):  # without an answer in time, nobody of this site leads
+                    self.body = await self._cluster.replace_status(
+                        metadata["namespace"],
+                        metadata["name"],
+                        resource_version=self.body["metadata"]["resourceVersion"],
+                        status={**self.status, "newcomer": newcomer},
+                    )
             except Conflict:
                 if not await self._read_again():
                     return
@@ -251,12 +255,13 @@ class Reporter:
                 waited = True
                 continue
             try:
-                self.body = await self._cluster.replace_status(
-                    metadata["namespace"],
-                    metadata["name"],
-                    resource_version=self.body["metadata"]["resourceVersion"],
-                    status=status,
-                )
+                with urgent(Rank.CHANGE) if _answers(before, status) else contextlib.nullcontext():
+                    self.body = await self._cluster.replace_status(
+                        metadata["namespace"],
+                        metadata["name"],
+                        resource_version=self.body["metadata"]["resourceVersion"],
+                        status=status,
+                    )
             except Conflict:
                 if not await self._read_again():
                     return
@@ -335,6 +340,11 @@ def _knows_less(situation: Situation, before: Mapping[str, Any]) -> bool:
     if (before.get("bucket") or {}).get("createdTime") != bucket.created:
         return False
     return bool((before.get("steward") or {}).get("revision", 0) > record.revision)
+
+
+def _answers(before: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+    """Whether a status answers another replica, which waits for it."""
+    return any(name in before and name not in status for name in ("unconfirmed", "newcomer"))
 
 
 def _said_by(status: Mapping[str, Any]) -> int:

@@ -31,7 +31,8 @@ from incumbent.errors import (
     Refused,
     Unsent,
 )
-from incumbent.labels import LEAST, RESEND_AFTER, TRIES, insist, pause_briefly, time_left
+from incumbent.fairness import Rank
+from incumbent.labels import LEAST, RESEND_AFTER, TRIES, insist, pause_after, time_left
 from incumbent.labelset import STRIP_WITHIN, together
 from incumbent.model import Pod
 from incumbent.ports import Cluster, Observer
@@ -53,6 +54,7 @@ from incumbent.slices import (
     shows,
     unknown_ports,
 )
+from incumbent.turns import urgent
 
 log = structlog.get_logger(__name__)
 
@@ -201,6 +203,17 @@ class Routing:
         Raises:
             ClusterUnreachable: no answer: it may be done, or be done later.
         """
+        with urgent(Rank.CHANGE):
+            return await self._point(pod, token=token, warrant=warrant, until=until)
+
+    async def _point(
+        self,
+        pod: Pod,
+        *,
+        token: int,
+        warrant: Callable[[], Awaitable[int | None]],
+        until: Callable[[], float],
+    ) -> bool:
         for _ in range(TRIES):
             service = self._service
             if not self.asked_for or service is None:
@@ -269,7 +282,8 @@ class Routing:
             return
         until = clock.now() + STRIP_WITHIN if until is None else until
         try:
-            await together(*(self._empty(family, until) for family in FAMILIES))
+            with urgent(Rank.STRIP, due=until):
+                await together(*(self._empty(family, until) for family in FAMILIES))
         except Refused as error:
             self._refused(error)
             if self.may_reach:
@@ -358,7 +372,7 @@ class Routing:
                     why = str(error) or "no answer"
                     msg = f"EndpointSlice {name} may still lead to the old leader: {why}"
                     raise ClusterUnreachable(msg) from error
-                await pause_briefly()
+                await pause_after(error, until)
             else:
                 return
 

@@ -22,9 +22,19 @@ from typing import Self
 
 import aiohttp
 
-from incumbent.cluster import HEALTHY, SLACK, pause_before
-from incumbent.connection import JSON, UNAUTHORIZED, Body, Connection, keep_alive
+from incumbent.cluster import HEALTHY, RETRY_AFTER, SLACK, pause_before
+from incumbent.connection import (
+    JSON,
+    UNAUTHORIZED,
+    Body,
+    Connection,
+    keep_alive,
+    namespace_in,
+    retry_after_in,
+)
 from incumbent.errors import ClusterError
+from incumbent.fairness import Rank
+from incumbent.turns import apart
 
 LATE = 10.0
 """Seconds after its time by which a watch has ended if nothing is wrong. There is no sooner sign of
@@ -96,7 +106,14 @@ class Session:
             if "watch" in query:
                 return await self._watch(watch, url, timeout)
             body = None if json is None else Body(json)
-            response = await self._send(method, url, body, headers or {}, timeout)
+            # A watch takes no turn: it goes on for minutes.
+            namespace, turns = namespace_in(parts.path), self._connection.turns
+            with apart():
+                async with turns.turn(Rank.ROUTINE, namespace=namespace):
+                    response = await self._send(method, url, body, headers or {}, timeout)
+                    await response.read()  # kopf does not before it has it
+            if (pause := retry_after_in(response.headers)) is not None:
+                turns.hold(namespace, min(pause, RETRY_AFTER))
         except (ClusterError, aiohttp.ClientResponseError, OSError, ValueError) as error:
             if isinstance(error, (aiohttp.ClientConnectionError, TimeoutError)):
                 raise

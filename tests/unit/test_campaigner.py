@@ -26,6 +26,7 @@ from incumbent.errors import (
 from incumbent.ports import Answer, Outcome, PodChanged, PodsReplaced
 from incumbent.resource import resource_from
 from incumbent.status import Problem
+from incumbent.turns import CHANGES
 from stage import KEY, LABEL, MARGIN, TOKEN, TTL, View
 
 pytestmark = [
@@ -97,13 +98,13 @@ async def test_successor_of_a_pod_that_failed_is_on_another_node(stage):
 
 async def test_a_first_leader_waits_for_its_turn(stage):
     """Of many elections that begin together only so many do so at a time."""
-    stage.turns = asyncio.Semaphore(0)
-    await stage.start()
-    await asyncio.sleep(1)
-    assert not stage.writes
-    stage.turns.release()
+    async with all_turns(stage):
+        await stage.start()
+        await asyncio.sleep(1)
+        assert not stage.writes
     await stage.until(lambda: stage.leaders == ["a"])
-    assert not stage.turns.locked()
+    await asyncio.sleep(0)
+    assert not stage.turns.under_way()
 
 
 async def test_a_hand_over_waits_for_its_turn_and_keeps_the_record_meanwhile(stage):
@@ -147,15 +148,11 @@ async def test_a_strip_waits_for_no_turn(stage):
 @contextlib.asynccontextmanager
 async def all_turns(stage):
     """Leave no turn to the election."""
-    taken = 0
-    while not stage.turns.locked():
-        await stage.turns.acquire()
-        taken += 1
-    try:
+    async with contextlib.AsyncExitStack() as taken:
+        for number in range(CHANGES.everything):
+            taking = stage.turns.turn(namespace=f"other-{number}")
+            await taken.enter_async_context(taking)
         yield
-    finally:
-        for _ in range(taken):
-            stage.turns.release()
 
 
 @pytest.mark.parametrize("stored", (True, False))

@@ -16,17 +16,20 @@ from structlog.testing import capture_logs
 
 from incumbent import clock, cluster
 from incumbent.cluster import ApiServer
-from incumbent.connection import Connection, Overloaded, UnknownKind
+from incumbent.connection import Connection, UnknownKind
 from incumbent.errors import (
     AdmissionDenied,
     ClusterUnreachable,
     Conflict,
     NotFound,
+    Overloaded,
     Unconnected,
     Unsent,
 )
+from incumbent.fairness import Limits, Rank
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodsReplaced, PodsUnwatched
+from incumbent.turns import REQUESTS, Turns
 
 # Without this, pytest-asyncio makes an event loop that nobody closes, when the first test of a run
 # is no coroutine.
@@ -175,7 +178,7 @@ def test_a_pause_is_as_long_as_the_server_asks_within_reason():
     """Retry-After lengthens a pause, beyond the longest of our own, but not beyond 10 s."""
     assert cluster.pause_before(0, Overloaded("", 3)) == 3
     assert cluster.pause_before(5000, Overloaded("", 3)) == 3
-    assert cluster.pause_before(0, Overloaded("", 3600)) == 10
+    assert cluster.pause_before(0, Overloaded("", 3600)) == 60
     assert cluster.pause_before(0, ClusterUnreachable("")) < 1
 
 
@@ -321,9 +324,8 @@ async def test_an_answer_that_is_no_json_counts_as_none(body, serve):
 
 
 @pytest.fixture
-async def busy(serve, monkeypatch):
+async def busy(serve):
     """Return an API server to which one request goes at a time, the first of which hangs."""
-    monkeypatch.setattr(cluster, "CONCURRENCY", 1)
     asked, came, go_on = [], asyncio.Event(), asyncio.Event()
 
     async def answer(request):
@@ -333,6 +335,7 @@ async def busy(serve, monkeypatch):
         return web.json_response(pod_json())
 
     api_server = await serve(answer)
+    api_server.connection.turns = Turns(Limits(turns=1, everything=1, patience=SECONDS))
     first = asyncio.create_task(api_server.get_pod("shop", "a"))
     await came.wait()
     yield api_server, asked, go_on
@@ -365,15 +368,18 @@ async def test_a_write_whose_time_is_over_just_before_it_is_sent_is_not_sent(
     write, serve, monkeypatch
 ):
     """The machine slept, or the event loop stood still, after the deadline was looked at last."""
-    asked = []
+    asked, looks, jump_after = [], [], 100
+    before_it_came = 0
 
     async def answer(request):
+        nonlocal before_it_came
+        before_it_came = len(looks)
         asked.append(request.method)
         return web.json_response(pod_json())
 
     api_server = await serve(answer)
     await api_server.get_pod("shop", "a")  # so that there is a connection
-    real, looks, jump_after = clock.now, [], 100
+    real = clock.now
 
     def now():
         looks.append(1)
@@ -381,7 +387,7 @@ async def test_a_write_whose_time_is_over_just_before_it_is_sent_is_not_sent(
 
     monkeypatch.setattr(clock, "now", now)
     await WRITES[write](api_server, timeout=2, within=1.5)
-    sent, times = list(asked), len(looks)
+    sent, times = list(asked), before_it_came
     for jump_after in range(1, times):  # noqa: B007  # `now` reads it
         looks.clear()
         with pytest.raises(Unsent, match="was not sent"):
@@ -466,13 +472,14 @@ async def test_requests_in_flight_are_limited(serve):
         return web.json_response(pod_json())
 
     api_server = await serve(answer)
+    limit = REQUESTS.ranks[Rank.ROUTINE].most
     async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as requests:
-        for _ in range(100):
-            requests.create_task(api_server.get_pod("shop", "a"))
-        for _ in range(cluster.CONCURRENCY):
+        for number in range(100):
+            requests.create_task(api_server.get_pod(f"shop-{number}", "a"))
+        for _ in range(limit):
             await arrived.acquire()
         go_on.set()
-    assert most == cluster.CONCURRENCY
+    assert most == limit
 
 
 # Watches

@@ -568,7 +568,8 @@ def test_a_path_that_is_not_served_is_an_unknown_kind():
 )
 def test_a_wish_to_wait_is_kept(code, retry_after, wait):
     """Retry-After in seconds is kept; a date, or nonsense, is not."""
-    error = connection.error_for(code, {}, request="GET /x", retry_after=retry_after)
+    asked = connection.retry_after_in({"Retry-After": retry_after})
+    error = connection.error_for(code, {}, request="GET /x", retry_after=asked)
     assert isinstance(error, ClusterUnreachable)
     assert getattr(error, "retry_after", None) == wait
 

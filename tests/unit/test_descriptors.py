@@ -53,7 +53,7 @@ def test_a_limit_that_cannot_be_raised_is_left(limits, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("limit", "others", "watches"), ((1024, 0, 928), (1024, 20, 908), (RESERVED, 0, 1), (64, 9, 1))
+    ("limit", "others", "watches"), ((1024, 0, 832), (1024, 20, 812), (RESERVED, 0, 1), (64, 9, 1))
 )
 def test_requests_and_clients_have_their_part(limit, others, watches):
     """What is left is for watches; one namespace is served in any case."""

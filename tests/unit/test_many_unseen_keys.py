@@ -11,11 +11,12 @@ from fakecluster import NAMESPACE, make_election, make_pod
 from fakes import FakeBucket
 from incumbent import clock
 from incumbent.campaigner import Campaigner
-from incumbent.confirmation import QUESTIONS_AT_ONCE, Stewards
+from incumbent.confirmation import Stewards
 from incumbent.pods import NamespacePods
 from incumbent.ports import Answer, Outcome
 from incumbent.resource import resource_from
 from incumbent.site import Peers, Replica, Site
+from incumbent.turns import CHANGES, QUESTIONS, Turns
 from stage import Cluster, View, Watches
 
 pytestmark = [
@@ -81,7 +82,7 @@ class Process:
         self.views = {bucket: LossyView(site.buckets[bucket]) for bucket in site.buckets}
         self.cuts = contextlib.ExitStack()
         self.site, self.name, self.nonce = site, name, nonce
-        self.stewards = Stewards(asyncio.Semaphore(QUESTIONS_AT_ONCE))
+        self.stewards = Stewards(Turns(QUESTIONS).turn)
         self.tasks = {}
         self.campaigners = {}
 
@@ -93,7 +94,7 @@ class Process:
     def start(self, *only):
         """Serve every election, or only some."""
         pods, peers = NamespacePods(self.site.cluster, NAMESPACE), Peers()
-        turns = asyncio.Semaphore(32)
+        turns = Turns(CHANGES)
         for (_, name), body in self.site.cluster.elections.items():
             if only and name not in only:
                 continue

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from incumbent import clock, logs, terminal
-from incumbent.cluster import CONCURRENCY, MERGE_PATCH, ApiServer, elections_path
+from incumbent.cluster import MERGE_PATCH, ApiServer, elections_path
 from incumbent.commands.uninstall import why_not
 from incumbent.errors import ConfigurationError, Conflict, Forbidden, IncumbentError, NotFound
 from incumbent.flags import Text, cluster_flags, namespaces_flag, said_by_click
@@ -17,6 +17,7 @@ from incumbent.labels import Labels
 from incumbent.model import Pod
 from incumbent.names import namespace
 from incumbent.resource import FINALIZER, resource_from
+from incumbent.turns import working_for
 from incumbent.verdict import LEADER
 
 STOP_WITHIN = 60.0
@@ -113,11 +114,9 @@ async def _clean_up(
                 if not hook or not where:
                     raise
                 terminal.show(f"The namespace {where} was left alone: {error}", err=True)
-        # Otherwise the first strip would wait behind the lists of thousands for longer than it may.
-        turns = asyncio.Semaphore(CONCURRENCY)
         async with asyncio.TaskGroup() as tasks:
             for election in elections:
-                tasks.create_task(_let_go(cluster, election, turns))
+                tasks.create_task(_let_go(cluster, election))
     except* IncumbentError as errors:
         raise errors.exceptions[0] from None
     finally:
@@ -125,11 +124,11 @@ async def _clean_up(
     return len(elections)
 
 
-async def _let_go(cluster: _Cluster, election: dict[str, Any], turns: asyncio.Semaphore) -> None:
+async def _let_go(cluster: _Cluster, election: dict[str, Any]) -> None:
     """Take everything of one election back; nobody else writes its labels any more."""
     resource = resource_from(election, default_bucket="")
     labels = Labels(cluster, resource, _forget)
-    async with turns:
+    with working_for(resource.key.namespace, resource.key.name):
         for pod in await cluster.list_pods(resource.key.namespace, resource.label_key):
             if pod.labels[resource.label_key] == LEADER:
                 await labels.strip(pod, None, until=clock.now() + STRIP_WITHIN)
