@@ -62,6 +62,13 @@ async def everything(cluster, namespace) -> set[str]:
     }
 
 
+async def flow_control(cluster, namespace) -> set[str]:
+    """Return what the release has in the API server's flow control."""
+    kinds = "flowschemas,prioritylevelconfigurations"
+    found = await kubectl(cluster.site, "get", kinds, "-o=name")
+    return {name for name in found.split() if name.endswith(f"/incumbent.{namespace}")}
+
+
 async def test_a_life_without_values(cluster, install, tmp_path):
     """Installed, tested, upgraded, rolled back, uninstalled and installed again: it all works."""
     helm, namespace = install.helm, await cluster.namespace()
@@ -79,6 +86,7 @@ async def test_a_life_without_values(cluster, install, tmp_path):
     upgrade = ("upgrade", "incumbent", str(CHART), where, "--wait", "--timeout=60s")
     await helm(*upgrade, values=values)
     assert (await state(election)) == (leader, token)
+    assert len(await flow_control(cluster, namespace)) == 2
     pods = await cluster.kube.pods(namespace, "app.kubernetes.io/component=operator,team=a")
     assert sum(has_condition(pod, "Ready") for pod in pods) == 2
     await helm("rollback", "incumbent", "1", where, "--wait", "--timeout=60s")
@@ -87,6 +95,7 @@ async def test_a_life_without_values(cluster, install, tmp_path):
     await helm("uninstall", "incumbent", where, "--wait", "--timeout=60s")
     assert await election.labels() == {}
     assert await everything(cluster, namespace) == set()
+    assert await flow_control(cluster, namespace) == set()
     left = await cluster.kube.get(election.path)
     assert not left["metadata"].get("finalizers")
     assert condition_of(left, "Ready")["reason"] == "NotServed"

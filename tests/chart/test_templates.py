@@ -26,6 +26,7 @@ TEMPLATES = "\n".join(
 DIGEST = f"sha256:{'0' * 64}"
 LOGIN = {"secretName": "a"}
 CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy"}
+CLUSTER_WIDE |= {"FlowSchema", "PriorityLevelConfiguration"}
 
 
 def values_of(name):
@@ -351,6 +352,10 @@ def test_in_namespaces_there_is_nothing_for_the_whole_cluster(helm3):
     assert flags <= {*operator(rendered)["args"]}
     values["admissionPolicies"] = {"inNamespacedMode": True}
     assert objects(helm3.render(values), "ValidatingAdmissionPolicy")
+    values["flowControl"] = {"inNamespacedMode": True}
+    (schema,) = objects(helm3.render(values), "FlowSchema")
+    (rule,) = schema["spec"]["rules"]
+    assert {where for one in rule["resourceRules"] for where in one["namespaces"]} == granted
 
 
 def test_a_single_replica_has_no_budget(helm3):
