@@ -13,7 +13,9 @@ from kubernetes.aio.client import Configuration
 from incumbent import session as module
 from incumbent.connection import Connection
 from incumbent.errors import ClusterUnreachable
+from incumbent.fairness import Limits
 from incumbent.session import ListAgain, Session
+from incumbent.turns import Turns
 
 pytestmark = pytest.mark.usefixtures("no_access_from_outside")
 
@@ -29,12 +31,14 @@ class Server:
         self.asked = []
         self.end = asyncio.Event()
         self.status = 200
+        self.headers = {}
 
     async def __call__(self, request):
         """Answer a request."""
         self.asked.append(request)
         if self.status != 200:
-            return web.json_response({"kind": "Status"}, status=self.status)
+            about = {"status": self.status, "headers": self.headers}
+            return web.json_response({"kind": "Status"}, **about)
         if "watch" not in request.query:
             return web.json_response({"items": []})
         response = web.StreamResponse()
@@ -103,6 +107,34 @@ async def test_requests_are_those_of_the_connection(session, server):
     assert request.headers["User-Agent"] == "kopf"
     assert request.headers["Content-Type"] == kind
     assert request.headers["Authorization"] == "Bearer t1"
+
+
+async def test_a_request_takes_a_turn_and_a_watch_takes_none(session, server):
+    """Watches go on for minutes. The turn of a list is over when all of it is there."""
+    turns = session._connection.turns = Turns(Limits(turns=1, everything=1, patience=60))
+    async with turns.turn(namespace="other"):
+        waiting = asyncio.create_task(ask(session, PATH))
+        await asyncio.sleep(0)
+        assert turns.waiting() == 1
+        assert server.asked == []
+    response = await waiting
+    assert turns.under_way() == 0
+    assert await response.json() == {"items": []}
+    async with turns.turn(namespace="other"):
+        watch = await ask(session, WATCH)
+    assert (turns.waiting(), turns.under_way()) == (0, 0)
+    watch.close()
+
+
+async def test_what_the_api_server_asks_of_kopf_counts_for_the_namespace(session, server):
+    """Nobody else asks there before the time is over either."""
+    turns = session._connection.turns
+    held = []
+    turns.hold = lambda namespace, seconds: held.append((namespace, seconds))
+    server.status, server.headers = 429, {"Retry-After": "7"}
+    path = "/apis/incumbent.dev/v1alpha1/namespaces/shop/leaderelections/billing"
+    assert (await ask(session, path, "patch", json={})).status == 429
+    assert held == [("shop", 7.0)]
 
 
 async def test_a_watch_after_a_list_is_opened(session, server, interruptions):

@@ -100,6 +100,8 @@ class Server:
     def __init__(self):
         self.came = []
         """Method, namespace and name of what is asked for, in order."""
+        self.pods = {}
+        self.version = 10
         self.hangs = set()
         self.going = Counter()
         self.most = 0
@@ -122,8 +124,19 @@ class Server:
                 await self.free.wait()
         finally:
             self.going[namespace] -= 1
-        metadata = {"namespace": namespace, "name": parts[-1], "uid": "u", "resourceVersion": "2"}
-        return web.json_response({"metadata": metadata, "items": []})
+        about = {"namespace": namespace, "name": parts[-1], "uid": "u", "resourceVersion": "2"}
+        if request.method == "PATCH" and parts[-2] == "pods":
+            about |= self._patched(parts[-1], (await request.json())["metadata"])
+        return web.json_response({"metadata": about, "items": []})
+
+    def _patched(self, name, change):
+        """Carry out the patch of a pod, whatever it expects; return what of the pod differs."""
+        self.version += 1
+        pod = self.pods.setdefault(name, {"labels": {}, "annotations": {}})
+        for field in pod:
+            changed = {**pod[field], **change[field]}
+            pod[field] = {key: value for key, value in changed.items() if value is not None}
+        return {**pod, "resourceVersion": str(self.version)}
 
 
 def too_many(seconds):
@@ -276,6 +289,32 @@ async def test_a_request_that_is_never_answered_gives_its_turn_back_at_its_limit
         await api_server.get_pod("slow", "a")
     assert (await api_server.get_pod("fast", "a")).name == "a"
     assert api_server.connection.turns.under_way() == 0
+
+
+# Answers that come too late
+
+
+async def test_a_label_that_is_stored_when_nobody_waits_any_more_is_stripped(server):
+    """The webhook answers just after the deadline, and the API server stores what it held."""
+    answer, api_server = server
+    answer.hangs.add("shop")
+    adds = labels(api_server, "shop", "billing")
+    pod = Pod("shop", "a", "u", "1", labels={"a": "b"}, ready=True)
+
+    async def warrant():
+        return 7
+
+    until_then = clock.now() + 0.5
+    with pytest.raises(ClusterUnreachable):
+        await adds.add(pod, warrant=warrant, until=lambda: until_then, first=False)
+    assert [one.name for one in adds.doubtful] == ["a"]
+    # What came too late is stored; the strip that was decided before it is refused.
+    answer.hangs.clear()
+    answer.free.set()
+    answer.answers.append(web.json_response({"kind": "Status", "details": {}}, status=409))
+    await adds.strip(pod, None, until=clock.now() + SECONDS)
+    assert adds.doubtful == []
+    assert [method for method, _, _ in answer.came] == ["PATCH", "PATCH", "GET", "PATCH"]
 
 
 # 429 and Retry-After
