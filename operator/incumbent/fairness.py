@@ -112,6 +112,8 @@ class _Count:
 
 _Order = tuple[int, float, int]
 """A load, and the order of the work that is next."""
+_Heap = list[tuple[_Order, str]]
+"""Orders and names; some entries are outdated."""
 
 
 @dataclass(slots=True)
@@ -120,6 +122,8 @@ class _Election:
 
     count: _Count = field(default_factory=_Count)
     waiting: list[tuple[float, int, Ticket]] = field(default_factory=list)
+    offered: _Order | None = None
+    """With which order it is in the heap of its namespace; None: it is not."""
 
     def first(self) -> Ticket | None:
         """Return what is next; what has given up is dropped."""
@@ -133,9 +137,11 @@ class _Namespace:
 
     def __init__(self) -> None:
         self.count = _Count()
+        self.offered: _Order | None = None
+        """With which order it is in the heap of its line; None: it is not."""
         self.elections: dict[str, _Election] = {}
-        self._heap: list[tuple[_Order, str]] = []
-        """By its order, each election in which something waits; some entries are outdated."""
+        self._heap: _Heap = []
+        """Each election in which something waits."""
 
     def _order(self, name: str) -> _Order | None:
         election = self.elections.get(name)
@@ -148,11 +154,7 @@ class _Namespace:
         """Note that an election has changed."""
         order = self._order(name)
         if order is not None:
-            heapq.heappush(self._heap, (order, name))
-            if len(self._heap) > 2 * len(self.elections) + STALE:
-                orders = ((self._order(one), one) for one in self.elections)
-                self._heap = [(known, one) for known, one in orders if known is not None]
-                heapq.heapify(self._heap)
+            self._heap = _offer(self._heap, self.elections, name, order)
         elif name in self.elections and not self.elections[name].count.all:
             del self.elections[name]
 
@@ -164,7 +166,7 @@ class _Namespace:
                 ticket = self.elections[name].first()
                 assert ticket is not None  # noqa: S101  # it has an order
                 return (self.count.all + order[0], *order[1:]), ticket
-            heapq.heappop(self._heap)
+            _drop(self._heap, self.elections)
         return None
 
 
@@ -175,8 +177,8 @@ class _Line:
         self.count = _Count()
         self.waiting = 0
         self.namespaces: dict[str, _Namespace] = {}
-        self._heap: list[tuple[_Order, str]] = []
-        """By its order, each namespace in which something waits; some entries are outdated."""
+        self._heap: _Heap = []
+        """Each namespace in which something waits."""
 
     def counts(self, ticket: Ticket) -> Iterator[_Count]:
         """Yield in what a ticket counts."""
@@ -205,13 +207,8 @@ class _Line:
         """Let a namespace take part in the order."""
         namespace = self.namespaces.get(name)
         first = namespace.first() if namespace is not None else None
-        if first is None:
-            return
-        heapq.heappush(self._heap, (first[0], name))
-        if len(self._heap) > 2 * len(self.namespaces) + STALE:
-            firsts = ((one, each.first()) for one, each in self.namespaces.items())
-            self._heap = [(found[0], one) for one, found in firsts if found is not None]
-            heapq.heapify(self._heap)
+        if first is not None:
+            self._heap = _offer(self._heap, self.namespaces, name, first[0])
 
     def first(self, held: Mapping[str, float]) -> Ticket | None:
         """Return what is next, but for namespaces that are held back."""
@@ -221,8 +218,29 @@ class _Line:
             found = namespace.first() if namespace is not None else None
             if name not in held and found is not None and order == found[0]:
                 return found[1]
-            heapq.heappop(self._heap)  # outdated, or offered again later
+            _drop(self._heap, self.namespaces)  # it is outdated, or offered again later
         return None
+
+
+def _offer(
+    heap: _Heap, known: Mapping[str, _Namespace | _Election], name: str, order: _Order
+) -> _Heap:
+    """Add an entry, unless it is there; return the heap, without old entries if there are many."""
+    if known[name].offered == order:
+        return heap
+    known[name].offered = order
+    heapq.heappush(heap, (order, name))
+    if len(heap) > 2 * len(known) + STALE:
+        heap = [(then, one) for then, one in heap if one in known and known[one].offered == then]
+        heapq.heapify(heap)
+    return heap
+
+
+def _drop(heap: _Heap, known: Mapping[str, _Namespace | _Election]) -> None:
+    """Remove the first entry."""
+    order, name = heapq.heappop(heap)
+    if name in known and known[name].offered == order:
+        known[name].offered = None
 
 
 class FairQueue:
