@@ -12,7 +12,8 @@ Share
     takes half of the turns, one election a third, and the more are busy, the less each may take
     (the "dynamic threshold" of Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2),
     1998). Some turns are kept for namespaces that have nothing under way in this rank, which find
-    one at once. The smallest load begins first, then what is due first.
+    one at once, and are not free for others. The smallest load begins first, then what is due
+    first.
 
 Patience
     Work that takes longer than this is slow, and gives its turn back although it goes on: a webhook

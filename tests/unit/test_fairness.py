@@ -110,6 +110,16 @@ def test_one_busy_namespace_takes_half_of_the_turns_and_one_election_a_third():
     assert world.waited(other) == 0
 
 
+def test_of_requests_one_busy_namespace_takes_a_third_and_one_election_a_quarter():
+    """As docs/operations.md says."""
+    most = REQUESTS.ranks[Rank.STRIP].most
+    for election, share in (("e-{}", 3), ("e", 4)):
+        world = World(replace(REQUESTS, patience=FOREVER))
+        for number in range(100):
+            world.ask("bad", FOREVER, rank=Rank.STRIP, election=election.format(number))
+        assert round(most / len(world.began)) == share
+
+
 @pytest.mark.parametrize("rank", Rank)
 @pytest.mark.parametrize("bad", (1, 4, 20, 60))
 def test_namespaces_that_hang_delay_no_strip_of_another(bad, rank):
