@@ -135,6 +135,17 @@ def test_namespaces_that_hang_delay_no_strip_of_another(bad, rank):
         assert world.waited(strip) == 0
 
 
+def test_many_quiet_namespaces_find_a_turn_at_the_same_time():
+    """What is kept for them is not for those that hang already."""
+    world = World()
+    for number in range(20):
+        for election in range(20):
+            world.ask(f"bad-{number}", FOREVER, rank=Rank.STRIP, election=f"e-{election}")
+    world.go(10)
+    strips = [world.ask(f"good-{number}", FOREVER, rank=Rank.STRIP) for number in range(40)]
+    assert [world.waited(strip) for strip in strips] == [0] * 40
+
+
 @pytest.mark.parametrize("bad", (20, 60))
 def test_namespaces_that_hang_anew_at_each_moment_delay_a_strip_less_than_they_hang(bad):
     """Each turn of theirs is given back once their work is slow, and then it is a quiet one's."""
