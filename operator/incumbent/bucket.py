@@ -46,8 +46,9 @@ from incumbent.errors import (
     NotSent,
 )
 from incumbent.historystream import HistoryStream
+from incumbent.lookups import LONGEST_PAUSE, Turns
 from incumbent.servers import Server, ServerPool
-from incumbent.stream import LONGEST_PAUSE, NatsBucket, Take, pause
+from incumbent.stream import NatsBucket, Take, pause
 
 __all__ = ["Nats", "NatsAccess", "NatsBucket"]
 
@@ -90,6 +91,7 @@ class Nats:
         self._up = asyncio.Event()
         self._closed = False
         self._complained: set[str] = set()
+        self._lookups = Turns()
         self._buckets: dict[str, NatsBucket] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -135,7 +137,7 @@ class Nats:
     def bucket(self, name: str) -> NatsBucket:
         """Return the bucket of that name, whether it exists or not: one object for each name."""
         if name not in self._buckets:
-            self._buckets[name] = NatsBucket(self, name)
+            self._buckets[name] = NatsBucket(self, name, self._lookups)
         return self._buckets[name]
 
     def history(self, name: str) -> HistoryStream:

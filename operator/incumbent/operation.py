@@ -27,6 +27,7 @@ from incumbent.errors import (
     IncumbentError,
 )
 from incumbent.historian import Historian
+from incumbent.lookups import SELDOM
 from incumbent.metrics import Metrics
 from incumbent.model import ElectionKey
 from incumbent.orphans import take_back
@@ -263,6 +264,8 @@ class Operator:
         namespace = resource.key.namespace
         bucket = self.connection.bucket(resource.bucket)
         bucket.if_missing = if_missing(bucket.name, self._settings)
+        if bucket.name != self._settings.bucket:
+            bucket.retreat.longest = SELDOM  # anybody can name it, and it may never be there
         pods = self._namespaces.setdefault(namespace, NamespacePods(self._cluster, namespace))
         return Campaigner(
             body,
@@ -287,7 +290,8 @@ def if_missing(bucket: str, settings: Settings) -> str:
         return (
             f"if the operator's default bucket, {settings.bucket}, is meant, delete the election"
             " and create it again without `bucket`, which cannot be changed; otherwise create this"
-            " one (--create-bucket creates only the default bucket)"
+            " one (--create-bucket creates only the default bucket), which is noticed about"
+            f" {SELDOM:g} s later"
         )
     if settings.create_bucket:
         return "create it, or restart the operator, which creates it at its start"

@@ -26,6 +26,7 @@ from incumbent.errors import (
     BucketUnreachable,
     NotSent,
 )
+from incumbent.lookups import LONGEST_PAUSE, Retreat, Turns
 from incumbent.model import BucketInfo, Entry, Nothing, Peer
 from incumbent.ports import Answer, Outcome, Sighting
 
@@ -42,8 +43,6 @@ INFO_EVERY = 10.0
 """Seconds between looks at the bucket's settings, which may change while elections run."""
 TICK = 0.001
 """Seconds that a gap in a watch lasts at least."""
-LONGEST_PAUSE = 1.0
-"""Seconds between attempts to connect or to watch, at most."""
 SILENT_WATCHES = 2
 """Watches in a row that delivered nothing, no heartbeat either, before that is a problem."""
 
@@ -89,9 +88,14 @@ class NatsBucket:
 
     All watches of a bucket share one consumer, whose state is kept by key, so that a thousand
     elections cost the server one. It runs while somebody watches or listens.
+
+    Args:
+        connection: to NATS.
+        name: of the bucket.
+        turns: of all buckets that are looked for, because they cannot be used.
     """
 
-    def __init__(self, connection: Connection, name: str) -> None:
+    def __init__(self, connection: Connection, name: str, turns: Turns | None = None) -> None:
         self.name = name
         self.problem: BucketError | None = None
         """Why the bucket cannot be used now; None while it can, and before the first look."""
@@ -114,6 +118,11 @@ class NatsBucket:
         self._listeners: dict[object, Callable[[], None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._feed: Feed | None = None
+        self.retreat = Retreat(LONGEST_PAUSE)
+        """How often to look for it while it cannot be used."""
+        self._turns = Turns() if turns is None else turns
+        self._sought = asyncio.Event()
+        """Set when a look should not wait for the end of a pause."""
         self.if_missing = ""
         """What to do if there is no such bucket, in words; empty: what anybody would."""
         self._not_created: BucketError | None = None
@@ -164,6 +173,7 @@ class NatsBucket:
                 raise
             log.info("bucket.created", bucket=self.name, ttl=ttl, replicas=replicas)
         self._not_created = None
+        self._sought.set()
 
     async def info(self) -> BucketInfo:
         """Ask the server for the bucket's settings."""
@@ -266,6 +276,7 @@ class NatsBucket:
         token = object()
         self._listeners[token] = changed
         self._start()
+        self._sought.set()
 
         def end() -> None:
             self._listeners.pop(token, None)
@@ -278,6 +289,8 @@ class NatsBucket:
         self.denied.clear()
         self._answered_at.clear()
         self._silent_watches, self._losses = 0, self._losses + 1
+        self.retreat.end()  # the next server may have it
+        self._sought.set()
         if self._task is not None:
             if self._feed is not None:
                 self._feed.end("the connection was lost")
@@ -378,17 +391,27 @@ class NatsBucket:
         while True:
             await self._connection.wait_connected()
             await self._prepared.wait()
-            began = clock.now()
+            if self.retreat.takes_turns:
+                await self._turns.take()
+            self._sought.clear()
+            began, refused = clock.now(), False
             try:
                 reason = await self._follow()
                 log.info("bucket.watch_over", bucket=self.name, reason=reason)
             except BucketError as error:
+                refused = not isinstance(error, BucketUnreachable)
                 if self._set_problem(self._with_reason(error)):
                     log.warning("bucket.problem", bucket=self.name, problem=str(self.problem))
             except Exception:
                 log.exception("bucket.watch_failed", bucket=self.name)
             failures = 0 if clock.now() - began > LONGEST_PAUSE else failures + 1
-            await pause(failures)
+            if refused:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self.retreat.pause(clock.now())):
+                        await self._sought.wait()
+            else:
+                self.retreat.end()
+                await pause(failures)
 
     def _with_reason(self, error: BucketError) -> BucketError:
         """Say of a bucket that is missing why it could not be created, or what to do."""
