@@ -30,6 +30,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, Self
 from urllib.parse import ParseResult
+from weakref import WeakValueDictionary
 
 import nats.errors
 import structlog
@@ -92,7 +93,8 @@ class Nats:
         self._closed = False
         self._complained: set[str] = set()
         self._lookups = Turns()
-        self._buckets: dict[str, NatsBucket] = {}
+        self._buckets: WeakValueDictionary[str, NatsBucket] = WeakValueDictionary()
+        """Those that somebody uses: any election may name any bucket."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -135,10 +137,14 @@ class Nats:
         await self._up.wait()
 
     def bucket(self, name: str) -> NatsBucket:
-        """Return the bucket of that name, whether it exists or not: one object for each name."""
-        if name not in self._buckets:
-            self._buckets[name] = NatsBucket(self, name, self._lookups)
-        return self._buckets[name]
+        """Return the bucket of that name, whether it exists or not.
+
+        It is one object for each name, for as long as anybody has it.
+        """
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = NatsBucket(self, name, self._lookups)
+        return bucket
 
     def history(self, name: str) -> HistoryStream:
         """Return the stream of that name as the place of the history, whether it exists or not."""
@@ -331,7 +337,7 @@ class Nats:
         self._failures.clear()
         log.info("nats.connected", server=client.server.address, version=client.version)
         if moved:
-            for bucket in self._buckets.values():
+            for bucket in tuple(self._buckets.values()):
                 bucket.moved()
 
     def _failed(self, server: Server, error: BucketError) -> None:
@@ -355,7 +361,7 @@ class Nats:
         """Take in that there is no connection."""
         self._client, self.problem = None, str(problem)
         self._up.clear()
-        for bucket in self._buckets.values():
+        for bucket in tuple(self._buckets.values()):
             bucket.disconnected(problem)
         if news not in self._complained and not self._closed:
             self._complained.add(news)

@@ -813,7 +813,7 @@ class Campaigner:
                     peers.exclude(record.replica)
                 return False
         if now >= peers.asked_at.get(record.replica, -NEVER) + ASK_AGAIN:
-            peers.asked_at[record.replica] = now
+            peers.asked_at.add(record.replica, now)
             reporter.introduce(str(self._replica))
         self._wake_in(ASK_AGAIN)
         return True

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import structlog
 import uvloop
@@ -118,7 +119,9 @@ class Operator:
         self._settings = settings
         self._cluster = cluster
         self._site = Site(settings.site or "", "")  # until the cluster has been asked
-        self._namespaces: dict[str, NamespacePods] = {}
+        self._bucket = self.connection.bucket(settings.bucket)  # is told at the start what to do
+        self._namespaces: WeakValueDictionary[str, NamespacePods] = WeakValueDictionary()
+        """Those that have elections."""
         self._peers = Peers()
         self._stewards = Stewards(Turns(QUESTIONS).turn)
         self._turns = Turns(CHANGES)
@@ -266,7 +269,9 @@ class Operator:
         bucket.if_missing = if_missing(bucket.name, self._settings)
         if bucket.name != self._settings.bucket:
             bucket.retreat.longest = SELDOM  # anybody can name it, and it may never be there
-        pods = self._namespaces.setdefault(namespace, NamespacePods(self._cluster, namespace))
+        pods = self._namespaces.get(namespace)
+        if pods is None:
+            pods = self._namespaces[namespace] = NamespacePods(self._cluster, namespace)
         return Campaigner(
             body,
             resource,

@@ -24,6 +24,10 @@ from typing import Any
 from incumbent.display import shown
 from incumbent.model import Record
 
+MOST_PROCESSES = 1000
+"""How many processes to remember of each sort. There are as many alive as there are replicas of all
+sites on a bucket, which are a few."""
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -76,17 +80,37 @@ class Doubt:
     """The latest of its records then."""
 
 
+class Recent(dict[str, float]):
+    """The latest replicas, each with a time, `MOST_PROCESSES` at most."""
+
+    def add(self, replica: str, at: float = 0.0) -> None:
+        """Add one, and forget the one that was added first if there are too many."""
+        self.pop(replica, None)
+        self[replica] = at
+        if len(self) > MOST_PROCESSES:
+            del self[next(iter(self))]
+
+    def discard(self, replica: str) -> None:
+        """Forget one."""
+        self.pop(replica, None)
+
+
 class Peers:
-    """What this process knows about other processes, from all its elections."""
+    """What this process knows about other processes, from all its elections.
+
+    Each start of an operator is another process, and whoever may write into a bucket can make any
+    number of them up. One that was forgotten is asked again if it still writes, so nothing is
+    decided by what is missing here.
+    """
 
     def __init__(self) -> None:
-        self.known: set[str] = set()
+        self.known = Recent()
         """Replicas that use our API server for certain."""
-        self.named: set[str] = set()
+        self.named = Recent()
         """Stewards that a status names, which may be a copy."""
-        self.foreign: set[str] = set()
+        self.foreign = Recent()
         """Processes that claim to be of our site, live, and do not answer."""
-        self.asked_at: dict[str, float] = {}
+        self.asked_at = Recent()
         """When a question was sent last on account of a replica."""
         self._listeners: set[Callable[[str], None]] = set()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any, Protocol
@@ -43,6 +44,16 @@ INFO_EVERY = 10.0
 """Seconds between looks at the bucket's settings, which may change while elections run."""
 TICK = 0.001
 """Seconds that a gap in a watch lasts at least."""
+MOST_SPARE = 10_000
+"""Keys that nobody watches of which the latest entry is kept, so that an election that begins need
+not ask for it. After a start all elections begin soon; those of a bucket with more keys ask."""
+LONGEST_SPARE = 1024
+"""Bytes of a value that is kept though nobody watches its key. An identity is shorter."""
+SPARE_FOR = 300.0
+"""Seconds for which such an entry is kept. Nothing is promised by it: what has been forgotten is
+read from the stream's leader when somebody begins to watch its key."""
+READS_AT_ONCE = 32
+"""Keys that are read at a time because somebody begins to watch them."""
 SILENT_WATCHES = 2
 """Watches in a row that delivered nothing, no heartbeat either, before that is a problem."""
 
@@ -134,6 +145,11 @@ class NatsBucket:
         self._server_ahead_at_most = 0.0
         self._shown: Feed | None = None
         """The feed whose entries were shown last, also after its end."""
+        self._wanted = asyncio.Event()
+        """Set when somebody watches a key, or all."""
+        self._reading: set[str] = set()
+        """Keys that are being read because somebody began to watch them."""
+        self._reads = asyncio.Semaphore(READS_AT_ONCE)
 
     def hold(self) -> Callable[[], None]:
         """Begin no watch before the returned function is called.
@@ -141,7 +157,11 @@ class NatsBucket:
         For a bucket that is about to be created: until then it is not missing.
         """
         self._prepared.clear()
-        return self._prepared.set
+
+        def begin() -> None:  # keeps the bucket, which would be another one otherwise
+            self._prepared.set()
+
+        return begin
 
     @property
     def delivers(self) -> bool:
@@ -231,13 +251,17 @@ class NatsBucket:
     def watch(self, key: str, seen: Callable[[Sighting], None]) -> Callable[[], None]:
         """Call `seen` for the latest entry of the key and for every later one, in order.
 
-        If the bucket is watched already, the first call comes before this returns.
+        If the bucket is watched already, and the latest entry is known, the first call comes before
+        this returns.
         """
         token = object()
         self._watchers.setdefault(key, {})[token] = seen
+        self._wanted.set()
         self._start()
-        if self._feed is not None:
+        if self._feed is not None and self._feed.claim(key):
             _call(seen, self._latest(self._feed, key))
+        elif self._feed is not None:
+            self._read_first(self._feed, key)
 
         def end() -> None:
             watchers = self._watchers.get(key, {})
@@ -246,6 +270,7 @@ class NatsBucket:
                 self._watchers.pop(key, None)
                 self.denied.pop(key, None)
                 self._answered_at.pop(key, None)
+                self._release(key)
             self._stop_if_idle()
 
         return end
@@ -258,12 +283,17 @@ class NatsBucket:
         """
         token = object()
         self._followers[token] = seen
+        self._wanted.set()
         self._start()
-        if self._feed is not None:
+        if self._feed is not None and not self._feed.complete:
+            self._feed.end("all keys are followed now")
+            self._feed = None
+        elif self._feed is not None:
             self._show_all(self._feed, seen)
 
         def end() -> None:
             self._followers.pop(token, None)
+            self._release(*(self._shown.entries if self._shown is not None else ()))
             self._stop_if_idle()
 
         return end
@@ -324,7 +354,8 @@ class NatsBucket:
         self, key: str, payload: bytes, expected: int, headers: Mapping[str, str], timeout: float
     ) -> Answer:
         subject, headers = f"{self._writes}.{key}", {**headers, wire.EXPECTED: str(expected)}
-        self._answered_at.setdefault(key, clock.now())
+        if key in self._watchers:
+            self._answered_at.setdefault(key, clock.now())
         try:
             answer = await self._connection.request(
                 subject, payload, timeout=timeout, headers=headers
@@ -341,7 +372,7 @@ class NatsBucket:
         stored = refusal is None and result.outcome is not Outcome.UNKNOWN
         if refusal is not None or stored or not isinstance(self.denied.get(key), BucketSilent):
             self._permitted(key, refusal)
-        if stored:
+        if stored and key in self._watchers:
             self._answered_at[key] = clock.now()
         elif refusal is None:
             self._unanswered(key, result.reason)
@@ -349,7 +380,7 @@ class NatsBucket:
 
     def _unanswered(self, key: str, why: str) -> None:
         """Note a write that was not answered as a write should be, and after a TTL tell of it."""
-        silence = clock.now() - self._answered_at.setdefault(key, clock.now())
+        silence = clock.now() - self._answered_at.get(key, clock.now())
         known = isinstance(self.denied.get(key), BucketSilent)
         if self.settings is None or silence < self.settings.ttl or known:
             return
@@ -366,6 +397,8 @@ class NatsBucket:
         """Note whether writes of a key are stored, and tell of a change."""
         if str(error or "") == str(self.denied.get(key, "")):
             return
+        if key not in self._watchers and error is not None:
+            return  # nobody is left to be told, nor to forget it
         if error is None:
             del self.denied[key]
         else:
@@ -384,6 +417,7 @@ class NatsBucket:
         if self._task is not None and not used:
             self._task.cancel()
             self._task, self._feed, self.problem = None, None, None
+            self._shown = None  # who watches next has seen nothing of it
 
     async def _keep(self) -> None:
         """Keep the watch: from one loss of it to the next."""
@@ -426,6 +460,9 @@ class NatsBucket:
         """Watch until that is over, and return why."""
         losses = self._losses
         await self._look()
+        self._wanted.clear()
+        if not (self._watchers or self._followers):
+            return await self._look_on()
         for key in tuple(self._watchers)[:1]:
             # Who watches a key will have to read it one day, and should not learn then that it may
             # not.
@@ -439,6 +476,8 @@ class NatsBucket:
             self._age,
             self._stored_after,
             after=self._shown,
+            wanted=lambda key: bool(self._followers) or key in self._watchers,
+            certain=self._watchers,
         )
         try:
             async with self._connection.subscribe(feed.take) as inbox:
@@ -461,6 +500,19 @@ class NatsBucket:
         finally:
             if self._feed is feed:
                 self._feed = None
+
+    async def _look_on(self) -> str:
+        """Look at the settings now and then, until somebody watches a key.
+
+        A bucket that no election can use may hold many and large values of somebody else.
+        """
+        self._set_problem(None)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(INFO_EVERY):
+                    await self._wanted.wait()
+                    return "a key is watched now"
+            await self._look()
 
     def _judge(self, feed: Feed, *, lost: bool) -> None:
         """Tell of a watch that is over and delivered nothing, unless the connection was lost."""
@@ -488,6 +540,7 @@ class NatsBucket:
             feed.heard = False
             if clock.now() - looked_at >= INFO_EVERY:
                 looked_at = clock.now()
+                feed.forget()
                 with contextlib.suppress(BucketUnreachable):  # whoever writes notices it sooner
                     if not await self._look():
                         return "the bucket was made anew"
@@ -509,24 +562,65 @@ class NatsBucket:
         """Show every watcher what its key holds now, also that it holds nothing."""
         before, self._feed, self._shown = self._shown, feed, feed
         feed.begin()
-        log.info("bucket.watched", bucket=self.name, keys=len(feed.entries))
+        log.info("bucket.watched", bucket=self.name, keys=len(feed.entries) + len(feed.spare))
         self._set_problem(None)
         for key in tuple(self._watchers):
-            self._show_watchers(key, self._latest(feed, key, after=before))
+            if feed.claim(key):
+                self._show_watchers(key, self._latest(feed, key, after=before))
+            else:
+                self._read_first(feed, key)
         for seen in tuple(self._followers.values()):
             self._show_all(feed, seen)
 
     def _show_all(self, feed: Feed, seen: Follow) -> None:
-        for key in feed.entries:
+        for key in (*feed.entries, *feed.spare):
             _call(seen, key, self._latest(feed, key))
         _call(seen, "", Sighting(Nothing()))
+
+    def _release(self, *keys: str) -> None:
+        """Keep no longer what nobody watches."""
+        for feed in (self._feed, self._shown):
+            for key in keys if feed is not None else ():
+                if feed is not None and not self._followers and key not in self._watchers:
+                    feed.release(key)
+
+    def _read_first(self, feed: Feed, key: str) -> None:
+        """Read a key that somebody began to watch, because what it holds has been forgotten."""
+        if key not in self._reading:
+            self._reading.add(key)
+            self._connection.spawn(self._read_until_known(feed, key), name=f"first read of {key}")
+
+    async def _read_until_known(self, feed: Feed, key: str) -> None:
+        failures = 0
+        try:
+            while feed is self._feed and key in self._watchers and key not in feed.entries:
+                try:
+                    async with self._reads:
+                        found = await self.read(key, timeout=REQUEST_TIMEOUT)
+                except BucketError:
+                    failures += 1
+                    await pause(failures)
+                    continue
+                if feed is self._feed and key in self._watchers and key not in feed.entries:
+                    feed.learn(key, found.entry, found.stored_at)
+                    self._show_watchers(key, dataclasses.replace(found, unseen_for=math.inf))
+                break
+        finally:
+            self._reading.discard(key)
+        if self._feed not in {None, feed}:
+            self._read_if_unknown(key)
+
+    def _read_if_unknown(self, key: str) -> None:
+        if self._feed is not None and key in self._watchers and not self._feed.claim(key):
+            self._read_first(self._feed, key)
 
     def _latest(self, feed: Feed, key: str, *, after: Feed | None = None) -> Sighting:
         """Return what a key holds, for somebody to whom an earlier feed was shown, or none."""
         unseen_for = math.inf if after is None else feed.unseen_for(after.known(key))
-        if key not in feed.entries:
+        latest = feed.latest(key)
+        if latest is None:
             return Sighting(Nothing(), unseen_for=unseen_for)
-        entry, stored_at = feed.entries[key]
+        entry, stored_at = latest
         return Sighting(entry, self._age(stored_at), unseen_for=unseen_for, stored_at=stored_at)
 
     def _age(self, stored_at: float) -> float:
@@ -573,6 +667,8 @@ class Feed:
             the socket while the process stood still.
         stored_after: returns a moment on our own clock before which it was not stored.
         after: the feed that was shown before this one, if any.
+        wanted: tells whether somebody watches a key; by default somebody watches all.
+        certain: keys that are watched from the beginning.
     """
 
     def __init__(
@@ -584,9 +680,22 @@ class Feed:
         stored_after: Callable[[float], float],
         *,
         after: Feed | None = None,
+        wanted: Callable[[str], bool] = lambda _: True,
+        certain: Iterable[str] = (),
     ) -> None:
         self.entries: dict[str, tuple[Entry, float]] = {}
-        """For every key the latest entry, and when it was stored by the server's clock."""
+        """The latest entry of every key that is watched, and when it was stored by the server's
+        clock. They are as many as those who watch."""
+        self.spare: dict[str, tuple[Entry, float, float]] = {}
+        """The same of other keys, and when it came on our own clock, the earliest first. There are
+        `MOST_SPARE` at most, for `SPARE_FOR` seconds."""
+        self.complete = True
+        """Whether a key that is in neither of them certainly holds nothing."""
+        self._wanted = wanted
+        self._certain = set(certain)
+        """Keys that were watched at all times, so that nothing of them was forgotten."""
+        self._unshown: set[str] = set()
+        """Keys of which those who watch have been shown nothing yet."""
         self.continuity: Continuity = (
             Continuity(last_revision) if after is None else after.continuity.copy()
         )
@@ -614,6 +723,50 @@ class Feed:
         self._live = True
         self.continuity.ended(self._last_revision)
         self._known_to = self.continuity.reached
+
+    def claim(self, key: str) -> bool:
+        """Keep a key from now on, because it is watched; return whether what it holds is known."""
+        spare = self.spare.pop(key, None)
+        if spare is not None:
+            self.entries[key] = spare[:2]
+        if self.complete or key in self._certain or key in self.entries:
+            return True
+        self._unshown.add(key)
+        return False
+
+    def release(self, key: str) -> None:
+        """Keep a key no longer than others, because nobody watches it any more."""
+        self._certain.discard(key)
+        self._unshown.discard(key)
+        if key in self.entries:
+            self._set_aside(key, *self.entries.pop(key))
+
+    def learn(self, key: str, entry: Entry, stored_at: float) -> None:
+        """Take in what was read of a key that is watched, and was not known."""
+        self._unshown.discard(key)
+        if not isinstance(entry, Nothing):
+            self.entries[key] = entry, stored_at
+
+    def latest(self, key: str) -> tuple[Entry, float] | None:
+        """Return the latest entry of a key, and when it was stored; None if none is known."""
+        if key in self.entries:
+            return self.entries[key]
+        return self.spare[key][:2] if key in self.spare else None
+
+    def _set_aside(self, key: str, entry: Entry, stored_at: float) -> None:
+        """Keep the entry of a key that nobody watches, for a while."""
+        self.spare.pop(key, None)
+        self.spare[key] = entry, stored_at, clock.now()
+        if len(self.spare) > MOST_SPARE:
+            del self.spare[next(iter(self.spare))]
+            self.complete = False
+
+    def forget(self) -> None:
+        """Forget the entries of keys that nobody watches, once they have been kept for long."""
+        limit = clock.now() - SPARE_FOR
+        for key in tuple(itertools.takewhile(lambda key: self.spare[key][2] < limit, self.spare)):
+            del self.spare[key]
+            self.complete = False
 
     def known(self, key: str) -> int:
         """Return the revision up to which a key was shown."""
@@ -644,11 +797,25 @@ class Feed:
             return
         key = subject[self._skip :]
         before, known = self.entries.get(key), self.known(key)
-        entry = wire.entry_from(data, headers, delivery.revision)
-        self.entries[key] = entry, delivery.stored_at
+        wanted = self._wanted(key)
+        ahead = before is not None and before[0].revision > delivery.revision  # it was read
+        if not wanted and len(data) > LONGEST_SPARE:
+            self.spare.pop(key, None)
+            self.complete = False
+        elif not ahead:
+            entry = wire.entry_from(data, headers, delivery.revision)
+            if wanted:
+                self.spare.pop(key, None)
+                self.entries[key] = entry, delivery.stored_at
+            else:
+                self._set_aside(key, entry, delivery.stored_at)
         self.continuity.delivered(delivery.revision, self._stored_after(delivery.stored_at))
-        if self._live:
-            late = delivery.revision <= self._known_to  # the key was shown as it is without this
+        if ahead or not wanted:
+            pass
+        elif self._live:
+            # The key was shown as it is without this, or nobody was shown anything of it.
+            late = delivery.revision <= self._known_to or key in self._unshown
+            self._unshown.discard(key)
             unseen_for = math.inf if late else self.unseen_for(known)
             age, live = self._age(delivery.stored_at), unseen_for == 0
             self._changed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -352,3 +353,20 @@ async def test_a_file_that_is_of_no_use_is_named(
     async with Nats(access) as connection:
         await until(lambda: sentence in connection.problem)
         assert "\n" not in connection.problem
+
+
+async def test_buckets_that_nobody_uses_any_more_are_forgotten() -> None:
+    """Elections may name any number of them, one after the other."""
+    async with scripted() as server, Nats(NatsAccess([server.url])) as connection:
+        await until(lambda: connection.connected)
+        kept = connection.bucket("KEPT")
+        for number in range(100):
+            bucket = connection.bucket(f"B-{number}")
+            assert connection.bucket(f"B-{number}") is bucket
+            end = bucket.listen(lambda: None)
+            await asyncio.sleep(0)
+            end()
+        del bucket, end
+        await asyncio.sleep(0.1)
+        gc.collect()
+        assert list(connection._buckets.values()) == [kept]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,10 +16,12 @@ from incumbent.stream import NatsBucket
 
 pytestmark = pytest.mark.looptime
 
+
 @pytest.fixture(autouse=True)
 def fake_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the package's clock follow the loop's."""
     monkeypatch.setattr(clock, "now", lambda: asyncio.get_running_loop().time())
+
 
 class Server:
     """A NATS server without any bucket; it notes when each is asked for."""
@@ -75,8 +78,10 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+
 class Found(Exception):
     """The bucket is there: nothing else is needed here."""
+
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
@@ -84,6 +89,7 @@ async def server() -> AsyncIterator[Server]:
     running = Server()
     yield running
     await running.aclose()
+
 
 @pytest.mark.parametrize("refusal", (BucketNotFound, BucketDenied))
 async def test_a_bucket_that_cannot_be_used_is_asked_for_less_and_less_often(
@@ -95,9 +101,10 @@ async def test_a_bucket_that_cannot_be_used_is_asked_for_less_and_less_often(
     await asyncio.sleep(3600)
     times = server.times("B")
     assert 60 <= len(times) <= 150
-    pauses = [after - before for before, after in zip(times, times[1:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(times)]
     assert max(pauses) <= SELDOM
     assert min(pauses[-20:]) >= SELDOM / 2
+
 
 async def test_the_pauses_of_two_buckets_drift_apart(server: Server) -> None:
     """Otherwise all that were created together would be asked for together, for ever."""
@@ -105,6 +112,7 @@ async def test_the_pauses_of_two_buckets_drift_apart(server: Server) -> None:
         server.tenants_bucket(name)
     await asyncio.sleep(3600)
     assert len({round(server.times(name)[-1]) for name in "ABCDE"}) > 2
+
 
 @pytest.mark.parametrize("age", (0.5, 2, 10, 60, 1000))
 async def test_a_bucket_that_is_created_is_found_within_a_share_of_the_time_it_was_missing(
@@ -116,6 +124,7 @@ async def test_a_bucket_that_is_created_is_found_within_a_share_of_the_time_it_w
     await asyncio.sleep(max(LONGEST_PAUSE, min(SELDOM, age / 3)))
     assert server.times("B")[-1] > age
 
+
 async def test_hundreds_of_missing_buckets_are_asked_for_at_a_bounded_rate(server: Server) -> None:
     """Also in the first seconds, but for the first look at each."""
     for number in range(500):
@@ -123,6 +132,7 @@ async def test_hundreds_of_missing_buckets_are_asked_for_at_a_bounded_rate(serve
     await asyncio.sleep(80)
     assert len(server.asked) <= 500 + 80 * PER_SECOND + 1
     assert min(len(server.times(f"B-{number}")) for number in range(500)) >= 3
+
 
 async def test_hundreds_of_missing_buckets_do_not_delay_the_first_look_at_another_one(
     server: Server,
@@ -140,6 +150,7 @@ async def test_hundreds_of_missing_buckets_do_not_delay_the_first_look_at_anothe
     assert len(server.times("LATE")) >= 3
     assert len(server.times("OWN")) >= 50
 
+
 async def test_elections_that_come_and_go_delay_nobody(server: Server) -> None:
     """A bucket that nobody names any more keeps no turn."""
     for number in range(500):
@@ -152,6 +163,7 @@ async def test_elections_that_come_and_go_delay_nobody(server: Server) -> None:
     await asyncio.sleep(2)
     assert len(server.times("LATE")) >= 4
 
+
 async def test_what_names_a_missing_bucket_again_has_it_looked_for(server: Server) -> None:
     """Whoever creates bucket and election is not made to wait because others waited before."""
     bucket = server.tenants_bucket("B")
@@ -161,6 +173,7 @@ async def test_what_names_a_missing_bucket_again_has_it_looked_for(server: Serve
     await asyncio.sleep(0.1)
     assert len(server.times("B")) == before + 1
 
+
 async def test_a_new_connection_has_missing_buckets_looked_for(server: Server) -> None:
     """Another server, or another login, may have them."""
     bucket = server.tenants_bucket("B")
@@ -169,6 +182,7 @@ async def test_a_new_connection_has_missing_buckets_looked_for(server: Server) -
     before = len(server.times("B"))
     await asyncio.sleep(2)
     assert len(server.times("B")) >= before + 3
+
 
 async def test_turns_are_taken_in_order_and_given_back_by_who_gives_up() -> None:
     """A turn that nobody waits for any more is the next one's."""

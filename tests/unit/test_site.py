@@ -14,7 +14,7 @@ from incumbent import wire
 from incumbent.campaigner import ACCOUNT_WITHIN, QUIET_TTLS
 from incumbent.errors import Conflict, Refused
 from incumbent.model import Record
-from incumbent.site import Kinship, Peers, Site
+from incumbent.site import MOST_PROCESSES, Kinship, Peers, Site
 from stage import KEY, LABEL, MARGIN, TOKEN, TTL, Stage, View
 
 pytestmark = [pytest.mark.looptime(noop_cycles=2), pytest.mark.usefixtures("clock_of_the_loop")]
@@ -541,3 +541,17 @@ def test_name_that_is_given_wins_over_the_one_in_a_status():
     assert Site("7f3a", "uid").for_election(name="site", uid="e").name == "site"
     assert Site("7f3a", "uid").for_election(name="", uid="e") == Site("7f3a", "uid")
     assert Site("dr", "", given=True).for_election(name="", uid="e").header == "dr/e"
+
+
+def test_any_number_of_processes_costs_little() -> None:
+    """Whoever may write into a bucket can make them up. One that is forgotten is judged again."""
+    peers = Peers()
+    for number in range(10_000):
+        peers.exclude(f"made-up-{number}")
+        peers.learn(f"replica-{number}")
+        peers.named.add(f"named-{number}")
+        peers.asked_at.add(f"made-up-{number}", float(number))
+    rooms = (peers.known, peers.named, peers.foreign, peers.asked_at)
+    assert [len(room) for room in rooms] == [MOST_PROCESSES] * 4
+    assert "made-up-0" not in peers.foreign
+    assert "made-up-9999" in peers.foreign
