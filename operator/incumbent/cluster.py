@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import math
 import random
@@ -49,7 +50,7 @@ from incumbent.errors import (
 from incumbent.fairness import Rank
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced, PodsUnwatched
-from incumbent.resource import API_VERSION, PLURAL, whole
+from incumbent.resource import API_VERSION, GROUP, PLURAL, lean, whole
 from incumbent.slices import SERVICE_NAME
 from incumbent.turns import apart, working_for
 
@@ -100,6 +101,9 @@ LONGEST_HOSTNAME = 63
 NOTE_BYTES = 1024
 INSTANCE_BYTES = 128
 """Limits of an event's fields in the API server's validation."""
+
+MOST_PORTS = 100
+"""Named ports of a pod that are kept: as many as an EndpointSlice is made for."""
 
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
@@ -351,7 +355,8 @@ class ApiServer:
         Raises:
             NotFound: the kind is not installed.
         """
-        return await self._find(f"{elections_path(namespace)}/{name}")
+        found = await self._find(f"{elections_path(namespace)}/{name}")
+        return lean(found) if found is not None else None
 
     async def list_elections(self, namespace: str | None) -> list[dict[str, Any]]:
         """Return all elections of a namespace (None: of all).
@@ -372,7 +377,7 @@ class ApiServer:
         """
         path = elections_path(namespace) if namespace else f"/apis/{API_VERSION}/{PLURAL}"
         async for items, version in self._pages(path, {}):
-            yield [whole(item) for item in items], version
+            yield [lean(whole(item)) for item in items], version
 
     def went_back(self, before: str, now: str) -> bool:
         """Return whether a consistent list is of an earlier version than what was seen before it.
@@ -424,7 +429,7 @@ class ApiServer:
             timeout=STATUS_TIMEOUT,
             usual=Rank.REPORT,
         )
-        return answer
+        return lean(answer)
 
     async def emit_event(
         self, election: Mapping[str, Any], *, kind: str, reason: str, action: str, note: str
@@ -671,7 +676,11 @@ def pod_from(pod: Mapping[str, Any]) -> Pod:
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         labels=metadata.get("labels", {}),
-        annotations=metadata.get("annotations", {}),
+        annotations={
+            key: value
+            for key, value in metadata.get("annotations", {}).items()
+            if key.startswith(f"{GROUP}/")
+        },
         phase=status.get("phase", "Unknown"),
         ready=any(
             condition["type"] == "Ready" and condition["status"] == "True"
@@ -683,7 +692,7 @@ def pod_from(pod: Mapping[str, Any]) -> Pod:
         domain=domain_from(metadata["namespace"], spec),
         ip=status.get("podIP", ""),
         ips=tuple(address["ip"] for address in status.get("podIPs", ())),
-        ports=tuple(named_ports(spec)),
+        ports=tuple(itertools.islice(named_ports(spec), MOST_PORTS)),
         created=metadata.get("creationTimestamp", ""),
     )
 

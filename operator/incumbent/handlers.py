@@ -16,7 +16,7 @@ from typing import Any, cast
 import kopf
 import structlog
 
-from incumbent.resource import FINALIZER, GROUP, PLURAL, VERSION
+from incumbent.resource import FINALIZER, GROUP, PLURAL, VERSION, lean
 from incumbent.roster import Roster
 from incumbent.session import Session
 
@@ -127,8 +127,7 @@ def _registry(
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def look(event: kopf.RawEvent, body: Mapping[str, Any], **_: Any) -> None:
-        # kopf keeps the object for as long as it exists, and this would be a third of it.
-        cast("dict[str, Any]", event["object"]["metadata"]).pop("managedFields", None)
+        lean(cast("dict[str, Any]", event["object"]))  # kopf keeps it for as long as it exists
         if event["type"] == "DELETED":
             roster.forget_body(body)
         else:

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
 import structlog
 
 from incumbent.errors import NotWatched
 from incumbent.model import Pod
 from incumbent.ports import Cluster, PodDeleted, PodEvent, PodsReplaced, PodsUnwatched
-from incumbent.resource import ANY, Anchor, Resource
+from incumbent.resource import ANY, EXCLUDE, PRIORITY, Anchor, Resource
 
 log = structlog.get_logger(__name__)
 
 PAUSE = 1.0
 """Seconds after which a watch that broke, which none should, is begun anew."""
 
+WHOLE = 4096
+"""Characters of labels and annotations that are kept of a pod, whatever they are. If a pod has more,
+only those that the elections of its namespace ask for are kept."""
 REMEMBERED = 2000
 """Pods that are known to be gone, at most. Of others it has to be asked."""
 
@@ -44,6 +49,13 @@ class NamespacePods:
         self._listeners: dict[ElectionPods, Callable[[], None]] = {}
         self._anchored: dict[Anchor, set[ElectionPods]] = {}
         """The same by what a pod must have to concern them."""
+        self._asked: Counter[str] = Counter({EXCLUDE: 1, PRIORITY: 1})
+        """The keys of labels and annotations that elections ask for, and how many do."""
+        self._cut: set[str] = set()
+        """The names of pods of which other keys were not kept, as far as they are still there."""
+        self._untold: set[ElectionPods] = set()
+        """Elections that ask for keys which may not have been kept: the next list shows them."""
+        self._relisting: asyncio.TimerHandle | None = None
         self._gone: dict[str, None] = {}
         """The UIDs of pods whose end the watch has shown, the latest last."""
         self._task: asyncio.Task[None] | None = None
@@ -54,7 +66,7 @@ class NamespacePods:
         self._listeners[election] = changed
         self.anchor(election)
         if self._task is None:
-            self._task = asyncio.create_task(self._follow(), name=f"pods of {self.namespace}")
+            self._begin()
 
     def leave(self, election: ElectionPods) -> None:
         """End that."""
@@ -63,21 +75,38 @@ class NamespacePods:
         if self._listeners.pop(election, None) and not self._listeners and self._task is not None:
             self._task.cancel()
             self._task, self.pods = None, None
+            self._cut.clear()
+            if self._relisting is not None:
+                self._relisting.cancel()
+                self._relisting = None
 
     def anchor(self, election: ElectionPods) -> None:
         """Have an election that listens find what concerns it."""
         if election in self._listeners:
+            news = any(key not in self._asked for key in election.resource.keys)
+            self._asked.update(election.resource.keys)
             for anchor in election.resource.anchors:
                 self._anchored.setdefault(anchor, set()).add(election)
-            election.replace((self.pods or {}).values())
+            if news and self._cut:
+                self._untold.add(election)
+                self._list_again()
+            election.replace((self.pods or {}).values() if self.told(election) else ())
 
     def unanchor(self, election: ElectionPods) -> None:
         """End that, before what concerns it changes."""
+        self._untold.discard(election)
+        if election in self._listeners:
+            self._asked.subtract(election.resource.keys)
+            self._asked = +self._asked
         for anchor in election.resource.anchors:
             if elections := self._anchored.get(anchor):
                 elections.discard(election)
                 if not elections:
                     del self._anchored[anchor]
+
+    def told(self, election: ElectionPods) -> bool:
+        """Whether what is known of the pods is enough for an election."""
+        return election not in self._untold
 
     def gone(self, uid: str) -> bool:
         """Whether a pod is gone for certain: the watch, without a selector, has shown its end."""
@@ -85,7 +114,7 @@ class NamespacePods:
 
     def learn(self, pod: Pod) -> None:
         """Take in a pod from the answer to a write, which can be faster than the watch."""
-        known = (self.pods or {}).get(pod.name)
+        known, pod = (self.pods or {}).get(pod.name), self._kept(pod)
         if self.pods and known and known.uid == pod.uid and not _newer(known, pod):
             self.pods[pod.name] = pod
             for election in self._elections(pod, known):
@@ -103,6 +132,35 @@ class NamespacePods:
         async with self._probing:
             if self.pods is None:
                 await self._cluster.list_pods(self.namespace, label_selector)
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._follow(), name=f"pods of {self.namespace}")
+
+    def _list_again(self) -> None:
+        """Begin the watch again in a moment, with all that is asked for by then."""
+        if self._relisting is None:
+            self._relisting = asyncio.get_running_loop().call_later(PAUSE, self._begin_again)
+
+    def _begin_again(self) -> None:
+        self._relisting = None
+        if self._task is not None:
+            self._task.cancel()
+            self._begin()
+
+    def _kept(self, pod: Pod) -> Pod:
+        """Return what is kept of a pod: all, or only what elections ask for if it has too much."""
+        size = sum(len(k) + len(v) for k, v in (*pod.labels.items(), *pod.annotations.items()))
+        if size <= WHOLE:
+            self._cut.discard(pod.name)
+            return pod
+        self._cut.add(pod.name)
+        return replace(
+            pod,
+            labels={key: pod.labels[key] for key in pod.labels.keys() & self._asked.keys()},
+            annotations={
+                key: pod.annotations[key] for key in pod.annotations.keys() & self._asked.keys()
+            },
+        )
 
     async def _follow(self) -> None:
         while True:
@@ -126,12 +184,14 @@ class NamespacePods:
             return
         if self.pods is None:
             return  # a watch begins with a list
-        pod, before = event.pod, self.pods.get(event.pod.name)
+        pod, before = self._kept(event.pod), self.pods.get(event.pod.name)
         gone = isinstance(event, PodDeleted)
         if gone:
             self._remember_end(pod.uid)
             if before and before.uid == pod.uid:
                 del self.pods[pod.name]
+            if pod.name not in self.pods:
+                self._cut.discard(pod.name)
         elif before and _newer(before, pod):
             return
         else:
@@ -148,7 +208,9 @@ class NamespacePods:
 
     def _replace(self, pods: Iterable[Pod]) -> None:
         """Take in all pods, and tell everybody, for nobody can tell what is missing."""
-        self.pods = {pod.name: pod for pod in pods}
+        self._cut.clear()
+        self.pods = {pod.name: self._kept(pod) for pod in pods}
+        self._untold.clear()
         for pod in self.pods.values():
             self._gone.pop(pod.uid, None)  # etcd was restored, and the pod is there again
         theirs: dict[ElectionPods, list[Pod]] = {election: [] for election in self._listeners}
@@ -195,7 +257,7 @@ class ElectionPods:
     @resource.setter
     def resource(self, resource: Resource) -> None:
         before = self._resource
-        if (before.selector, before.anchors) == (resource.selector, resource.anchors):
+        if (before.selector, before.keys) == (resource.selector, resource.keys):
             self._resource = resource
             return
         self._namespace.unanchor(self)
@@ -205,7 +267,7 @@ class ElectionPods:
     @property
     def all(self) -> dict[str, Pod] | None:
         """All pods of the namespace by name; None before they were listed."""
-        return self._namespace.pods
+        return self._namespace.pods if self._namespace.told(self) else None
 
     @property
     def known(self) -> Collection[Pod]:

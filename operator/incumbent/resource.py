@@ -145,6 +145,12 @@ class Resource:
         """Of which every pod that concerns it has at least one."""
         return self.selector.anchors | {self.label_key, self.token_key}
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Return the keys of all labels and annotations of a pod that it looks at."""
+        own = {self.label_key, self.token_key}
+        return frozenset(own.union(one.key for one in self.selector.requirements))
+
     def concerns(self, pod: Pod) -> bool:
         """Whether a pod is selected, or carries something of the election."""
         return (
@@ -203,6 +209,41 @@ def _backoff(backoff: Mapping[str, Any] | None) -> ExponentialBackoff | None:
     if backoff is None:
         return None
     return ExponentialBackoff(backoff["initialSeconds"], backoff["factor"], backoff["maxSeconds"])
+
+
+LONGEST_ANNOTATION = 1024
+"""Characters of an annotation of an election that are kept at most; ours are shorter."""
+MOST_ANNOTATIONS = 16
+"""Annotations of an election that are kept: our three, and what kopf writes for its handlers."""
+
+_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "finalizers",
+)
+
+
+def lean(body: dict[str, Any]) -> dict[str, Any]:
+    """Drop from a `LeaderElection`, in place, what only others need; return it.
+
+    It is kept for as long as it exists. `managedFields` are a third of it, and anybody who may
+    annotate it can make it a hundred times larger. Spec and status have the limits of the kind.
+    """
+    metadata = body["metadata"]
+    known: Mapping[str, str] = metadata.get("annotations") or {}
+    ours = (STEP_DOWN, STEP_DOWN_TERM, LABELLING)
+    others = (key for key in known if key.startswith(f"{GROUP}/") and key not in ours)
+    kept = [key for key in (*ours, *others) if len(known.get(key, "")) <= LONGEST_ANNOTATION]
+    annotations = {key: known[key] for key in kept[:MOST_ANNOTATIONS] if key in known}
+    body["metadata"] = {key: metadata[key] for key in _METADATA if key in metadata}
+    if annotations:
+        body["metadata"]["annotations"] = annotations
+    return body
 
 
 def whole(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,6 +87,17 @@ def test_a_pod_keeps_what_an_election_looks_at():
     )
 
 
+def test_what_no_election_looks_at_is_not_kept_of_a_pod():
+    """Annotations of others can be 256 KB; ports have no limit but the size of the object."""
+    json_pod = pod_json(annotations={"incumbent.dev/priority": "1", "other": "x" * 200_000})
+    ports = [{"name": f"p-{number}", "containerPort": number + 1} for number in range(10_000)]
+    json_pod["spec"]["containers"] = [{"name": "main", "ports": ports}]
+    kept = cluster.pod_from(json_pod)
+    assert kept.annotations == {"incumbent.dev/priority": "1"}
+    assert len(kept.ports) == cluster.MOST_PORTS
+    assert kept.ports[0] == ("p-0", "TCP", 1)
+
+
 def test_a_pod_without_optional_fields_is_neither_ready_nor_running():
     """A pod that is not scheduled yet has neither labels nor conditions nor an address."""
     bare = pod_json()
@@ -760,7 +771,7 @@ async def test_a_list_that_fails_is_tried_again(serve, attempts):
 
 async def test_lines_may_arrive_in_pieces_and_may_be_long(serve):
     """Neither the chunks of HTTP nor the size of a pod matter."""
-    long = pod_json("b", "6", annotations={"long": "x" * 3_000_000})
+    long = pod_json("b", "6", annotations={"incumbent.dev/long": "x" * 3_000_000})
 
     async def pieces(response):
         line = changes(("ADDED", pod_json("c", "7")))
@@ -771,7 +782,7 @@ async def test_lines_may_arrive_in_pieces_and_may_be_long(serve):
 
     script = Script(lists=[("5",)], watches=[pieces])
     _, first, second = await take(await serve(script), 3)
-    assert first.pod.annotations == {"long": "x" * 3_000_000}
+    assert first.pod.annotations == {"incumbent.dev/long": "x" * 3_000_000}
     assert second == PodChanged(pod("c", "7"))
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -462,3 +463,134 @@ async def test_a_pod_whose_end_was_seen_is_gone_for_certain(cluster, pods, monke
             True,
             False,
         ]
+
+
+# What a tenant can make large
+
+
+MUCH = {f"much-{number}": "x" * 60 for number in range(3000)}
+
+
+def size(thing, seen=None):
+    """Return the bytes that a value keeps in memory, with all that hangs on it."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen or isinstance(thing, (type, asyncio.Task)) or callable(thing):
+        return 0
+    seen.add(id(thing))
+    parts = [thing.__dict__] if hasattr(thing, "__dict__") else []
+    parts += [getattr(thing, name, None) for name in getattr(thing, "__slots__", ())]
+    if isinstance(thing, dict):
+        parts += [*thing.keys(), *thing.values()]
+    elif isinstance(thing, (list, tuple, set, frozenset)):
+        parts += thing
+    return sys.getsizeof(thing) + sum(size(part, seen) for part in parts)
+
+
+def kept(pods):
+    """Return the bytes that the pods of a namespace take, by their election too."""
+    known = [list(election.known) for election in pods._listeners]
+    return size([pods.pods, pods._gone, pods._cut, pods._asked, known])
+
+
+@pytest.mark.parametrize("kind", ("labels", "annotations"))
+@pytest.mark.parametrize("how", ("listed", "watched", "learnt"))
+async def test_a_pod_with_much_on_it_costs_as_much_as_another(cluster, pods, kind, how):
+    """Whoever may label pods could otherwise take the memory of everybody's operator."""
+    selector = {"matchLabels": {"app": "x"}}
+    if how == "listed":
+        cluster.add(make_pod("c", labels={"app": "x"}))
+    with listening(pods, selector):
+        await turn()
+        cluster.add(make_pod("c", labels={"app": "x"}))
+        await turn()
+        before = kept(pods)
+        large = replace(cluster.pods[NAMESPACE, "c"], **{kind: {"app": "x", **MUCH}})
+        if kind == "annotations":
+            large = replace(large, labels={"app": "x"})
+        if how == "learnt":
+            pods.learn(large)
+        else:
+            cluster.add(large)
+            await turn()
+        assert pods.pods["c"].labels["app"] == "x"
+        assert kept(pods) < before + 2000
+
+
+async def test_what_elections_ask_for_is_kept_of_a_pod_with_much_on_it(cluster, pods):
+    """Selector, leader label, token, and the annotations that count for every election."""
+    asked = {
+        "labels": {"app": "x", "tier": "y", "incumbent.dev/billing": "leader"},
+        "annotations": {
+            "incumbent.dev/billing.token": "7",
+            "incumbent.dev/exclude": "true",
+            "incumbent.dev/priority": "3",
+        },
+    }
+    expressions = [{"key": "tier", "operator": "Exists"}]
+    selector = {"matchLabels": {"app": "x"}, "matchExpressions": expressions}
+    cluster.add(make_pod("c", **{kind: {**MUCH, **values} for kind, values in asked.items()}))
+    with listening(pods, selector):
+        await turn()
+        pod = pods.pods["c"]
+        assert {"labels": pod.labels, "annotations": pod.annotations} == asked
+
+
+async def test_an_election_that_asks_for_more_is_shown_no_pods_before_they_are_listed_again(
+    cluster, pods, monkeypatch
+):
+    """A label that was not kept would look as if it were not there."""
+    monkeypatch.setattr(pods_module, "PAUSE", 0.01)
+    cluster.add(make_pod("c", labels={"app": "x", "zone": "z", **MUCH}))
+    nowhere = {"matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]}
+    with listening(pods, {"matchLabels": {"app": "x"}}):
+        await turn()
+        late = election(pods, nowhere, name="late")
+        changes = []
+        end = late.listen(lambda: changes.append({pod.name for pod in late.known}))
+        assert late.all is None
+        assert not late.known
+        await asyncio.sleep(0.05)
+        assert late.all is not None
+        assert {pod.name for pod in late.known} == {"a", "b"}
+        assert cluster.operations.count("watch_pods") == 2
+        assert {"a", "b", "c"} not in changes
+        end()
+
+
+async def test_a_selector_that_asks_for_more_is_answered_after_a_list(cluster, pods, monkeypatch):
+    """So it is with one that is changed."""
+    monkeypatch.setattr(pods_module, "PAUSE", 0.01)
+    cluster.add(make_pod("c", labels={"app": "x", "zone": "z", **MUCH}))
+    mine = election(pods, {"matchLabels": {"app": "x"}})
+    end = mine.listen(lambda: None)
+    await turn()
+    assert {pod.name for pod in mine.known} == {"c"}
+    mine.resource = election(pods, {"matchLabels": {"zone": "z"}}).resource
+    assert mine.all is None
+    await asyncio.sleep(0.05)
+    assert {pod.name for pod in mine.known} == {"c"}
+    end()
+
+
+async def test_elections_that_come_together_list_once(cluster, pods, monkeypatch):
+    """And none does if no pod has much on it, or is asked for nothing new."""
+    monkeypatch.setattr(pods_module, "PAUSE", 0.01)
+    with listening(pods, {"matchLabels": {"app": "x"}}):
+        await turn()
+        ends = [
+            election(pods, {"matchLabels": {f"a-{n}": ""}}, name=f"e-{n}").listen(lambda: None)
+            for n in range(20)
+        ]
+        await asyncio.sleep(0.05)
+        assert cluster.operations.count("watch_pods") == 1
+        cluster.add(make_pod("c", labels={"app": "x", **MUCH}))
+        await turn()
+        ends += [
+            election(pods, {"matchLabels": {f"b-{n}": ""}}, name=f"f-{n}").listen(lambda: None)
+            for n in range(20)
+        ]
+        await asyncio.sleep(0.05)
+        assert cluster.operations.count("watch_pods") == 2
+        for end in ends:
+            end()
+        assert len(pods._asked) == 5

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from fakecluster import make_election, selects
 from incumbent.model import ElectionKey, Profile, Promotion
-from incumbent.resource import Requirement, Selector, resource_from
+from incumbent.resource import (
+    FINALIZER,
+    LABELLING,
+    STEP_DOWN,
+    STEP_DOWN_TERM,
+    Requirement,
+    Selector,
+    lean,
+    resource_from,
+)
 from incumbent.timing import ExponentialBackoff
 
 
@@ -237,3 +246,45 @@ def test_a_body_without_a_spec_is_read():
     body = make_election()
     del body["spec"]
     assert resource(body).selector == Selector()
+
+
+def test_what_others_write_into_the_metadata_of_an_election_is_not_kept():
+    """A tenant may annotate it with 256 KB, label it, and every field manager adds to it."""
+    ours = {STEP_DOWN: "", STEP_DOWN_TERM: "7", LABELLING: "uid/pod/nonce"}
+    foreign = {
+        "kubectl.kubernetes.io/last-applied-configuration": "x" * 200_000,
+        **{f"incumbent.dev/much-{number}": "x" for number in range(10_000)},
+        "incumbent.dev/long": "x" * 200_000,
+    }
+    needed = {
+        "name": "billing",
+        "namespace": "shop",
+        "uid": "u",
+        "resourceVersion": "7",
+        "generation": 2,
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "deletionTimestamp": "2026-01-02T00:00:00Z",
+        "finalizers": [FINALIZER, "other"],
+    }
+    body = {
+        "metadata": {
+            **needed,
+            "annotations": {**foreign, **ours},
+            "labels": {f"label-{number}": "x" for number in range(1000)},
+            "managedFields": [{"manager": "x" * 1000}],
+            "ownerReferences": [{"name": "x"}],
+        },
+        "spec": {"selector": {}},
+        "status": {"token": 7},
+    }
+    assert lean(body) is body
+    annotations = body["metadata"].pop("annotations")
+    assert body == {"metadata": needed, "spec": {"selector": {}}, "status": {"token": 7}}
+    assert ours.items() <= annotations.items()
+    assert len(str(annotations)) < 2000
+
+
+def test_an_election_without_annotations_gets_none():
+    """Nor fails over them."""
+    body = {"metadata": {"name": "billing", "annotations": None}}
+    assert lean(body) == {"metadata": {"name": "billing"}}
