@@ -38,6 +38,7 @@ from incumbent.errors import (
     Refused,
 )
 from incumbent.events import Loss
+from incumbent.flag import Flag
 from incumbent.historian import OFF, Historian
 from incumbent.history import LabelTracker
 from incumbent.model import BucketInfo, ElectionKey, Pod, Record, State
@@ -199,8 +200,8 @@ class Campaigner:
             stewards=self._stewards,
         )
         self.counts = Counts(self._driver.attempts)
-        self._due = asyncio.Event()
-        self._urgent = asyncio.Event()
+        self._due = Flag()
+        self._urgent = Flag()
         """Set when a pass may not wait, whatever came of those before."""
         self._due_at = self._began_at = clock.now()
         self._timer: asyncio.TimerHandle | None = None
@@ -243,7 +244,7 @@ class Campaigner:
         """How often another replica has relieved us since the election was deleted."""
         self.gone = asyncio.get_running_loop().create_future()
         """Done when it is known that this election is gone, though nobody may have said so."""
-        self._ended = asyncio.Event()
+        self._ended = Flag()
         self._over = False
 
     # From outside

@@ -16,6 +16,7 @@ from incumbent import clock
 from incumbent.campaign import NEVER, Campaign, Create, Lease, Look, Member, Renew, Wait, Write
 from incumbent.errors import BucketError
 from incumbent.events import Event
+from incumbent.flag import Flag
 from incumbent.model import Entry, Nominee, Record, State
 from incumbent.ports import Answer, Bucket, Observer, Outcome, Sighting
 from incumbent.timing import Timing
@@ -69,7 +70,7 @@ class Driver:
         self._trying = trying
         self._observer = observer
         self._writing = asyncio.Lock()
-        self._stirred = asyncio.Event()
+        self._stirred = Flag()
         self._end_watch: Callable[[], None] | None = None
 
     # What is known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,12 @@ from incumbent import clock
 LONG = 0.05
 """Seconds of a look through everything after which the same is not looked through again. A few
 hundred elections take so long."""
+MANY = 200
+"""Elections that have begun and ended after which everything is looked through again. What one of
+them leaves behind is up to 70 KB (measured), so these are 14 MB at most."""
+SELDOM = 600.0
+"""Seconds between two looks through everything, at least. With 5,000 elections such a look holds up
+all renewals for 1.3 s (measured), so nobody may cause one by creating and deleting elections."""
 
 
 @contextlib.contextmanager
@@ -21,18 +28,19 @@ def looked_for_briefly(turnover: Callable[[], int]) -> Iterator[None]:
     It looks through all objects each time that they have become a quarter more. With 10,000
     elections that holds up all renewals for 2.7 s, and with 2,000 it is a quarter of what a restart
     takes (measured). What was imported, and what a long look has left, is passed over. Only when
-    elections have begun or ended, and that is over, everything is looked through once more, for
-    they leave cycles behind.
+    `MANY` elections have begun or ended, and that is over, everything is looked through once more,
+    for they leave cycles behind; and not before `SELDOM` has passed since the last time.
 
     Other cycles that were in use at a long look, and are not any more, stay in memory until then.
 
     Args:
         turnover: how many elections have begun and ended so far.
     """
-    began, known, stirred = 0.0, turnover(), False
+    began, known, looked_at = 0.0, turnover(), -math.inf
+    done = known  # the turnover up to which everything was looked through
 
     def look(phase: str, info: dict[str, Any]) -> None:
-        nonlocal began, known, stirred
+        nonlocal began, known, looked_at, done
         if info["generation"] < len(gc.get_count()) - 1:
             return
         if phase == "stop":
@@ -41,9 +49,9 @@ def looked_for_briefly(turnover: Callable[[], int]) -> Iterator[None]:
             return
         began = clock.now()
         if turnover() != known:
-            known, stirred = turnover(), True
-        elif stirred:
-            stirred = False
+            known = turnover()  # it goes on
+        elif known - done >= MANY and began >= looked_at + SELDOM:
+            done, looked_at = known, began
             gc.unfreeze()
 
     gc.freeze()

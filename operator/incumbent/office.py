@@ -8,7 +8,6 @@ ours, one write of them, after the bucket's, moves the traffic, and the labels f
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Literal
@@ -126,7 +125,7 @@ class Office:
         self._last_held: Record | None = None
         self._last_doubted: Record | None = None
         """The latest record of which it was not known whether another replica here wrote it."""
-        self._held_before: deque[str] = deque(maxlen=PREDECESSORS)
+        self._held_before: tuple[str, ...] = ()
         """The pods of earlier records, by UID: in a hand-over one of them carries the label yet."""
         self._in_office = 0
         """The term whose pod was labelled by us, or seen to be."""
@@ -267,7 +266,7 @@ class Office:
         if record != last:
             self._relieved = False
         if last is not None and last.pod_uid != record.pod_uid:
-            self._held_before.append(last.pod_uid)
+            self._held_before = (*self._held_before[1 - PREDECESSORS :], last.pod_uid)
         self._last_held = record
         if campaign.lease is not None:
             self._answers = True

@@ -25,8 +25,8 @@ PAUSE = 1.0
 """Seconds after which a watch that broke, which none should, is begun anew."""
 
 WHOLE = 4096
-"""Characters of labels and annotations that are kept of a pod, whatever they are. If a pod has more,
-only those that the elections of its namespace ask for are kept."""
+"""Characters of labels and annotations that are kept of a pod, whatever they are. If a pod has
+more, only those that the elections of its namespace ask for are kept."""
 REMEMBERED = 2000
 """Pods that are known to be gone, at most. Of others it has to be asked."""
 

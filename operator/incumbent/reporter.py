@@ -10,7 +10,6 @@ import contextlib
 import json
 import math
 import random
-from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,6 +20,7 @@ from incumbent import clock
 from incumbent.confirmation import Steward
 from incumbent.errors import ClusterError, Conflict, NotFound, Refused
 from incumbent.fairness import Rank
+from incumbent.flag import Flag
 from incumbent.ports import Cluster
 from incumbent.site import steward_of
 from incumbent.status import (
@@ -76,7 +76,7 @@ class Reporter:
         self._replica = replica
         self._cluster = cluster
         self._changed = changed
-        self._stirred = asyncio.Event()
+        self._stirred = Flag()
         self._situation: Situation | None = None
         self._evicted = False
         self._said: object = None
@@ -89,7 +89,7 @@ class Reporter:
         """Whether the API server drops the fields of a proof (see `site`)."""
         self._repeats = 0
         """How often in a row we have written what somebody else had changed since."""
-        self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
+        self._events: list[Event] = []
         metadata = body["metadata"]
         self._log = log.bind(namespace=metadata["namespace"], election=metadata["name"])
 
@@ -157,7 +157,7 @@ class Reporter:
 
     def announce(self, event: Event) -> None:
         """Have an event emitted that is no change of the status."""
-        self._events.append(event)
+        self._keep(event)
         self._stirred.set()
 
     def introduce(self, replica: str) -> None:
@@ -276,7 +276,7 @@ class Reporter:
             self._changed()
             evicted = self._evicted and _reign(before) != _reign(status)
             self._evicted = self._evicted and not evicted
-            self._events.extend(events_from(before, status, evicted=evicted))
+            self._keep(*events_from(before, status, evicted=evicted))
             return
 
     async def _let_others_learn(self) -> None:
@@ -313,10 +313,14 @@ class Reporter:
             return False
         return problem is None or self._said == _gist(situation)
 
+    def _keep(self, *events: Event) -> None:
+        """Have events emitted; of too many the latest."""
+        self._events = [*self._events, *events][-MOST_EVENTS:]
+
     async def _emit(self) -> None:
         """Emit what waits; an event that is refused is not worth another try."""
         while self._events:
-            event = self._events.popleft()
+            event = self._events.pop(0)
             try:
                 await self._cluster.emit_event(
                     self.body,

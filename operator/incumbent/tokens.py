@@ -7,8 +7,6 @@ refuse the next leader for long, or worse, take a former one for the present.
 
 from __future__ import annotations
 
-from collections import deque
-
 from incumbent.steps import Lease
 
 _KEPT = 16
@@ -23,7 +21,7 @@ class TokenGuard:
     """
 
     def __init__(self) -> None:
-        self._learnt: deque[tuple[float, int]] = deque(maxlen=_KEPT)
+        self._learnt: tuple[tuple[float, int], ...] = ()
 
     @property
     def highest(self) -> int:
@@ -33,7 +31,7 @@ class TokenGuard:
     def learn(self, token: int, now: float) -> None:
         """Take in that there was a term with this token."""
         if token > self.highest:
-            self._learnt.append((now, token))
+            self._learnt = (*self._learnt[1 - _KEPT :], (now, token))
 
     def refuses(self, lease: Lease) -> bool:
         """Whether the token of a lease went back behind one that was known before its write."""
@@ -44,5 +42,4 @@ class TokenGuard:
 
     def accept(self, lease: Lease) -> None:
         """Let tokens grow from that of a lease on."""
-        self._learnt.clear()
-        self._learnt.append((lease.sent_at, lease.record.term))
+        self._learnt = ((lease.sent_at, lease.record.term),)

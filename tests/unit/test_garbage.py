@@ -52,19 +52,60 @@ def test_what_a_long_look_has_left_is_not_looked_through_again(monkeypatch):
 
 
 @pytest.mark.usefixtures("looking")
-def test_after_a_turnover_everything_is_looked_through_once_more(monkeypatch, turnover):
+def test_after_a_large_turnover_everything_is_looked_through_once_more(monkeypatch, turnover):
     """Not while elections begin and end: what of them stays will be known when that is over."""
     monkeypatch.setattr(garbage, "LONG", 0)
     clear, found = cycle()
     gc.collect()
     clear()
     for _ in range(2):
-        turnover.count += 1
+        turnover.count += garbage.MANY
         gc.collect()
         assert found() is not None
     gc.collect()
     assert found() is None
     assert not is_found()
+
+
+@pytest.mark.usefixtures("looking")
+def test_a_few_elections_that_come_and_go_hold_nobody_up(monkeypatch, turnover):
+    """Whoever may create elections could otherwise stop all renewals again and again."""
+    monkeypatch.setattr(garbage, "LONG", 0)
+    clear, found = cycle()
+    gc.collect()
+    clear()
+    turnover.count += garbage.MANY - 1
+    for _ in range(5):
+        gc.collect()
+    assert found() is not None
+    turnover.count += 1
+    for _ in range(2):
+        gc.collect()
+    assert found() is None
+
+
+@pytest.mark.usefixtures("looking")
+def test_many_elections_that_come_and_go_hold_everybody_up_seldom(monkeypatch, turnover):
+    """However many they are."""
+    now = 1000.0
+    monkeypatch.setattr(garbage.clock, "now", lambda: now)
+    monkeypatch.setattr(garbage, "LONG", -1)
+
+    def is_looked_through(*, after):
+        nonlocal now
+        clear, found = cycle()
+        gc.collect()
+        clear()
+        now += after
+        turnover.count += 10 * garbage.MANY
+        for _ in range(3):
+            gc.collect()
+        return found() is None
+
+    assert is_looked_through(after=0)
+    assert not is_looked_through(after=0)
+    assert not is_looked_through(after=garbage.SELDOM - 1)
+    assert is_looked_through(after=1)
 
 
 @pytest.mark.usefixtures("looking")
