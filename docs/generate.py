@@ -469,6 +469,7 @@ def generated() -> Mapping[Path, str]:
     reference = DOCS / "reference"
     guarantees, ttl = DOCS / "guarantees.md", DOCS / "how-to" / "choose-the-ttl.md"
     readme, nats = ROOT / "README.md", DOCS / "nats.md"
+    operations = DOCS / "operations.md"
     nodes, routing = DOCS / "real-nodes.md", DOCS / "routing.md"
     return {
         reference / "leaderelection.md": resource(),
@@ -480,6 +481,7 @@ def generated() -> Mapping[Path, str]:
         guarantees: inserted(guarantees, promises()),
         ttl: inserted(ttl, ttl_table(), measured.stream_leaders()),
         nats: inserted(nats, measured.writes()),
+        operations: inserted(operations, measured.memory()),
         nodes: inserted(nodes, measured.real_nodes()),
         routing: inserted(routing, measured.routes()),
         readme: inserted(readme, measured.readme()),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from bench.report import RESULTS, at, table  # noqa: E402
+from bench.scene import PER_NAMESPACE  # noqa: E402
 
 from bench import bucket, cost, failover, report, scale, speed, storm  # noqa: E402  # after that
 from e2e import report as nodes  # noqa: E402
@@ -66,6 +69,47 @@ def real_nodes() -> str:
 def routes() -> str:
     """Return how long it takes until clients reach the next leader, by the way to route."""
     return nodes.routes(_one("e2e")["one"]["routes"]) + "\n"
+
+
+SPARE = 1.25
+"""A limit is so many times what was measured: pods and statuses may be larger than those."""
+
+
+def memory() -> str:
+    """Return how much memory the operator takes, and what limit that asks for."""
+    head = ("elections", "after a first start", "after a restart", "limit")
+    rows = [
+        (f"{elections:,}", f"{first:.0f} MB", f"{again:.0f} MB", f"{limit(elections)}Mi")
+        for elections, first, again in _resident()
+    ]
+    return table(head, rows) + "\n"
+
+
+def limit(elections: int) -> int:
+    """Return the limit in MiB for so many elections: between two measurements, on their line."""
+    points = [(number, max(both)) for number, *both in _resident()]
+    elections = max(elections, points[0][0])
+    (low, less), (high, more) = next(
+        (before, after)
+        for before, after in itertools.pairwise(points)
+        if elections <= after[0] or after is points[-1]
+    )
+    resident = less + (more - less) * (elections - low) / (high - low)
+    return 64 * math.ceil(resident * SPARE / 64)
+
+
+def _resident() -> list[tuple[int, float, float]]:
+    """Return numbers of elections, and the MB that the operator took after start and restart."""
+    found = [
+        (
+            one["elections"],
+            max(one["start"]["resident"], one["rest"]["usage"]["operator"]["resident"]),
+            one["restart"]["resident"],
+        )
+        for one in _found(scale).values()
+        if one["per_namespace"] == PER_NAMESPACE
+    ]
+    return sorted(found)
 
 
 def _found(module: Any) -> dict[str, Any]:
