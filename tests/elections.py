@@ -50,6 +50,51 @@ LED_STATUS = {
 }
 """The status of an election as an operator leaves it that was killed."""
 
+WHOLE_STATUS = {
+    "observedGeneration": 1,
+    "state": "Leader",
+    "holder": "7f3a91c2/shop/billing-6f9-abcde",
+    "leader": {
+        "podName": "billing-6f9-abcde",
+        "podUID": "0b3ae1d6-6b0f-4a4e-9f1e-000000000001",
+        "nodeName": "node-1",
+        "podIP": "10.0.0.7",
+        "acquiredTime": "2026-11-24T06:41:09.123456Z",
+    },
+    "token": 2**53,
+    "transitions": 3,
+    "candidates": {"total": 3, "ready": 2},
+    "steward": {
+        "replica": "incumbent-7c9f-x.5f2b",
+        "revision": 4711,
+        "process": "5d41a0b2",
+        "admitted": "incumbent-7c9f8d7c9-fghij/9e1c4f7a",
+    },
+    "newcomer": "incumbent-7c9f8d7c9-klmno/0b7c2d3e",
+    "unconfirmed": {"replica": "replica-2", "renewedTime": "2026-11-24T06:41:09Z"},
+    "bucket": {
+        "name": "LEADER_ELECTION",
+        "ttlSeconds": 30,
+        "replicas": 3,
+        "createdTime": "2026-11-24T06:00:00Z",
+    },
+    "key": "shop.billing",
+    "site": "7f3a91c2",
+    "labelKey": "incumbent.dev/billing",
+    "routing": {"service": "billing-leader"},
+    "conditions": [
+        {
+            "type": "Ready",
+            "status": "True",
+            "observedGeneration": 1,
+            "lastTransitionTime": "2026-11-24T06:41:09Z",
+            "reason": "Leading",
+            "message": "",
+        }
+    ],
+}
+"""A status with every field of the definition."""
+
 
 class Election:
     """One `LeaderElection` and the pods around it.

@@ -8,53 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from elections import WHOLE_STATUS
+
 CRD = Path(__file__).parents[2] / "crds" / "leaderelections.yaml"
 DEFINITION = yaml.safe_load(CRD.read_text())
 SCHEMA = DEFINITION["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-
-STATUS = {
-    "observedGeneration": 1,
-    "state": "Leader",
-    "holder": "7f3a91c2/shop/billing-6f9-abcde",
-    "leader": {
-        "podName": "billing-6f9-abcde",
-        "podUID": "0b3ae1d6-6b0f-4a4e-9f1e-000000000001",
-        "nodeName": "node-1",
-        "podIP": "10.0.0.7",
-        "acquiredTime": "2026-11-24T06:41:09.123456Z",
-    },
-    "token": 2**53,
-    "transitions": 3,
-    "candidates": {"total": 3, "ready": 2},
-    "steward": {
-        "replica": "incumbent-7c9f-x.5f2b",
-        "revision": 4711,
-        "process": "5d41a0b2",
-        "admitted": "incumbent-7c9f8d7c9-fghij/9e1c4f7a",
-    },
-    "newcomer": "incumbent-7c9f8d7c9-klmno/0b7c2d3e",
-    "unconfirmed": {"replica": "replica-2", "renewedTime": "2026-11-24T06:41:09Z"},
-    "bucket": {
-        "name": "LEADER_ELECTION",
-        "ttlSeconds": 30,
-        "replicas": 3,
-        "createdTime": "2026-11-24T06:00:00Z",
-    },
-    "key": "shop.billing",
-    "site": "7f3a91c2",
-    "labelKey": "incumbent.dev/billing",
-    "routing": {"service": "billing-leader"},
-    "conditions": [
-        {
-            "type": "Ready",
-            "status": "True",
-            "observedGeneration": 1,
-            "lastTransitionTime": "2026-11-24T06:41:09Z",
-            "reason": "Leading",
-            "message": "",
-        }
-    ],
-}
 
 
 class Kubectl:
@@ -360,12 +318,12 @@ def test_defaults(kubectl):
 def test_status_is_a_subresource_that_keeps_every_field(kubectl):
     """No field of the status is pruned, and writing it changes neither spec nor generation."""
     kubectl.run("create", "-f", "-", given=election())
-    kubectl.set_status("billing", STATUS)
+    kubectl.set_status("billing", WHOLE_STATUS)
     written = kubectl.get("billing")
-    assert written["status"] == STATUS
+    assert written["status"] == WHOLE_STATUS
     assert written["metadata"]["generation"] == 1
     kubectl.run("apply", "-f", "-", given=election() | {"status": {"state": "Unknown"}})
-    assert kubectl.get("billing")["status"] == STATUS
+    assert kubectl.get("billing")["status"] == WHOLE_STATUS
 
 
 def test_every_field_of_the_status_was_tried():
@@ -389,7 +347,7 @@ def test_every_field_of_the_status_was_tried():
             case _:
                 return None
 
-    assert tried(STATUS) == names(SCHEMA["properties"]["status"])
+    assert tried(WHOLE_STATUS) == names(SCHEMA["properties"]["status"])
 
 
 def test_every_field_is_described():
@@ -424,7 +382,7 @@ def table(text):
 def test_columns(kubectl):
     """`kubectl get` shows who leads; `-o wide` what the record says."""
     kubectl.run("create", "-f", "-", given=election())
-    kubectl.set_status("billing", STATUS)
+    kubectl.set_status("billing", WHOLE_STATUS)
     [row] = table(kubectl.run("get", "lelec").stdout)
     age = row.pop("AGE")
     assert list(row.items()) == [
@@ -454,7 +412,7 @@ def test_field_selectors(kubectl, selector):
     """Elections can be asked for by bucket, by key, and by the pod that leads."""
     kubectl.run("create", "-f", "-", given=election("this", bucket="A", key="a"))
     kubectl.run("create", "-f", "-", given=election("other", bucket="B", key="b"))
-    kubectl.set_status("this", STATUS)
+    kubectl.set_status("this", WHOLE_STATUS)
     found = kubectl.run("get", "lelec", "-o", "name", "--field-selector", selector).stdout
     assert found.split() == ["leaderelection.incumbent.dev/this"]
 
@@ -464,14 +422,14 @@ def test_kubectl_waits_for_the_condition(kubectl):
     kubectl.run("create", "-f", "-", given=election())
     wait = ("wait", "lelec/billing", "--for=condition=Ready")
     assert "timed out" in kubectl.refused(*wait, "--timeout=1s")
-    kubectl.set_status("billing", STATUS)
+    kubectl.set_status("billing", WHOLE_STATUS)
     kubectl.run(*wait, "--timeout=10s")
 
 
 def test_conditions_are_told_apart_by_their_type(kubectl):
     """Two conditions of one type are refused: a list that is a map."""
     kubectl.run("create", "-f", "-", given=election())
-    twice = copy.deepcopy(STATUS)
+    twice = copy.deepcopy(WHOLE_STATUS)
     twice["conditions"] *= 2
     refusal = kubectl.refused(
         "patch", "lelec", "billing", "--subresource=status", "--type=merge", "-p",
@@ -495,7 +453,7 @@ def test_an_election_that_nobody_serves_says_so(kubectl):
     assert kubectl.get("billing")["status"]["observedGeneration"] == -1
     waiting = ("wait", "lelec/billing", "--for=condition=Ready", "--timeout=1s")
     assert "timed out" in kubectl.refused(*waiting)
-    kubectl.set_status("billing", STATUS)
+    kubectl.set_status("billing", WHOLE_STATUS)
     assert "condition met" in kubectl.run(*waiting).stdout
     assert [one["reason"] for one in kubectl.get("billing")["status"]["conditions"]] == ["Leading"]
 
@@ -507,8 +465,8 @@ def test_an_interval_that_cannot_fit_the_ttl_is_refused_as_soon_as_that_is_known
     )
     assert "should be less than or equal to 3239" in refused
     kubectl.run("create", "-f", "-", given=election(campaign={"intervalSeconds": 40}))
-    kubectl.set_status("billing", STATUS)
-    kubectl.set_status("billing", STATUS | {"token": 2**53 + 1})
+    kubectl.set_status("billing", WHOLE_STATUS)
+    kubectl.set_status("billing", WHOLE_STATUS | {"token": 2**53 + 1})
 
     def change(**campaign):
         spec = {"spec": {"campaign": campaign}}
@@ -519,5 +477,5 @@ def test_an_interval_that_cannot_fit_the_ttl_is_refused_as_soon_as_that_is_known
     suspended = json.dumps({"spec": {"suspend": True}})
     kubectl.run("patch", "lelec", "billing", "--type=merge", "-p", suspended)
     kubectl.run(*change(intervalSeconds=26))
-    kubectl.set_status("billing", {"bucket": STATUS["bucket"] | {"ttlSeconds": 10}})
+    kubectl.set_status("billing", {"bucket": WHOLE_STATUS["bucket"] | {"ttlSeconds": 10}})
     kubectl.run(*change(intervalSeconds=None))
