@@ -7,9 +7,11 @@ operator's service account may do everything there: what is refused is refused b
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +19,10 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from controlplane.kube import ApiError, Kube
-from elections import LED_STATUS, Election
-from helm import Helm, objects
-from incumbent.resource import FINALIZER
+from controlplane.kube import APPLY, STRATEGIC, ApiError, Kube, kubectl
+from elections import LED_STATUS, WHOLE_STATUS, Election
+from helm import CHART, Helm, objects
+from incumbent.resource import FINALIZER, LABELLING, STEP_DOWN
 from operatorprocess import run_cleanup
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ KINDS = {
 RULES = "/apis/admissionregistration.k8s.io/v1"
 LABEL, TOKEN = "incumbent.dev/web", "incumbent.dev/web.token"
 CUSTOM = "example.com/primary"
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+CONTROLLERS = VALUES["admissionPolicies"]["labels"]["controllers"]
 CONTAINERS = [{"name": "main", "image": "none.invalid/none"}]
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "a", "uid": "b", "controller": True}
 
@@ -48,13 +52,17 @@ class Guarded:
     operator: Kube
     second: Kube
     """The operator of another release: it has the rights of the chart, and no policy names it."""
+    trial: Kube
+    """An operator on trial: it may patch pods here, too, but serves another namespace."""
     stranger: Kube
     """A service account that may do everything, as that of a deployment tool."""
     owner: Mapping[str, Any]
     """A reference to the election of the slices: without it they are garbage, and collected."""
 
-    async def pod(self, *, labels: Any = None, annotations: Any = None, **more: Any) -> str:
-        """Create a pod as the operator, who may set any label then; return its path."""
+    async def pod(
+        self, *, labels: Any = None, annotations: Any = None, spec: Any = None, **more: Any
+    ) -> str:
+        """Create a pod as the operator, which may set any label then; return its path."""
         pods = f"/api/v1/namespaces/{self.namespace}/pods"
         about = {
             "generateName": "web-",
@@ -63,7 +71,7 @@ class Guarded:
             **more,
         }
         made = await self.operator.create(
-            pods, {"metadata": about, "spec": {"containers": CONTAINERS}}
+            pods, {"metadata": about, "spec": {"containers": CONTAINERS, **(spec or {})}}
         )
         return f"{pods}/{made['metadata']['name']}"
 
@@ -98,12 +106,16 @@ async def guarded(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Async
         "watch": {"namespaces": [namespace]},
         "site": "guarded",
         "labelPrefixes": ["example.com"],
-        "admissionPolicies": {"inNamespacedMode": True},
+        "admissionPolicies": {
+            "inNamespacedMode": True,
+            # Here they all have the name of their process.
+            "labels": {"controllers": [*CONTROLLERS, "kube-controller-manager"]},
+        },
         "rbac": {"endpointSlices": True},
     }
     rendered = Helm("helm4", tmp_path_factory.mktemp("helm")).render(values)
     policies = [document for document in rendered if document["kind"] in KINDS]
-    assert len(policies) == 8
+    assert len(policies) == 10
     (role,) = (
         one
         for one in objects(rendered, "Role")
@@ -112,13 +124,14 @@ async def guarded(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Async
     async with Kube(site) as admin:
         await admin.namespace(namespace)
         access = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
-        await admin.create(
-            f"{access}/roles", {"metadata": {"name": "second"}, "rules": role["rules"]}
-        )
+        spare = [rule for rule in role["rules"] if "serve" not in rule["verbs"]]
+        for name, rules in (("second", role["rules"]), ("trial", spare)):
+            await admin.create(f"{access}/roles", {"metadata": {"name": name}, "rules": rules})
         tokens = {}
         for name, kind, granted in (
             ("incumbent", "ClusterRole", "cluster-admin"),
             ("second", "Role", "second"),
+            ("trial", "Role", "trial"),
             ("stranger", "ClusterRole", "cluster-admin"),
         ):
             account = {"metadata": {"name": name}}
@@ -150,9 +163,10 @@ async def guarded(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Async
         async with (
             Kube(known, user="incumbent") as operator,
             Kube(known, user="second") as another,
+            Kube(known, user="trial") as trial,
             Kube(known, user="stranger") as stranger,
         ):
-            guarded = Guarded(namespace, admin, operator, another, stranger, reference)
+            guarded = Guarded(namespace, admin, operator, another, trial, stranger, reference)
             await _in_force(guarded)
             yield guarded
         for path in paths:
@@ -161,26 +175,34 @@ async def guarded(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Async
 
 
 async def _in_force(guarded: Guarded) -> None:
-    """Wait until the API server has taken the policies in, which needs a second or two."""
-    path = await guarded.pod()
-    deadline = time.monotonic() + 20
-    for user in (guarded.admin, guarded.operator):
-        while True:
-            label = LABEL if user is guarded.admin else "app"
-            try:
-                await user.patch(path, {"metadata": {"labels": {label: "leader"}}})
-            except ApiError:
-                break
-            await user.patch(path, {"metadata": {"labels": {label: None}}})
-            assert time.monotonic() < deadline, "the policies do not come into force"
-            await asyncio.sleep(0.1)
-    while True:
-        try:
-            await guarded.operator.delete(await guarded.slice(guarded.admin, name="in-force"))
-        except ApiError:
-            break
-        assert time.monotonic() < deadline, "the policies do not come into force"
-        await asyncio.sleep(0.1)
+    """Wait until the API server knows the policies, which takes a second or two."""
+    pod = await guarded.pod()
+    election = Election(guarded.admin, guarded.namespace, "in-force")
+    await election.create()
+
+    templates, template = workload("Deployment", labels={LABEL: "leader"})
+    templates = templates.format(namespace=guarded.namespace)
+
+    async def write_a_slice() -> None:
+        await guarded.operator.delete(await guarded.slice(guarded.admin, name="in-force"))
+
+    # They have no effect, because the second write of a value would be allowed: it changes nothing.
+    pod, status = f"{pod}?dryRun=All", f"{election.path}/status?dryRun=All"
+    attempts: tuple[Callable[[], Awaitable[object]], ...] = (
+        lambda: guarded.admin.patch(pod, {"metadata": {"labels": {LABEL: "leader"}}}),
+        lambda: guarded.operator.patch(pod, {"metadata": {"labels": {"app": "other"}}}),
+        lambda: guarded.admin.patch(status, {"status": {"token": 1}}),
+        lambda: guarded.admin.create(f"{templates}?dryRun=All", template),
+        write_a_slice,
+    )
+    async with asyncio.timeout(20):
+        for attempt in attempts:
+            while True:
+                try:
+                    await attempt()
+                except ApiError:
+                    break
+                await asyncio.sleep(0.1)
 
 
 def metadata(**fields: Any) -> dict[str, Any]:
@@ -298,6 +320,15 @@ async def test_what_a_pod_runs_is_left_alone_all_the_same(guarded, ours, changed
         await guarded.operator.patch(path, together(ours, changed), content_type=strategic)
 
 
+async def test_a_pod_with_very_many_labels_can_be_stripped(guarded):
+    """An expression may cost only so much; one that costs more would refuse the strip."""
+    many = {f"x{number}": "" for number in range(3000)}
+    path = await guarded.pod(**LED)
+    await guarded.admin.patch(path, metadata(labels=many, annotations=many))
+    for change in (STRIPS, GIVES, {"labels": {LABEL: "candidate"}}):
+        await guarded.operator.patch(path, {"metadata": change})
+
+
 @pytest.mark.parametrize("resource", ("pods", "endpointslices"))
 @pytest.mark.parametrize("field", ("labels", "annotations"))
 async def test_a_mutating_policy_does_not_stop_the_operator(guarded, resource, field):
@@ -374,6 +405,23 @@ async def test_the_operator_of_another_release_is_not_refused(guarded):
     await guarded.second.patch(f"{election.path}/status", {"status": {"holder": "me"}})
 
 
+async def test_the_operator_of_other_namespaces_is_nobody_here(guarded):
+    """One that is tried out elsewhere gets no way to the labels of this namespace."""
+    elsewhere = f"{guarded.namespace}-trial"
+    await guarded.admin.namespace(elsewhere)
+    access = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{elsewhere}"
+    rule = {"apiGroups": ["incumbent.dev"], "resources": ["leaderelections"], "verbs": ["serve"]}
+    about = {"metadata": {"name": "trial"}}
+    await guarded.admin.create(f"{access}/roles", {**about, "rules": [rule]})
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "trial"}
+    subject = {"kind": "ServiceAccount", "name": "trial", "namespace": guarded.namespace}
+    binding = {**about, "roleRef": reference, "subjects": [subject]}
+    await guarded.admin.create(f"{access}/rolebindings", binding)
+    with pytest.raises(ApiError, match="by the operator only"):
+        await guarded.trial.patch(await guarded.pod(), {"metadata": GIVES})
+    await guarded.admin.delete(f"/api/v1/namespaces/{elsewhere}")
+
+
 async def test_who_may_do_everything_is_no_operator(guarded):
     """A deployment tool has all rights, and serves no elections for that; it is told what to do."""
     path = await guarded.pod()
@@ -382,7 +430,7 @@ async def test_who_may_do_everything_is_no_operator(guarded):
     )
     with pytest.raises(ApiError, match=expected):
         await guarded.stranger.patch(path, {"metadata": GIVES})
-    with pytest.raises(ApiError, match="by the operator only; to move the office"):
+    with pytest.raises(ApiError, match="by the operator only; to have another pod lead"):
         await guarded.admin.patch(path, {"metadata": {"labels": {LABEL: "leader"}}})
 
 
@@ -404,12 +452,129 @@ async def test_nobody_else_sets_a_label_or_a_token(guarded, before, patch):
     assert caught.value.status == 403
 
 
-async def test_nobody_else_creates_a_leader(guarded):
-    """A pod of one's own cannot be born with the label."""
-    about = {"name": "born", "labels": {LABEL: "leader"}}
-    pods = f"/api/v1/namespaces/{guarded.namespace}/pods"
+async def merge(kube: Kube, path: str, changed: Any) -> None:
+    """Change an object by a merge patch."""
+    await kube.patch(path, changed)
+
+
+async def merge_strategically(kube: Kube, path: str, changed: Any) -> None:
+    """Change it by a strategic merge patch, as `kubectl edit` does."""
+    await kube.patch(path, changed, content_type=STRATEGIC)
+
+
+async def patch_by_operations(kube: Kube, path: str, changed: Any) -> None:
+    """Change it by a JSON patch."""
+    operations = [
+        {"op": "add", "path": f"/{part}/{field}", "value": value}
+        for part, fields in changed.items()
+        for field, value in (await with_changes(kube, path, fields, part)).items()
+    ]
+    content_type = "application/json-patch+json"
+    await kube.patch(path, operations, content_type=content_type)
+
+
+async def apply(kube: Kube, path: str, changed: Any) -> None:
+    """Change it by server-side apply."""
+    found = await kube.get(path)
+    body = {field: found[field] for field in ("apiVersion", "kind")} | changed
+    await kube.request(
+        "PATCH",
+        path,
+        body=body,
+        content_type=APPLY,
+        params={"fieldManager": "somebody", "force": "true"},
+    )
+
+
+async def replace_whole(kube: Kube, path: str, changed: Any) -> None:
+    """Change it by a PUT of the whole object."""
+    found = await kube.get(path)
+    for part, fields in changed.items():
+        found[part] = found.get(part, {}) | await with_changes(kube, path, fields, part)
+    await kube.request("PUT", path, body=found)
+
+
+async def with_changes(kube: Kube, path: str, fields: Any, part: str) -> dict[str, Any]:
+    """Return fields of a part of an object, with what maps in them hold already."""
+    found = (await kube.get(path)).get(part, {})
+    return {
+        name: {**found.get(name, {}), **value} if isinstance(value, dict) else value
+        for name, value in fields.items()
+    }
+
+
+WAYS = (merge, merge_strategically, patch_by_operations, apply, replace_whole)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("part", ("labels", "annotations"))
+async def test_no_subresource_of_a_pod_sets_a_label_or_a_token(guarded, way, part):
+    """Some write labels and annotations, some write none. The API server says which there are."""
+    given = metadata(**{part: GIVES[part]})
+    served = {
+        one["name"]: set(one["verbs"]) for one in (await guarded.admin.get("/api/v1"))["resources"]
+    }
+    writable = {
+        name.partition("/")[2]
+        for name, verbs in served.items()
+        if name.partition("/")[0] == "pods" and {"update", "patch"} & verbs
+    }
+    assert {"", "status", "ephemeralcontainers"} <= writable
+    for subresource in sorted(writable):
+        path = await guarded.pod(spec={"schedulerName": "nobody"})  # so nothing else writes it
+        refused = False
+        try:
+            await way(guarded.admin, f"{path}/{subresource}".rstrip("/"), given)
+        except ApiError as error:
+            refused = "by the operator only" in str(error)
+        about = (await guarded.admin.get(path))["metadata"]
+        assert LABEL not in about["labels"]
+        assert TOKEN not in about["annotations"]
+        assert refused or subresource not in {"", "status"}
+
+
+@pytest.mark.parametrize("path", ("pods/{name}/binding", "bindings"))
+@pytest.mark.parametrize("part", ("labels", "annotations"))
+async def test_no_binding_sets_a_label_or_a_token(guarded, path, part):
+    """Its labels and annotations become those of the pod. A scheduler's has none."""
+    pod = await guarded.pod(spec={"schedulerName": "nobody"})
+    name = pod.rpartition("/")[2]
+    where = f"/api/v1/namespaces/{guarded.namespace}/{path.format(name=name)}"
+    node = (await guarded.admin.get("/api/v1/nodes"))["items"][0]["metadata"]["name"]
+    about = {"name": name}
+    binding = {"metadata": about, "target": {"kind": "Node", "name": node}}
+    changed = {**binding, "metadata": {**about, part: GIVES[part]}}
     with pytest.raises(ApiError, match="by the operator only"):
-        await guarded.admin.create(pods, {"metadata": about, "spec": {"containers": CONTAINERS}})
+        await guarded.admin.create(where, changed)
+    await guarded.admin.create(where, binding)
+    assert (await guarded.admin.get(pod))["spec"]["nodeName"] == node
+
+
+@pytest.mark.parametrize("part", ("labels", "annotations"))
+async def test_no_eviction_sets_a_label_or_a_token(guarded, part):
+    """It deletes a pod, and is not held up."""
+    pod = await guarded.pod(spec={"schedulerName": "nobody"}, finalizers=["example.com/x"])
+    about = {"name": pod.rpartition("/")[2], part: GIVES[part]}
+    await guarded.admin.create(f"{pod}/eviction", {"metadata": about})
+    evicted = (await guarded.admin.get(pod))["metadata"]
+    assert "deletionTimestamp" in evicted
+    assert LABEL not in evicted["labels"]
+    assert TOKEN not in evicted["annotations"]
+    await guarded.admin.patch(pod, {"metadata": {"finalizers": None}})
+
+
+@pytest.mark.parametrize("about", ({}, {"ownerReferences": [OWNER]}), ids=("bare", "owned"))
+@pytest.mark.parametrize("part", ("labels", "annotations"))
+async def test_nobody_else_creates_a_leader(guarded, about, part):
+    """A pod of one's own is not born with the label, whatever controller it says that it has."""
+    pods = f"/api/v1/namespaces/{guarded.namespace}/pods"
+    body = {"metadata": {"name": "born", part: GIVES[part], **about}}
+    body |= {"apiVersion": "v1", "kind": "Pod", "spec": {"containers": CONTAINERS}}
+    with pytest.raises(ApiError, match="by the operator only"):
+        await guarded.admin.create(pods, body)
+    asked = {"body": body, "content_type": APPLY, "params": {"fieldManager": "somebody"}}
+    with pytest.raises(ApiError, match="by the operator only"):
+        await guarded.admin.request("PATCH", f"{pods}/born", **asked)
 
 
 @pytest.mark.parametrize(
@@ -430,16 +595,126 @@ async def test_everybody_may_take_a_label_away(guarded, before, patch):
     await guarded.admin.patch(await guarded.pod(**before), patch)
 
 
-async def test_nobody_else_writes_a_status(guarded):
-    """Who could would choose the leader that others read."""
-    election = Election(guarded.admin, guarded.namespace, "guarded")
+async def served(guarded: Guarded, name: str) -> Election:
+    """Create an election with every field of a status, as its operator would write it."""
+    election = Election(guarded.admin, guarded.namespace, name)
     await election.create()
+    await guarded.operator.patch(f"{election.path}/status", {"status": WHOLE_STATUS})
+    return election
+
+
+UNSERVED = {
+    "state": "Unknown",
+    "leader": None,
+    "conditions": [{**WHOLE_STATUS["conditions"][0], "status": "Unknown", "reason": "NotServed"}],
+}
+"""What of a status `incumbent cleanup` changes."""
+
+
+async def test_nobody_else_writes_a_status(guarded):
+    """Somebody who could would choose the leader that others read."""
+    election = await served(guarded, "guarded")
     status = {"status": {"holder": "me"}}
     with pytest.raises(ApiError, match="status of an election") as caught:
         await guarded.admin.patch(f"{election.path}/status", status)
     assert caught.value.status == 403
     await guarded.operator.patch(f"{election.path}/status", status)
     await guarded.admin.patch(election.path, {"spec": {"suspend": True}})
+
+
+@pytest.mark.parametrize("dressed", (False, True), ids=("plainly", "as a cleanup"))
+async def test_nobody_else_changes_any_field_of_a_status(guarded, dressed):
+    """Also beside what a cleanup writes; each field alone, changed or removed."""
+    election = await served(guarded, f"fields-{dressed}".lower())
+    path = f"{election.path}/status"
+    before = await election.status()
+
+    def others(value: Any) -> Any:
+        match value:
+            case dict():
+                return {name: others(one) for name, one in value.items()}
+            case int():
+                return value + 1
+            case str() if value.startswith("2026"):
+                return "2027-01-01T00:00:00Z"
+        return f"{value}x"
+
+    dress = UNSERVED if dressed else {}
+    for field in WHOLE_STATUS.keys() - UNSERVED.keys():
+        for value in (others(WHOLE_STATUS[field]), None):
+            with pytest.raises(ApiError, match="written by the operator only"):
+                await guarded.admin.patch(path, {"status": {**dress, field: value}})
+    assert await election.status() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    (
+        {"state": "Leader"},
+        {"leader": WHOLE_STATUS["leader"]},
+        {"conditions": []},
+        {"conditions": WHOLE_STATUS["conditions"]},
+        {"conditions": [{**UNSERVED["conditions"][0], "status": "True"}]},
+        {"conditions": [{**UNSERVED["conditions"][0], "type": "Stalled"}]},
+        {"conditions": [*UNSERVED["conditions"], {**UNSERVED["conditions"][0], "type": "New"}]},
+    ),
+)
+async def test_a_cleanup_says_nothing_but_that_nobody_serves_it(guarded, change):
+    """No state, leader or condition that would mean something else."""
+    election = await served(guarded, f"cleaned-{secrets.token_hex(4)}")
+    with pytest.raises(ApiError, match="written by the operator only"):
+        await guarded.admin.patch(f"{election.path}/status", {"status": {**UNSERVED, **change}})
+    await guarded.admin.patch(f"{election.path}/status", {"status": UNSERVED})
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way is not merge_strategically])
+async def test_no_way_of_writing_changes_a_status(guarded, way):
+    """Nor does the election itself, whose status is a subresource."""
+    election = await served(guarded, f"ways-{secrets.token_hex(4)}")
+    before = await election.status()
+    changed = {"status": {"key": "payments.ledger", "labelKey": "incumbent.dev/other"}}
+    with pytest.raises(ApiError, match="written by the operator only"):
+        await way(guarded.admin, f"{election.path}/status", changed)
+    with contextlib.suppress(ApiError):
+        await way(guarded.admin, election.path, changed)
+    assert await election.status() == before
+
+
+async def test_an_election_has_no_other_subresource(guarded):
+    """Such as `scale`, by which another field of its status could be written."""
+    kinds = (await guarded.admin.get("/apis/incumbent.dev/v1alpha1"))["resources"]
+    names = {one["name"] for one in kinds}
+    assert names == {"leaderelections", "leaderelections/status"}
+
+
+async def test_an_election_is_created_without_a_status(guarded):
+    """One of a backup is, which brings its lock, its questions and its annotation along."""
+    election = Election(guarded.admin, guarded.namespace, "restored")
+    about = {"name": "restored", "annotations": {LABELLING: "a/web-0/1"}}
+    spec = {"selector": {"matchLabels": {"app": "web"}}}
+    kind = {"apiVersion": "incumbent.dev/v1alpha1", "kind": "LeaderElection"}
+    body = {**kind, "metadata": about, "spec": spec, "status": WHOLE_STATUS}
+    await guarded.stranger.create(election.collection, body)
+    assert (await election.status())["observedGeneration"] == -1
+    assert not (await election.status()).keys() & {"key", "site", "bucket", "labelKey"}
+    with pytest.raises(ApiError, match="written by the operator only"):
+        await guarded.stranger.patch(f"{election.path}/status", {"status": WHOLE_STATUS})
+
+
+async def test_nobody_else_says_for_which_pod_a_label_is_meant(guarded):
+    """In the mode `Observed` the operator trusts the annotation. Without it, it strips all pods."""
+    election = await served(guarded, "observed")
+
+    def meant_for(value: str | None) -> Any:
+        return {"metadata": {"annotations": {LABELLING: value}}}
+
+    with pytest.raises(ApiError, match="may be removed, but not changed"):
+        await guarded.admin.patch(election.path, meant_for("b/web-1/1"))
+    await guarded.operator.patch(election.path, meant_for("a/web-0/1"))
+    with pytest.raises(ApiError, match="may be removed, but not changed"):
+        await guarded.admin.patch(election.path, meant_for("b/web-1/1"))
+    await guarded.admin.patch(election.path, {"metadata": {"annotations": {STEP_DOWN: ""}}})
+    await guarded.admin.patch(election.path, meant_for(None))
 
 
 async def test_whoever_cleans_up_by_hand_is_not_refused(guarded):
@@ -451,11 +726,6 @@ async def test_whoever_cleans_up_by_hand_is_not_refused(guarded):
     await guarded.operator.patch(path, {"status": LED_STATUS})
     pod = await guarded.pod(labels={election.label: "leader"})  # its token is gone
 
-    unserved = [{**LED_STATUS["conditions"][0], "status": "Unknown", "reason": "NotServed"}]
-    for change in ({}, {"leader": None}, {"leader": None, "token": 8, "conditions": unserved}):
-        with pytest.raises(ApiError, match="by the operator only"):
-            await guarded.admin.patch(path, {"status": {"key": "x", **change}})
-
     kubeconfig = guarded.admin.site.kubeconfig
     code, said = await run_cleanup(kubeconfig, f"--namespace={guarded.namespace}")
     assert code == 0, said
@@ -466,37 +736,110 @@ async def test_whoever_cleans_up_by_hand_is_not_refused(guarded):
     assert election.label not in (await guarded.admin.get(pod))["metadata"]["labels"]
 
 
-async def test_a_label_in_a_template_is_only_warned_about(guarded):
-    """Its pods are created all the same: a workload without any would be worse."""
-    labels = {"app": "born", LABEL: "leader"}
-    deployment = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "born"},
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": {"app": "born"}},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": CONTAINERS}},
-        },
-    }
-    site = guarded.admin.site
-    process = await asyncio.create_subprocess_exec(
-        site.kubectl,
-        f"--kubeconfig={site.kubeconfig}",
-        f"--cache-dir={site.folder}/kubectl-cache-of-tests",
-        f"--namespace={guarded.namespace}",
-        *("apply", "-f", "-"),
-        stdin=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, complaint = await process.communicate(yaml.safe_dump(deployment).encode())
-    assert process.returncode == 0
-    assert "Warning" in complaint.decode()
-    assert "the pod template has a label of an election" in complaint.decode()
+KINDS_WITH_TEMPLATES = {
+    "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments",
+    "StatefulSet": "/apis/apps/v1/namespaces/{namespace}/statefulsets",
+    "DaemonSet": "/apis/apps/v1/namespaces/{namespace}/daemonsets",
+    "ReplicaSet": "/apis/apps/v1/namespaces/{namespace}/replicasets",
+    "ControllerRevision": "/apis/apps/v1/namespaces/{namespace}/controllerrevisions",
+    "Job": "/apis/batch/v1/namespaces/{namespace}/jobs",
+    "CronJob": "/apis/batch/v1/namespaces/{namespace}/cronjobs",
+    "ReplicationController": "/api/v1/namespaces/{namespace}/replicationcontrollers",
+}
+
+
+def workload(kind: str, *, about: Any = None, **template: Any) -> tuple[str, Any]:
+    """Return the path and the body of something with a template for pods, of which it makes none.
+
+    Args:
+        kind: of it.
+        about: more of its metadata.
+        template: metadata of the template.
+    """
+    name = f"born-{secrets.token_hex(4)}"
+    app = {"app": name}
+    pod = {"containers": CONTAINERS, "restartPolicy": "Always"}
+    made: dict[str, Any] = {"template": {"metadata": template, "spec": pod}}
+    template["labels"] = {**app, **template.get("labels", {})}
+    content: dict[str, Any] = {"spec": {"selector": {"matchLabels": app}, **made}}
+    match kind:
+        case "Deployment" | "StatefulSet" | "ReplicaSet":
+            content["spec"]["replicas"] = 0
+        case "ReplicationController":
+            content["spec"] |= {"selector": app, "replicas": 0}
+        case "ControllerRevision":
+            content = {"revision": 1, "data": {"spec": made}}
+        case "Job" | "CronJob":
+            pod["restartPolicy"] = "Never"
+            content = {"spec": {**made, "suspend": True}}
+            if kind == "CronJob":
+                content = {"spec": {"schedule": "0 0 1 1 *", "jobTemplate": content}}
+    path = KINDS_WITH_TEMPLATES[kind]
+    version = "/".join(path.split("/")[2:4]) if path.startswith("/apis") else "v1"
+    body = {"apiVersion": version, "kind": kind, "metadata": {"name": name, **(about or {})}}
+    return path, {**body, **content}
+
+
+@pytest.mark.parametrize("kind", KINDS_WITH_TEMPLATES)
+@pytest.mark.parametrize("about", ({}, {"ownerReferences": [OWNER]}), ids=("bare", "owned"))
+@pytest.mark.parametrize(
+    "template",
+    (
+        {"labels": {LABEL: "leader"}},
+        {"labels": {CUSTOM: "leader"}},
+        {"annotations": {TOKEN: "7"}},
+    ),
+    ids=("label", "label of another prefix", "token"),
+)
+async def test_no_template_has_a_leaders_label_or_token(guarded, kind, about, template):
+    """Its pods would be born with it. Who writes the template is told so."""
+    path, body = workload(kind, about=about, **template)
+    where = path.format(namespace=guarded.namespace)
+    with pytest.raises(ApiError, match="remove it from the template"):
+        await guarded.admin.create(where, body)
+    path, body = workload(kind, about=about, labels={LABEL: "candidate", "tier": "leader"})
+    await guarded.admin.create(where, body)
+
+
+async def test_the_controllers_of_kubernetes_are_known(guarded):
+    """All that create pods, or objects with templates, and no other ones: their roles say so."""
+    made = {"pods", *(path.rpartition("/")[2] for path in KINDS_WITH_TEMPLATES.values())}
+    roles = (await guarded.admin.get("/apis/rbac.authorization.k8s.io/v1/clusterroles"))["items"]
+    creators = set()
+    for role in roles:
+        controller = role["metadata"]["name"].partition("system:controller:")[2]
+        for rule in role["rules"] or ():
+            if controller and "create" in rule["verbs"] and made & {*rule.get("resources", ())}:
+                creators.add(f"system:serviceaccount:kube-system:{controller}")
+    # It recycles volumes, by pods of a template of the administrator's.
+    creators -= {"system:serviceaccount:kube-system:persistent-volume-binder"}
+    assert creators | {"system:kube-controller-manager"} == {*CONTROLLERS}
+
+
+async def test_a_template_that_had_the_label_before_still_makes_pods(guarded):
+    """A workload without pods would be worse. It may be scaled and changed, but gets no more."""
+    path, body = workload("Deployment", labels={LABEL: "leader"})
+    where, name = path.format(namespace=guarded.namespace), body["metadata"]["name"]
+    # A person could create it only before the policy was there.
+    acting = ("--as=system:serviceaccount:kube-system:deployment-controller",)
+    acting += ("--as-group=system:masters", f"--namespace={guarded.namespace}")
+    await kubectl(guarded.admin.site, *acting, "create", "-f", "-", stdin=json.dumps(body))
+    deployment = f"{where}/{name}"
+    await guarded.admin.patch(deployment, {"spec": {"replicas": 1}})
     pods = f"/api/v1/namespaces/{guarded.namespace}/pods"
-    await guarded.admin.until(
-        pods, lambda found: len(found["items"]) == 1, labelSelector="app=born"
+    born = await guarded.admin.until(
+        pods, lambda found: len(found["items"]) == 1, labelSelector=f"app={name}"
     )
+    assert born["items"][0]["metadata"]["labels"][LABEL] == "leader"
+
+    def given(**template: Any) -> Any:
+        return {"spec": {"template": {"metadata": template}}}
+
+    for more in ({"labels": {CUSTOM: "leader"}}, {"annotations": {TOKEN: "7"}}):
+        with pytest.raises(ApiError, match="remove it from the template"):
+            await guarded.admin.patch(deployment, given(**more))
+    await guarded.admin.patch(deployment, given(labels={"tier": "gold"}))
+    await guarded.admin.patch(deployment, given(labels={LABEL: None}))
 
 
 async def test_other_namespaces_are_left_alone(guarded):
@@ -513,7 +856,7 @@ async def test_the_expressions_are_well_typed(guarded):
     """The API server has found no field in them that does not exist."""
     policies = (await guarded.admin.get(f"{RULES}/validatingadmissionpolicies"))["items"]
     ours = [p for p in policies if guarded.namespace in p["metadata"]["name"]]
-    assert len(ours) == 4
+    assert len(ours) == 5
     for policy in ours:
         path = f"{RULES}/validatingadmissionpolicies/{policy['metadata']['name']}"
         checked = await guarded.admin.until(

@@ -134,6 +134,14 @@ async def test_without_candidates_the_record_is_released_at_once(shared, operato
     assert (await shared.status())["token"] > token
 
 
+async def test_a_pod_that_is_born_with_the_label_loses_it(shared, operator):
+    """A template may have it that is older than the admission policies."""
+    leader = await shared.lead()
+    (other,) = {"one", "two"} - {leader}
+    await shared.add_pods("three", labels={"app": shared.name, shared.label: LEADER})
+    await shared.wait_labels({leader: LEADER, other: "candidate", "three": "candidate"}, timeout=2)
+
+
 @pytest.mark.parametrize("how", ("added", "removed", "changed", "token", "unselected"))
 async def test_tampered_label_is_corrected(shared, operator, how):
     """Whatever somebody does to the labels by hand is undone within a second."""

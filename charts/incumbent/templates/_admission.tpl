@@ -11,18 +11,46 @@ system:serviceaccount:{{ include "incumbent.namespace" . }}:{{ include "incumben
 "[{{ join ", " $prefixes }}]"
 {{- end }}
 
-{{/* Variables of a policy about pods. */}}
+{{/* Variables of a policy about pods. Only the first of them look at every label, because a pod may have very many, and
+an expression that costs too much is refused. */}}
 {{- define "incumbent.ownKeys" -}}
 - name: prefixes
   expression: {{ include "incumbent.prefixes" . }}
-- name: labels
-  expression: object.metadata.?labels.orValue({})
-- name: oldLabels
-  expression: "oldObject == null ? {} : oldObject.metadata.?labels.orValue({})"
-- name: annotations
-  expression: object.metadata.?annotations.orValue({})
-- name: oldAnnotations
-  expression: "oldObject == null ? {} : oldObject.metadata.?annotations.orValue({})"
+{{- range $part := tuple "labels" "annotations" }}
+{{- $old := printf "old%s" (title $part) }}
+- name: {{ $part }}
+  expression: object.metadata.?{{ $part }}.orValue({})
+- name: {{ $old }}
+  expression: "oldObject == null ? {} : oldObject.metadata.?{{ $part }}.orValue({})"
+- name: set{{ title $part }}
+  expression: >-
+    variables.{{ $part }}.filter(key, !(key in variables.{{ $old }}
+    && variables.{{ $old }}[key] == variables.{{ $part }}[key]))
+- name: removed{{ title $part }}
+  expression: variables.{{ $old }}.filter(key, !(key in variables.{{ $part }}))
+{{- end }}
+{{- end }}
+
+{{/* The users that create pods from templates, as a list of CEL. */}}
+{{- define "incumbent.controllers" -}}
+{{- toJson .Values.admissionPolicies.labels.controllers -}}
+{{- end }}
+
+{{/* Variables of a policy that holds for everybody but operators: whether a request comes from the operator of another
+release, and what to tell people who are none. */}}
+{{- define "incumbent.another" -}}
+# The operator of another release has this verb by its name, and not because it may do everything.
+- name: another
+  expression: >-
+    authorizer.group('incumbent.dev').resource('leaderelections').namespace(request.namespace)
+    .check('serve').allowed()
+    && !authorizer.group('incumbent.dev').resource('leaderelections').namespace(request.namespace)
+    .check('*').allowed()
+- name: advice
+  expression: >-
+    request.userInfo.username.startsWith('system:serviceaccount:')
+    ? 'if ' + request.userInfo.username + ' is the operator of another release, it needs the right to "serve" leaderelections'
+    : 'to have another pod lead, annotate the election with incumbent.dev/step-down'
 {{- end }}
 
 {{/* In which namespaces a policy holds: where this release's operator looks for elections. */}}
