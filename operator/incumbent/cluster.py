@@ -50,6 +50,7 @@ from incumbent.errors import (
 from incumbent.fairness import Rank
 from incumbent.model import Pod
 from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced, PodsUnwatched
+from incumbent.ratelimit import RateLimit
 from incumbent.resource import API_VERSION, GROUP, PLURAL, lean, whole
 from incumbent.slices import SERVICE_NAME
 from incumbent.turns import apart, working_for
@@ -93,6 +94,11 @@ RETRY_AFTER = 60.0
 """Seconds to leave the API server alone when it asks for that (the header Retry-After), at most. It
 asks for 1 s itself; what is in front of it may ask for anything."""
 
+EVENTS_BURST, EVENTS_RATE = 1000, 2.0
+"""Events of one namespace at once, and then each second. An API server keeps an event for an hour,
+and this keeps what one namespace makes us store below 20 MB. client-go is stricter: 25 for an
+object, and then one in 5 minutes (its `EventCorrelator`)."""
+
 CONTROLLER = "incumbent.dev/operator"
 """Who reports events."""
 
@@ -130,6 +136,7 @@ class ApiServer:
         self._waiting = 0
         """How many watches wait until another one ends."""
         self._replica = replica
+        self._events = RateLimit(burst=EVENTS_BURST, rate=EVENTS_RATE)
         self._quiet_until = 0.0
 
     @classmethod
@@ -434,7 +441,11 @@ class ApiServer:
     async def emit_event(
         self, election: Mapping[str, Any], *, kind: str, reason: str, action: str, note: str
     ) -> None:
-        """Create an `events.k8s.io/v1` event about a `LeaderElection`; kind: Normal or Warning."""
+        """Create an `events.k8s.io/v1` event about a `LeaderElection`; kind: Normal or Warning.
+
+        Raises:
+            ClusterError: it was not created, or its namespace has had too many of late.
+        """
         event = event_about(
             election,
             kind=kind,
@@ -445,6 +456,12 @@ class ApiServer:
             time=datetime.now(UTC),
         )
         namespace = event["metadata"]["namespace"]
+        if not self._events.take(namespace, clock.now()):
+            msg = (
+                f"Namespace {namespace} has had {EVENTS_BURST} events, and now gets"
+                f" {EVENTS_RATE:g} a second; read the status instead."
+            )
+            raise ClusterError(msg)
         path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
         await self._ask("POST", path, body=event, usual=Rank.REPORT)
 

@@ -19,6 +19,7 @@ from incumbent.cluster import ApiServer
 from incumbent.connection import Connection, UnknownKind
 from incumbent.errors import (
     AdmissionDenied,
+    ClusterError,
     ClusterUnreachable,
     Conflict,
     NotFound,
@@ -963,3 +964,28 @@ async def test_a_dry_run_asks_and_writes_nothing(serve):
     api_server = await serve(answer)
     await api_server.patch_pod(pod(), labels={}, annotations={}, timeout=SECONDS, dry_run=True)
     assert asked == [{"dryRun": "All"}]
+
+
+async def test_a_namespace_gets_so_many_events_and_no_more(serve, monkeypatch):
+    """One whose leaders change all the time fills no etcd; others get all of theirs."""
+    monkeypatch.setattr(cluster, "EVENTS_BURST", 5)
+    asked = []
+
+    async def answer(request):
+        asked.append(request.path.split("/")[5])
+        return web.json_response({})
+
+    def emit(namespace):
+        metadata = {"namespace": namespace, "name": "a", "uid": "u", "resourceVersion": "1"}
+        about = {"apiVersion": "incumbent.dev/v1alpha1", "kind": "X", "metadata": metadata}
+        words = {"reason": "LeaderElected", "action": "Elect", "note": "A note"}
+        return api_server.emit_event(about, kind="Normal", **words)
+
+    api_server = await serve(answer)
+    for _ in range(cluster.EVENTS_BURST):
+        await emit("shop")
+    with pytest.raises(ClusterError, match="Namespace shop has had"):
+        await emit("shop")
+    await emit("bank")
+    assert asked.count("shop") == cluster.EVENTS_BURST
+    assert asked.count("bank") == 1

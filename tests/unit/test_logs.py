@@ -315,3 +315,76 @@ def test_text_of_others_is_exact_for_programs(configure):
     ours().warning("seen", holder=HOSTILE)
     [line] = lines()
     assert line["holder"] == HOSTILE
+
+
+class Lines:
+    """Lines of log records through a limit, at a time that the test sets."""
+
+    def __init__(self):
+        self.now = 0.0
+        self._limit = logs.Limit(clock=lambda: self.now)
+
+    def write(self, times, event="election.won", *, logger="incumbent.campaigner", **fields):
+        """Write lines; return the fields of those that came through."""
+        messages = [{"event": event, **fields} for _ in range(times)]
+        records = [logging.makeLogRecord({"name": logger, "msg": msg}) for msg in messages]
+        return [record.msg for record in records if self._limit.filter(record)]
+
+
+def test_a_namespace_writes_so_many_lines_and_no_more():
+    """One that flaps for an hour has its burst and its rate, not a line for each change."""
+    lines, written = Lines(), 0
+    for lines.now in range(3600):
+        written += len(lines.write(50, namespace="shop"))
+    assert written == pytest.approx(logs.BURST + 3600 * logs.RATE, rel=0.01)
+
+
+def test_a_line_says_how_many_before_it_were_suppressed():
+    lines = Lines()
+    lines.write(logs.BURST + 7, namespace="shop")
+    lines.now = 1.0
+    first, second = lines.write(2, namespace="shop")
+    assert first["suppressed"] == 7
+    assert "suppressed" not in second
+
+
+@pytest.mark.parametrize(
+    "fields", ({"namespace": "shop"}, {"election": "shop/billing"}, {"key": "shop.billing"})
+)
+def test_lines_of_other_namespaces_and_of_the_operator_are_written_all_the_same(fields):
+    lines = Lines()
+    assert len(lines.write(logs.BURST + 1, **fields)) == logs.BURST
+    assert not lines.write(1, "pass.failed", namespace="shop")
+    assert lines.write(1, namespace="bank")
+    assert lines.write(1, "nats.unreachable", logger="incumbent.bucket")
+
+
+def test_an_event_that_names_no_namespace_is_limited_on_its_own():
+    """Such as one line for each bucket that somebody invents."""
+    lines = Lines()
+    assert len(lines.write(logs.BURST + 1, "bucket.problem", bucket="x")) == logs.BURST
+    assert lines.write(1, "nats.connected")
+
+
+def test_a_library_is_limited_whatever_it_says():
+    """Such as the HTTP server about requests of strangers."""
+    limit = logs.Limit(clock=lambda: 0.0)
+    records = [
+        logging.makeLogRecord({"name": "aiohttp.server", "msg": f"Bad request {number}"})
+        for number in range(logs.BURST + 1)
+    ]
+    assert sum(map(limit.filter, records)) == logs.BURST
+
+
+def test_what_is_configured_is_limited(configure):
+    lines = configure()
+    for _ in range(logs.BURST + 10):
+        ours().info("election.won", namespace="shop")
+    assert len(lines()) == logs.BURST
+
+
+def test_debugging_is_not_limited(configure):
+    lines = configure(level="debug")
+    for _ in range(logs.BURST + 10):
+        ours().info("election.won", namespace="shop")
+    assert len(lines()) == logs.BURST + 10
