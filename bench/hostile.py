@@ -46,6 +46,8 @@ from controlplane.processes import ControlPlaneError, Process, free_port
 
 HOSTILE = "hostile"
 """The namespace of the tenant."""
+NICE = 19
+"""The priority of clients and tenant: the lowest."""
 PODS = 2
 """Candidates of each election."""
 KEPT = ("hostile-before",)
@@ -170,8 +172,8 @@ async def _hostility(
     done: Result = {}
     site = folder / "site.json"
     site.write_text(scene.site.to_json())
-    clients = _program("hostile_clients", folder, f"127.0.0.1:{port}", plan.clients)
-    tenant = _program("hostile_tenant", folder, site, HOSTILE, plan.workers, plan.missing)
+    clients = _program("hostile_clients", folder, f"127.0.0.1:{port}", plan.clients, NICE)
+    tenant = _program("hostile_tenant", folder, site, HOSTILE, plan.workers, plan.missing, NICE)
     async with webhook(scene.kube, HOSTILE, folder) as hook:
         await until_asked(scene.kube, pod_path(HOSTILE, "churn-0"), hook)
         hook.delay, hook.asked = 600, 0

@@ -1,8 +1,8 @@
 """Clients that nobody has invited, in a process of their own: see `bench.hostile`.
 
-``python -m bench.hostile_clients HOST:PORT COUNT`` asks an operator for whatever it serves, without
-a pause, until SIGTERM. Then it prints what it got as JSON. On Linux each client has an address of
-its own in 127.0.0.0/8, as each pod has, and the process yields to every other one (nice 19).
+``python -m bench.hostile_clients HOST:PORT COUNT NICE`` asks an operator for whatever it serves,
+without a pause, until SIGTERM. Then it prints what it got as JSON. On Linux each client has an
+address of its own in 127.0.0.0/8, as each pod has. NICE is how much the process yields to others.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ async def main(address: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(19)
+    os.nice(int(sys.argv[3]))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     uvloop.run(main(sys.argv[1], int(sys.argv[2])))

@@ -1,9 +1,9 @@
 """A namespace that does what it can to keep an operator busy: see `bench.hostile`.
 
-``python -m bench.hostile_tenant SITE NAMESPACE WORKERS MISSING`` reads a site as JSON from a file.
-It makes all pods of the namespace NotReady, names so many buckets that do not exist, and creates
-and deletes elections without a pause, so many at a time, until SIGTERM. Then it prints as JSON how
-many. It yields to every other process (nice 19).
+``python -m bench.hostile_tenant SITE NAMESPACE WORKERS MISSING NICE`` reads a site as JSON from a
+file. It makes all pods of the namespace NotReady, names so many buckets that do not exist, and
+creates and deletes elections without a pause, so many at a time, until SIGTERM. Then it prints as
+JSON how many. NICE is how much the process yields to others.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ async def main(site: Site, namespace: str, workers: int, missing: int) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(19)
+    os.nice(int(sys.argv[5]))
     uvloop.run(
         main(
             Site.from_json(Path(sys.argv[1]).read_text()),
