@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -83,3 +85,43 @@ async def test_a_report_is_made_from_the_files_alone(tmp_path: Path) -> None:
     content["result"] |= {"busy": content["result"]["outages"], "twice": {"Prompt": 0}}
     row = "| Prompt | 2 | 2.50 s | 4.00 s | 4.00 s | 4.00 s | 4.00 s | 0.50 |"
     assert row in (tmp_path / "README.md").read_text()
+
+
+PHASE = {
+    "lost": 0,
+    "twice": 0,
+    "late": [0.0, 0.1],
+    "strips": [0.02, 0.03],
+    "memory": {"first": 300, "last": 300, "peak": 310},
+    "probes": {"sent": 80, "answered": 80, "slowest": 0.1},
+    "probe_timeout": 5,
+    "log_lines": 2,
+}
+"""What a phase of `hostile` may come to."""
+
+
+@pytest.mark.parametrize(
+    "change",
+    (
+        {"lost": 1},
+        {"twice": 1},
+        {"late": [0.0, 0.6]},
+        {"late": []},
+        {"strips": [0.02, 0.14]},
+        {"strips": []},
+        {"memory": {"first": 300, "last": 400, "peak": 400}},
+        {"probes": {"sent": 80, "answered": 79, "slowest": 5}},
+        {"probes": {"sent": 0, "answered": 0, "slowest": 0}},
+        {"log_lines": 200},
+    ),
+    ids=lambda change: ",".join(f"{name}={value}" for name, value in change.items()),
+)
+def test_hostility_that_is_noticed_is_judged_so(
+    change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thing that is to be reached is looked at, also if nothing was seen at all."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    judge = importlib.import_module("bench.hostile").judge
+    found = {"interval": 10, "quiet": PHASE}
+    assert judge({**found, "hostile": PHASE})
+    assert not judge({**found, "hostile": {**PHASE, **change}})
