@@ -379,8 +379,8 @@ async def insist(send: Callable[[float], Awaitable[T]], *, within: float) -> T:
             if not done:
                 may_resend = False
                 pending.add(asyncio.ensure_future(send(time_left(until))))
-            for request in done:
-                error = request.exception()
+            errors = {request: request.exception() for request in done}
+            for request, error in errors.items():
                 if error is None:
                     return request.result()
                 if not isinstance(error, ClusterError):
