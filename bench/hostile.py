@@ -138,12 +138,13 @@ async def _measure(plan: Plan, folder: Path) -> Result:
 
 
 def _permissions() -> list[str]:
-    """Return the flags that let an election name any bucket, where that takes a permission."""
+    """Return the flags that let a tenant do what is to be measured, where that takes any."""
     shown = subprocess.run(
         [sys.executable, "-m", "incumbent", "operator", "--help"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    return ["--allow-lock=*/*/*"] if "--allow-lock" in shown else []
+    wanted = {"--allow-lock": "*/*/*", "--max-elections-per-namespace": "0"}
+    return [f"{flag}={value}" for flag, value in wanted.items() if flag in shown]
 
 
 async def _captives(scene: Scene, count: int) -> None:
@@ -586,8 +587,6 @@ def section(results: Mapping[str, Result]) -> Section:
     """Return what the report says."""
     found = results["hostile"]
     series = {"without": found["quiet"], "with hostility": found["hostile"]}
-    if before := results.get("hostile-before"):
-        series[f"with it, {before['state']}"] = before["hostile"]
     text = (
         f"One operator process with {found['elections']} elections of {PODS} pods, bucket TTL"
         f" {found['ttl']} s, first left alone and then under hostility. {found['clients']} clients"
@@ -598,7 +597,7 @@ def section(results: Mapping[str, Result]) -> Section:
         " webhook of the API server hangs. Figures are of the other namespaces. The time of a strip"
         " runs from the moment when a watch shows the leader NotReady to the moment when it shows"
         " the pod without the label. Clients and tenant run at the lowest priority of the"
-        f" scheduler.\n\n{verdict(found)}\n\n{_figures(series)}\n\n"
+        f" scheduler.\n\n{verdict(found)}\n\n{figures(results)}\n\n"
         f"What the hostile ones got, {_done(found['done'])}."
     )
     plots = {}
@@ -624,7 +623,13 @@ def verdict(found: Result) -> str:
     return table(("", "reach", "measured", "reached"), rows)
 
 
-def _figures(series: Mapping[str, Result]) -> str:
+def figures(results: Mapping[str, Result]) -> str:
+    """Return what was measured with and without hostility, and in an earlier state, as a table."""
+    found = results["hostile"]
+    series = {"without": found["quiet"], "with hostility": found["hostile"]}
+    if before := results.get("hostile-before"):  # curves of it would hide all others
+        series[f"with it, {before['state']}"] = before["hostile"]
+
     def row(name: str, text: Any) -> tuple[str, ...]:
         return (name, *(text(one) for one in series.values()))
 

@@ -1,9 +1,9 @@
 """A namespace that does what it can to keep an operator busy: see `bench.hostile`.
 
 ``python -m bench.hostile_tenant SITE NAMESPACE WORKERS MISSING NICE`` reads a site as JSON from a
-file. It makes all pods of the namespace NotReady, names so many buckets that do not exist, and
-creates and deletes elections without a pause, so many at a time, until SIGTERM. Then it prints as
-JSON how many. NICE is how much the process yields to others.
+file. It makes all pods of the namespace NotReady but those labelled `app: churn`, names so many
+buckets that do not exist, and creates and deletes elections without a pause, so many at a time,
+until SIGTERM. Then it prints as JSON how many. NICE is how much the process yields to others.
 """
 
 from __future__ import annotations
@@ -55,12 +55,15 @@ class Tenant:
                 group.create_task(self._churn(patient=bool(number % 2)))
 
     async def _churn(self, *, patient: bool) -> None:
-        """Create an election and delete it, over and over: half a second later, or at once."""
+        """Create an election and delete it, over and over.
+
+        A patient one gives it a pod that could lead, and half a second.
+        """
         while True:
             name = f"churn-{next(self._names)}"
             end = self._ends[name] = asyncio.Event()
             try:
-                await self._create(name)
+                await self._create(name, app="churn" if patient else "nobody")
                 self._created.add(name)
                 self.counts["created"] += 1
                 await asyncio.sleep(_PAUSE if patient else 0)
@@ -77,8 +80,10 @@ class Tenant:
                 self._created.discard(name)
                 del self._ends[name]
 
-    async def _create(self, name: str, *, bucket: str = "", note: str = "") -> None:
-        spec = {"selector": {"matchLabels": {"app": "churn"}}}
+    async def _create(
+        self, name: str, *, app: str = "nobody", bucket: str = "", note: str = ""
+    ) -> None:
+        spec = {"selector": {"matchLabels": {"app": app}}}
         metadata = {"name": name, "annotations": {"note": note or name}}
         body = {
             "apiVersion": API_VERSION,
@@ -96,9 +101,10 @@ class Tenant:
                 self.counts["missing"] += 1
 
     async def _unready(self) -> None:
-        """Let no pod be able to lead, so that each label has to go."""
+        """Let no pod of a captive be able to lead, so that each label has to go."""
         conditions = [{"type": "Ready", "status": "False"}]
-        for pod in (await self._kube.get(pods_path(self._namespace)))["items"]:
+        pods = await self._kube.get(pods_path(self._namespace), labelSelector="app!=churn")
+        for pod in pods["items"]:
             path = f"{pods_path(self._namespace)}/{pod['metadata']['name']}/status"
             with contextlib.suppress(ApiError, aiohttp.ClientError, OSError):
                 await self._kube.patch(path, {"status": {"conditions": conditions}})
