@@ -102,12 +102,16 @@ def configure(form: str, *, level: str) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a line says anything: not that TLS failed on a connection that we had just closed.
+    """Whether a line says anything: not that the other side of a connection is gone.
 
-    uvloop says so as an error whenever an answer is given up, for example at a deadline.
+    uvloop says so as an error whenever we give an answer up, for example at a deadline, and aiohttp
+    whenever a client of ours does.
     """
     about_tls = record.name == "asyncio" and "Fatal error on SSL protocol" in str(record.msg)
-    return not (about_tls and "closed=True" in record.getMessage())
+    if about_tls and "closed=True" in record.getMessage():
+        return False
+    error = record.exc_info[1] if record.exc_info else None
+    return not (record.name == "aiohttp.server" and isinstance(error, ConnectionError))
 
 
 class Limit:

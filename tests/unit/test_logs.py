@@ -106,6 +106,14 @@ def test_an_error_on_a_connection_that_we_closed_is_no_line(configure, closed, l
     assert len(written()) == lines
 
 
+@pytest.mark.parametrize(("error", "lines"), ((ConnectionResetError, 0), (ValueError, 1)))
+def test_a_client_that_is_gone_is_no_line(configure, error, lines):
+    """Strangers may end a connection at any moment, and as often as they like."""
+    written = configure()
+    logging.getLogger("aiohttp.server").error("Error handling request", exc_info=error("gone"))
+    assert len(written()) == lines
+
+
 def test_warnings_are_logged(configure):
     """A warning of Python is a line like all others."""
     lines = configure()
