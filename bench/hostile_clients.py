@@ -24,8 +24,9 @@ from typing import Any
 import uvloop
 
 MIX = {
-    "metrics": 0.33,
-    "elections": 0.25,
+    "metrics": 0.30,
+    "elections": 0.23,
+    "readiness": 0.05,
     "changes": 0.10,
     "stream": 0.05,
     "history": 0.05,
@@ -39,6 +40,7 @@ MIX = {
 PATHS = {
     "metrics": "/metrics",
     "elections": "/v1/elections",
+    "readiness": "/readyz?verbose",
     "changes": "/v1/elections?changes",
     "stream": "/v1/elections",
     "history": "/v1/elections/bench-0/e0/history?limit=9999",
