@@ -641,9 +641,12 @@ def figures(results: Mapping[str, Result]) -> str:
         )
 
     def answered(what: str) -> Any:
-        return lambda one: (
-            f"{one[what]['answered']} of {one[what]['sent']}, {1000 * one[what]['slowest']:.0f} ms"
-        )
+        def text(one: Result) -> str:
+            counts = f"{one[what]['answered']} of {one[what]['sent']}"
+            slowest = f", {1000 * one[what]['slowest']:.0f} ms" if one[what]["answered"] else ""
+            return counts + slowest
+
+        return text
 
     def share(name: str) -> Any:
         return lambda one: f"{one['usage'][name]['cpu']:.0f} %" if name in one["usage"] else "-"

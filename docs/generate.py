@@ -4,7 +4,7 @@
   an operator serves, conditions and events from the code that says them;
 - `guarantees.md`: the promises, from README.md;
 - `how-to/choose-the-ttl.md`: its tables, from `incumbent.timing` and from what was measured;
-- `nats.md`, `real-nodes.md`, `routing.md`, README.md: their figures (`measured.py`);
+- `nats.md`, `real-nodes.md`, `routing.md`, `security.md`, README.md: their figures (`measured.py`);
 - `reference/versions.md`: from the results of `make matrix`;
 - `diagrams/`: from the tables in `diagrams.py`.
 """  # noqa: INP001  # a script
@@ -470,6 +470,7 @@ def generated() -> Mapping[Path, str]:
     guarantees, ttl = DOCS / "guarantees.md", DOCS / "how-to" / "choose-the-ttl.md"
     readme, nats = ROOT / "README.md", DOCS / "nats.md"
     operations = DOCS / "operations.md"
+    security = DOCS / "security.md"
     nodes, routing = DOCS / "real-nodes.md", DOCS / "routing.md"
     return {
         reference / "leaderelection.md": resource(),
@@ -485,6 +486,7 @@ def generated() -> Mapping[Path, str]:
         nodes: inserted(nodes, measured.real_nodes()),
         routing: inserted(routing, measured.routes()),
         readme: inserted(readme, measured.readme()),
+        security: inserted(security, measured.hostility()),
         **{DOCS / "diagrams" / name: text for name, text in diagrams.drawn().items()},
     }
 

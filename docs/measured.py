@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from bench.report import RESULTS, at, table  # noqa: E402
 from bench.scene import PER_NAMESPACE  # noqa: E402
 
-from bench import bucket, cost, failover, report, scale, speed, storm  # noqa: E402  # after that
+from bench import bucket, cost, failover, hostile, report, scale, speed, storm  # noqa: E402  # after that
 from e2e import report as nodes  # noqa: E402
 
 del sys.path[:2]
@@ -36,9 +36,21 @@ def readme() -> str:
         "A thousand elections when much happens at once:",
         _storms(_one("storm")),
     ]
+    if found := _one("hostile"):
+        page = "docs/security.md#measured-beside-a-hostile-tenant"
+        who = f"{found['clients']} hostile clients and a hostile tenant ([what they do]({page}))"
+        parts += [f"{found['elections']:,} elections beside {who}:", hostile.verdict(found)]
     if soak := _one("soak"):
         parts.append(_soak(soak))
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def hostility() -> str:
+    """Return what hostile clients and a hostile tenant do to the elections of others."""
+    found = report.results(["hostile", *hostile.KEPT], RESULTS)
+    if "hostile" not in found:
+        return ""
+    return f"{hostile.verdict(found['hostile'])}\n\n{hostile.figures(found)}\n"
 
 
 def stream_leaders() -> str:
