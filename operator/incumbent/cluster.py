@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Self
 
+import aiohttp
 import structlog
 
 from incumbent import clock
@@ -67,6 +68,11 @@ they are given more."""
 PAGE = 200
 """Pods in one answer to a list. Decoding holds the event loop: 200 pods of 4 KB for some 30 ms, and
 3,000 at once for half a second, twice the smallest margin of a deadline (both measured)."""
+LONGEST_PAGE = 4_000_000
+"""Bytes of such an answer, at most. A pod may have 1.5 MB, and 200 of them would take a gigabyte
+while they are decoded. If an answer is longer, a page of fewer is asked for."""
+SMALLER = 8
+"""So many times fewer."""
 
 WATCH_SECONDS = (240, 360)
 """How long the API server is asked to keep a watch open; random, so that watches spread out."""
@@ -491,14 +497,22 @@ class ApiServer:
         self, path: str, selection: Mapping[str, str], *, since: str = ""
     ) -> AsyncGenerator[tuple[list[dict[str, Any]], str]]:
         """Yield what a list has, page by page, and the version that all pages are of."""
-        query = {"limit": str(PAGE), **selection}
+        limit, where = PAGE, dict(selection)
         if since:
-            query |= {"resourceVersion": since, "resourceVersionMatch": "NotOlderThan"}
+            where |= {"resourceVersion": since, "resourceVersionMatch": "NotOlderThan"}
         more = None
         while more != "":
-            page = await self._ask("GET", path, query=query)
+            query = {"limit": str(limit), **where}
+            try:
+                # A single object is never too long: etcd takes no more than 1.5 MB.
+                page = await self._ask(
+                    "GET", path, query=query, longest=LONGEST_PAGE if limit > 1 else None
+                )
+            except _TooLong:
+                limit = max(1, limit // SMALLER)
+                continue
             more = page["metadata"].get("continue") or ""
-            query = {"limit": str(PAGE), **selection, "continue": more}
+            where = {**selection, "continue": more}
             yield page["items"], page["metadata"]["resourceVersion"]
 
     def _watch(self, path: str, version: str) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
@@ -560,6 +574,7 @@ class ApiServer:
         timeout: float | None = None,
         within: float | None = None,
         usual: Rank = Rank.ROUTINE,
+        longest: int | None = None,
     ) -> Any:
         """Send a request, when it has its turn, and return the JSON of its answer.
 
@@ -577,8 +592,10 @@ class ApiServer:
             timeout: seconds for it, once it has its turn; None: `request_timeout`.
             within: seconds for everything; None: no limit.
             usual: its rank, if `turns.urgent` gave it none.
+            longest: bytes of the answer, at most; None: no limit.
 
         Raises:
+            _TooLong: the answer has more bytes. The rest of it is not read.
             Unsent: it had no turn, or no connection, in time.
         """
         until = None if within is None else clock.now() + within
@@ -602,6 +619,7 @@ class ApiServer:
                     accept=accept,
                     timeout=timeout,
                     until=until,
+                    longest=longest,
                 )
             except Overloaded as error:
                 self.connection.turns.hold(namespace, min(error.retry_after, RETRY_AFTER))
@@ -618,6 +636,7 @@ class ApiServer:
         accept: str,
         timeout: float | None,
         until: float | None,
+        longest: int | None,
     ) -> Any:
         """Send a request now, not after `until`, and return the JSON of its answer."""
         content = None if body is None else Body(body, until=until)
@@ -636,7 +655,7 @@ class ApiServer:
                         accept=accept,
                     )
                     async with response:
-                        return json.loads(await response.read())
+                        return json.loads(await _read(response, longest))
         except ClusterUnreachable as error:
             if content is None or content.sent or isinstance(error, Unsent):
                 raise
@@ -645,6 +664,27 @@ class ApiServer:
         finally:
             if content is not None:
                 content.drop()
+
+
+class _TooLong(Exception):  # it is none
+    """An answer is longer than was asked for."""
+
+
+async def _read(response: aiohttp.ClientResponse, longest: int | None) -> bytes:
+    """Return the body of an answer.
+
+    Raises:
+        _TooLong: it has more bytes than that.
+    """
+    if longest is None:
+        return await response.read()
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > longest:
+            raise _TooLong
+    return b"".join(parts)
 
 
 def pause_before(attempt: int, problem: ClusterError | None = None) -> float:

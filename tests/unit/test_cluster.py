@@ -468,6 +468,39 @@ async def test_a_list_takes_all_pages_of_one_version(since, serve):
     assert queries == [{**first, **version}, {**first, "continue": "a+/="}]
 
 
+async def test_a_page_of_large_pods_is_asked_for_again_with_fewer_of_them(serve, monkeypatch):
+    """Whoever may write large pods could otherwise take the memory, and hold up the loop."""
+    monkeypatch.setattr(cluster, "LONGEST_PAGE", 20_000)
+    large = {"incumbent.dev/much": "x" * 3000}
+    names = [f"p-{number}" for number in range(20)]
+    limits = []
+
+    async def answer(request):
+        limit, begin = int(request.query["limit"]), int(request.query.get("continue", "0"))
+        limits.append((begin, limit))
+        some = names[begin : begin + limit]
+        more = str(begin + limit) if begin + limit < len(names) else ""
+        items = [pod_json(name, annotations=large) for name in some]
+        return web.json_response(
+            {"metadata": {"resourceVersion": "9", "continue": more}, "items": items}
+        )
+
+    pods = await (await serve(answer)).list_pods("shop", "")
+    assert [one.name for one in pods] == names
+    assert limits == [(0, 200), (0, 25), *((begin, 3) for begin in range(0, 20, 3))]
+
+
+async def test_one_pod_is_never_too_large(serve, monkeypatch):
+    """Otherwise a list of it would never end."""
+    monkeypatch.setattr(cluster, "LONGEST_PAGE", 10)
+
+    async def answer(request):
+        return web.json_response({"metadata": {"resourceVersion": "9"}, "items": [pod_json("a")]})
+
+    pods = await (await serve(answer)).list_pods("shop", "")
+    assert pods == [pod("a")]
+
+
 async def test_requests_in_flight_are_limited(serve):
     """A thousand elections that start at once do not open a thousand connections."""
     in_flight = most = 0
