@@ -397,8 +397,10 @@ class NatsBucket:
         """Note whether writes of a key are stored, and tell of a change."""
         if str(error or "") == str(self.denied.get(key, "")):
             return
-        if key not in self._watchers and error is not None:
-            return  # nobody is left to be told, nor to forget it
+        if key not in self._watchers:
+            # A command looks at once, and nobody else would forget it.
+            for other in self.denied.keys() - self._watchers.keys() - {key}:
+                del self.denied[other]
         if error is None:
             del self.denied[key]
         else:

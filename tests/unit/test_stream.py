@@ -640,6 +640,19 @@ async def test_a_write_that_is_not_permitted_is_told_of_its_key(
         end()
 
 
+async def test_a_write_of_a_key_that_nobody_watches_is_told_of_until_the_next(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """`kubectl incumbent doctor` tries writes without a watch. Nothing else would forget them."""
+    refused = {f"$KV.B.key-{number}": DENIED for number in range(100)}
+    with refusing(server, refused):
+        for number in range(100):
+            await bucket.write(f"key-{number}", "x", expected=0, headers={}, timeout=1)
+            assert bucket.denied == {f"key-{number}": DENIED}
+    await bucket.write("key-99", "x", expected=0, headers={}, timeout=1)
+    assert not bucket.denied
+
+
 async def test_a_bucket_without_room_is_told_of_its_key(
     server: Server, bucket: NatsBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
