@@ -907,6 +907,26 @@ async def test_that_a_key_holds_nothing_is_read_where_some_were_forgotten(
 
 
 @pytest.mark.usefixtures("few_spare")
+async def test_a_key_that_was_watched_from_the_beginning_can_be_forgotten_once_it_is_not(
+    server: Server, bucket: NatsBucket
+) -> None:
+    """It would look as if it held nothing, and as if nobody had ever led."""
+    end = bucket.watch("a", lambda _: None)
+    end_other = bucket.watch("b", lambda _: None)
+    await asyncio.sleep(0.5)
+    server.store("a")
+    end()
+    for number in range(50):
+        server.store(f"foreign-{number}")
+    shown: list[Sighting] = []
+    end = bucket.watch("a", shown.append)
+    await asyncio.sleep(0.1)
+    assert facts(shown) == [(1, False)]
+    end()
+    end_other()
+
+
+@pytest.mark.usefixtures("few_spare")
 async def test_what_comes_while_a_key_is_read_first_is_not_live(
     server: Server, bucket: NatsBucket
 ) -> None:
