@@ -19,6 +19,7 @@ Patience
     Work that takes longer than this is slow, and gives its turn back although it goes on: a webhook
     that hangs keeps turns from others only for so long. Slow work counts against a larger limit
     with the same rules, so a namespace has only a share of that, too.
+    Namespaces that have slow work come after those that have none.
 
 Nothing waits for ever if all work ends: an empty namespace comes before a busy one, and within it
 the time since which the work waits, or at which it is due, decides.
@@ -70,9 +71,9 @@ class Limits:
     patience: float
     """Seconds after which work is slow."""
     spare_turns: int = 0
-    """Of the turns, those for namespaces that have nothing under way."""
+    """Of the turns, those for namespaces that have no work under way that is not slow."""
     spare: int = 0
-    """Of everything, the same."""
+    """Of everything, what is for namespaces that have no slow work."""
     ranks: Mapping[Rank, Bounds] = field(default_factory=dict)
     """A rank that is not named takes what the others leave."""
 
@@ -107,12 +108,16 @@ class _Count:
     """Work that goes on."""
 
     all: int = 0
-    quick: int = 0
-    """That which is not slow."""
+    slow: int = 0
+
+    @property
+    def quick(self) -> int:
+        """That which is not slow."""
+        return self.all - self.slow
 
 
-_Order = tuple[int, float, int]
-"""A load, and the order of the work that is next."""
+_Order = tuple[int, int, float, int]
+"""The load of slow work, the whole load, and the order of the work that is next."""
 _Heap = list[tuple[_Order, str]]
 """Orders and names; some entries are outdated."""
 
@@ -149,7 +154,7 @@ class _Namespace:
         first = election.first() if election is not None else None
         if election is None or first is None:
             return None
-        return election.count.all, *first.order
+        return election.count.slow, election.count.all, *first.order
 
     def changed(self, name: str) -> None:
         """Note that an election has changed."""
@@ -166,7 +171,8 @@ class _Namespace:
             if order == self._order(name):
                 ticket = self.elections[name].first()
                 assert ticket is not None  # noqa: S101  # it has an order
-                return (self.count.all + order[0], *order[1:]), ticket
+                slow, load, due, number = order
+                return (self.count.slow + slow, self.count.all + load, due, number), ticket
             _drop(self._heap, self.elections)
         return None
 
@@ -283,7 +289,7 @@ class FairQueue:
         else:
             for count in line.counts(ticket):
                 count.all -= 1
-                count.quick -= not ticket.slow
+                count.slow -= ticket.slow
         ticket.over = True
         line.changed(ticket)
 
@@ -309,7 +315,6 @@ class FairQueue:
                 line.waiting -= 1
                 for count in line.counts(ticket):
                     count.all += 1
-                    count.quick += 1
                 line.changed(ticket)
                 self._quick.append(ticket)
                 begun.append(ticket)
@@ -341,8 +346,10 @@ class FairQueue:
             self._quick.popleft()
             if not ticket.over:
                 ticket.slow = True
-                for count in self._lines[ticket.rank].counts(ticket):
-                    count.quick -= 1
+                line = self._lines[ticket.rank]
+                for count in line.counts(ticket):
+                    count.slow += 1
+                line.changed(ticket)
 
     def _may_begin(self, ticket: Ticket) -> bool:
         rank, limits = ticket.rank, self.limits
@@ -353,9 +360,9 @@ class FairQueue:
             free = min(free, bounds.most - counts[0].quick)
         room = self._room(limits.everything, rank, {r: x.count.all for r, x in self._lines.items()})
         quick = counts[1].quick + counts[2].quick
-        load = counts[1].all + counts[2].all
+        slow = counts[1].slow + counts[2].slow
         return quick < free - (limits.spare_turns if quick else 0) and (
-            load < room - (limits.spare if load else 0)
+            slow < room - (limits.spare if slow else 0)
         )
 
     def _room(self, limit: int, rank: Rank, counts: Mapping[Rank, int]) -> int:

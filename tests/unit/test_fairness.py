@@ -135,6 +135,17 @@ def test_namespaces_that_hang_delay_no_strip_of_another(bad, rank):
         assert world.waited(strip) == 0
 
 
+def test_a_busy_namespace_without_slow_work_is_not_slowed_by_those_that_hang():
+    """It has several turns at a time, as long as its work is answered."""
+    world = World()
+    for number in range(20):
+        for election in range(20):
+            world.ask(f"bad-{number}", FOREVER, rank=Rank.STRIP, election=f"e-{election}")
+    world.go(10)
+    strips = [world.ask("good", 0.9, rank=Rank.STRIP, election=f"e-{n}") for n in range(10)]
+    assert [world.waited(strip) for strip in strips] == [0] * 10
+
+
 def test_many_quiet_namespaces_find_a_turn_at_the_same_time():
     """What is kept for them is not for those that hang already."""
     world = World()
