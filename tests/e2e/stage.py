@@ -321,9 +321,11 @@ class Stage:
             and not answer.kept
         ]
         for service in (BY_LABEL, BY_SLICE):
-            found = {answer.pod for answer in last if answer.target == service}
-            if found != {leader}:
-                words = f"in the end {service} led to {sorted(found) or 'nobody'}, not to {leader}"
+            asked = [answer for answer in last if answer.target == service]
+            if {answer.pod for answer in asked} != {leader}:
+                # Each node has a kube-proxy of its own, which may be the one that is late.
+                found = sorted({f"{answer.pod} from {answer.client}" for answer in asked})
+                words = f"in the end {service} led to {found or 'nobody'}, not to {leader}"
                 self.failures.append(f"{trial.sentence}: {words}")
 
 
