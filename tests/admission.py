@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import fnmatch
+import json
 import secrets
 import ssl
 import subprocess
@@ -40,16 +42,19 @@ SOON = 20.0
 
 @dataclass
 class Webhook:
-    """What a validating webhook answers; change it as you like."""
+    """What a webhook answers; change it as you like."""
 
     delay: float = 0.0
     """Seconds before each answer."""
     refuses: str = ""
-    """The name of the object that it refuses; `*` for all; empty for none."""
+    """The names of the objects that it refuses, as a pattern: `*` for all; empty for none."""
     status: dict[str, Any] = field(default_factory=lambda: {"message": "not signed"})
     """What it says then."""
     down: bool = False
     """Whether it answers 500 instead of a review."""
+    keeps: str = ""
+    """The names of the objects whose labels and annotations it leaves as they were, as a pattern;
+    only a mutating webhook can."""
     asked: int = 0
     """How many requests came."""
 
@@ -61,18 +66,41 @@ class Webhook:
         if self.down:
             return web.Response(status=500)
         asked = review["request"]
-        refused = self.refuses in {"*", asked.get("name")}
+        refused = bool(self.refuses) and fnmatch.fnmatchcase(asked.get("name", ""), self.refuses)
         response = {"uid": asked["uid"], "allowed": not refused}
         if refused:
             response["status"] = self.status
+        elif self.keeps and fnmatch.fnmatchcase(asked.get("name", ""), self.keeps):
+            before = asked["oldObject"]["metadata"]
+            patch = [
+                {"op": "add", "path": f"/metadata/{name}", "value": before.get(name) or {}}
+                for name in ("labels", "annotations")
+            ]
+            encoded = base64.b64encode(json.dumps(patch).encode()).decode()
+            response |= {"patchType": "JSONPatch", "patch": encoded}
         return web.json_response({**review, "response": response})
 
 
 @contextlib.asynccontextmanager
 async def webhook(
-    kube: Kube, namespace: str, folder: Path, *, rule: dict[str, Any] | None = None
+    kube: Kube,
+    namespace: str,
+    folder: Path,
+    *,
+    rule: dict[str, Any] | None = None,
+    mutating: bool = False,
+    user: str | None = None,
 ) -> AsyncIterator[Webhook]:
-    """Have the API server ask a webhook before each update of a pod in a namespace."""
+    """Have the API server ask a webhook before each update of a pod in a namespace.
+
+    Args:
+        kube: where.
+        namespace: whose pods.
+        folder: for the certificate.
+        rule: about what it is asked instead.
+        mutating: whether it may change what is stored.
+        user: about whose requests it is asked; None: of everybody.
+    """
     _certify(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "hook.pem", folder / "hook.key")
@@ -85,10 +113,13 @@ async def webhook(
     await site.start()
     port = runner.addresses[0][1]
     name = f"test-{secrets.token_hex(4)}"
+    whose = f"request.userInfo.username == {json.dumps(user)}"
+    conditions = [] if user is None else [{"name": "user", "expression": whose}]
     body = {
         "metadata": {"name": name},
         "webhooks": [
             {
+                "matchConditions": conditions,
                 "name": "slow.example.com",
                 "admissionReviewVersions": ["v1"],
                 "sideEffects": "None",
@@ -103,7 +134,7 @@ async def webhook(
             }
         ],
     }
-    path = f"{RULES}/validatingwebhookconfigurations"
+    path = f"{RULES}/{'mutating' if mutating else 'validating'}webhookconfigurations"
     await kube.create(path, body)
     try:
         yield hook

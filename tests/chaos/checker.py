@@ -5,12 +5,13 @@
    one. A label that was set by hand does not count, but has to be gone in less than a second while
    nothing is wrong with NATS and the replicas of the site, and one that was taken has to be back.
    Three writes and their events have to come for that: as late as they do at that time is allowed.
-2. *One site.* A new leader is labelled only after the other site's label is gone, while that
-   site's steward lives and reaches its API server, or another of its replicas reaches both it and
-   NATS. Where neither was so all the time from a TTL before the new label, an overlap is reported
-   apart. The events of two API servers are ordered by when they were received. They come late, by
-   as much as the recorder measures with writes of its own: a label may have gone so much earlier
-   than was seen, and an overlap that this explains is none.
+2. *One site.* A new leader is labelled only after the other site's label is gone, while that site's
+   steward lives and reaches its API server, or another of its replicas reaches both it and NATS,
+   and no webhook holds up or changes their patches. Where that was not so all the time from a TTL
+   before the new label, an overlap is reported apart. The events of two API servers are ordered by
+   when they were received. They come late, by as much as the recorder measures with writes of its
+   own: a label may have gone so much earlier than was seen, and an overlap that this explains is
+   none.
 3. *Tokens grow* with every change of leader, on the labels over both sites, and in the bucket. A
    label's token is a term of that pod.
 4. *No change without need.* Each end of a reign has a cause in the history: the leader itself, an
@@ -42,18 +43,25 @@ SETTLE = {
     Trouble.NO_NATS: 5.0,
     Trouble.NO_API: 5.0,
     Trouble.NATS_DOWN: 5.0,
+    Trouble.ADMISSION: 5.0,
 }
 """Seconds after the end of a trouble until it is over for the replicas, too: they have to notice
 a dead connection (2 to 3 s) and to make a new one, on a machine that is busy."""
 IN_TROUBLE = ", in trouble"
 """Marks a gap during which something was wrong with servers or replicas."""
-_NO_STRIP = (Trouble.DEAD, Trouble.PAUSED, Trouble.NO_API)
+_NO_STRIP = (Trouble.DEAD, Trouble.PAUSED, Trouble.NO_API, Trouble.ADMISSION)
 """With what a steward cannot strip."""
+LONGEST_RESTART = 1 / 3
+"""Part of the TTL that a restart may take during which an operator counts as living."""
+SLOW_FOR = 60.0
+"""Seconds after a webhook in which deadlines may come earlier, because patches took so long."""
 CORRECTED_WITHIN = 1.0
 """Seconds after which a label changed by hand is as it was, with what `STEPS` take at that time."""
 STEPS = 3
 REACTION = 5.0
 """Seconds within which a change of leader follows its cause in the pod, at most."""
+HASTE = 0.4
+"""Part of the TTL by which a deadline may come earlier after slow patches (docs/operations.md)."""
 LOSS_OF_CLOCK = 0.3
 """Seconds by which a strip may seem to come before the deadline that caused it."""
 
@@ -430,9 +438,35 @@ class _Court:
             return ""
         lease = self.history.ttl - self.history.margin
         deadline = last.at + lease
-        if reign.until < deadline - LOSS_OF_CLOCK:
+        if reign.until < deadline - LOSS_OF_CLOCK - self._haste(reign):
             return ""
         return self._why_nobody_renewed(reign.site, last.at + self.history.relay_after, deadline)
+
+    def _restarts(self, spell: Spell) -> bool:
+        """Whether a replica was dead for so short a time that its site may rely on it."""
+        dead = spell.until - spell.since
+        return spell.trouble is Trouble.DEAD and dead < LONGEST_RESTART * self.history.ttl
+
+    def _haste(self, reign: Reign) -> float:
+        """Return by how much a strip may begin before the deadline.
+
+        That is so because patches take long, or because whoever was started anew without NATS has
+        to presume that the process before ended some time ago, just before a renewal.
+        """
+        since = reign.until - self.history.ttl
+        if any(
+            spell.trouble is Trouble.DEAD and since < spell.until < reign.until
+            for replica in self.history.replicas[reign.site]
+            for spell in self._of(reign.site, replica)
+        ):
+            return 2 * LONGEST_RESTART * self.history.ttl
+        slow = any(
+            spell.trouble is Trouble.ADMISSION
+            and spell.site == reign.site
+            and spell.since < reign.until < spell.until + SLOW_FOR
+            for spell in self.history.spells
+        )
+        return HASTE * self.history.ttl if slow else 0.0
 
     def _end_of_term(self, reign: Reign) -> tuple[Message | None, Message | None]:
         """Return the last record of its term, and the message after that.
@@ -491,18 +525,20 @@ class _Court:
         ]
         if writes:
             steward = writes[-1].replica.partition("/")[0]
+            troubles = (*self._of(reign.site, steward), *self._of(reign.site, ""))
+            troubles = tuple(spell for spell in troubles if not self._restarts(spell))
             hindered = any(
-                spell.trouble in _NO_STRIP and _meets(spell, at, at)
-                for spell in self._of(reign.site, steward)
+                spell.trouble in _NO_STRIP and _meets(spell, at, at) for spell in troubles
             )
-            # A process that was started anew is not the one that wrote.
+            # A process that was started too late does not know when it has to strip.
             died = any(
                 spell.trouble is Trouble.DEAD and writes[-1].at < spell.since <= at
-                for spell in self._of(reign.site, steward)
+                for spell in troubles
             )
             if not (hindered or died):
                 return True
         down = [spell for spell in self.history.spells if spell.trouble is Trouble.NATS_DOWN]
+        down += self._of(reign.site, "")
         return any(
             not any(_meets(spell, at, at) for spell in (*down, *self._of(reign.site, replica)))
             for replica in self.history.replicas[reign.site]

@@ -86,11 +86,13 @@ class Trouble(enum.Enum):
     NO_NATS = "cut off from NATS"
     NO_API = "cut off from its API server"
     NATS_DOWN = "NATS is down"
+    ADMISSION = "patches are delayed, refused or changed"
+    """By a webhook, for all replicas of a site."""
 
 
 @dataclass(slots=True)
 class Spell:
-    """A time during which something was wrong; with NATS itself if no replica is named."""
+    """A time during which something was wrong: with a replica, or with a site, or with NATS."""
 
     since: float
     trouble: Trouble

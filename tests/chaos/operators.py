@@ -18,7 +18,7 @@ from controlplane.natsserver import NatsServer
 from controlplane.processes import Process
 from controlplane.proxy import Proxy
 from controlplane.sites import Site
-from operatorprocess import SOURCES, OperatorProcess
+from operatorprocess import SOURCES, STEPPED_CLOCK, OperatorProcess
 
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT = 90.0
@@ -56,16 +56,33 @@ class Replica:
     """The one that runs, or ran last."""
     api: Proxy
     nats: tuple[Proxy, ...]
+    clock: Path
+    """The file that says by how many seconds its wall clock is ahead."""
     new: OperatorProcess
     previous: OperatorProcess | None = None
     """The previous version under the same name, if there is any."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """For who starts and stops it."""
 
+    def step(self, ahead: float) -> None:
+        """Let its wall clock step, so that it is so many seconds ahead."""
+        new = self.clock.with_suffix(".new")
+        new.write_text(str(ahead))
+        new.replace(self.clock)
+
     async def start(self) -> None:
         """Start it, and wait until it is ready."""
         await self.operator.start(ready=False)
         await self.operator.wait_ready(timeout=START_TIMEOUT)
+
+    async def start_blindly(self) -> None:
+        """Start it while it cannot become ready, and wait until it runs."""
+        await self.operator.start(ready=False)
+
+        async def answers() -> bool:
+            return (await self.operator.readyz())[0] != 0
+
+        await self.operator.process.wait_until(answers, timeout=START_TIMEOUT)
 
     async def replace(self, operator: OperatorProcess) -> None:
         """End what runs politely, and start another one in its place."""
@@ -104,6 +121,8 @@ async def make_replica(
     api = await proxy(where.url)
     links = tuple([await proxy(server.url) for server in bucket.servers])
     first, *others = [f"nats://{link.address}" for link in links]
+    clock = folder / f"{name}.clock"
+    clock.write_text("0")
 
     def operator(log: str, sources: Sequence[Path], launcher: Sequence[str]) -> OperatorProcess:
         made = OperatorProcess(
@@ -119,7 +138,7 @@ async def make_replica(
             replica=log,
             kubeconfig=where.kubeconfig_for("operator", server=api.address),
         )
-        _run_from(made.process, sources, launcher)
+        _run_from(made.process, sources, launcher, clock)
         stack.callback(made.process.kill)
         return made
 
@@ -127,13 +146,15 @@ async def make_replica(
     old = None
     if previous is not None:
         old = operator(f"{name}-previous", (previous,), ("incumbent",))
-    return Replica(where.name, name, new, api, links, new, old)
+    return Replica(where.name, name, new, api, links, clock, new, old)
 
 
-def _run_from(process: Process, sources: Sequence[Path], launcher: Sequence[str]) -> None:
-    """Have a process run other sources, or start in another module."""
-    path = os.pathsep.join(map(str, sources))
-    process._environment = {**os.environ, "PYTHONPATH": path}
+def _run_from(
+    process: Process, sources: Sequence[Path], launcher: Sequence[str], clock: Path
+) -> None:
+    """Have a process run other sources, start in another module, and have a clock of its own."""
+    path = os.pathsep.join(map(str, (STEPPED_CLOCK, *sources)))
+    process._environment = {**os.environ, "PYTHONPATH": path, "WALL_CLOCK_STEP": str(clock)}
     at = process._arguments.index("incumbent")
     process._arguments[at : at + 1] = launcher
 

@@ -20,8 +20,12 @@ class Kind(enum.Enum):
 
     KILL = "kill"
     """SIGKILL of replicas, and a start later."""
+    BLIND = "restart without NATS"
+    """SIGKILL of replicas, and a start at once, while they are cut from NATS."""
     PAUSE = "pause"
     """SIGSTOP of replicas, and SIGCONT after more than a TTL."""
+    CLOCK = "wall clock steps"
+    """Of replicas, by up to an hour, forth or back; and back later."""
     PREVIOUS = "previous version"
     """Replicas are replaced, politely, by those of the previous version, and back later."""
     CUT_NATS = "cut from NATS"
@@ -35,6 +39,12 @@ class Kind(enum.Enum):
     HOLD_API = "hold to API server"
     API = "kill API server"
     """SIGKILL of a site's API server, and a start later, with its store."""
+    SLOW = "slow webhook"
+    """Each patch of a pod by the operators of a site takes a part of the TTL longer."""
+    REFUSING = "refusing webhook"
+    """A webhook refuses the operators' patches of some pods of a site, or of all."""
+    UNDOING = "webhook that undoes labels"
+    """A webhook changes these patches so that the pods stay what they were."""
     NATS = "kill NATS"
     """SIGKILL of the server that leads the stream, and a start later, with its store."""
     DELETE = "delete leader"
@@ -52,12 +62,13 @@ class Kind(enum.Enum):
     """The leader label is taken from the leader; its token stays."""
 
 
-OF_REPLICAS = (Kind.KILL, Kind.PAUSE, Kind.PREVIOUS)
+OF_REPLICAS = (Kind.KILL, Kind.BLIND, Kind.PAUSE, Kind.CLOCK, Kind.PREVIOUS)
 OF_LINKS = (
     *(Kind.CUT_NATS, Kind.HOLE_NATS, Kind.HOLD_NATS),
     *(Kind.CUT_API, Kind.HOLE_API, Kind.HOLD_API),
 )
-OF_SERVERS = (*OF_REPLICAS, *OF_LINKS, Kind.NATS, Kind.API)
+OF_WEBHOOKS = (Kind.SLOW, Kind.REFUSING, Kind.UNDOING)
+OF_SERVERS = (*OF_REPLICAS, *OF_LINKS, *OF_WEBHOOKS, Kind.NATS, Kind.API)
 BY_HAND = (Kind.LABEL, Kind.UNLABEL)
 OF_PODS = (
     *(Kind.DELETE, Kind.FLAP, Kind.LEAVE, Kind.EVICT, Kind.ROLL, Kind.SCALE),
@@ -67,6 +78,9 @@ CALM = (2.4, 1.2)
 """Seconds before the next round within which most labels are changed by hand: so late that nothing
 is wrong any more, and the correction is bounded."""
 CALM_SHARE = 0.7
+FORGOTTEN_AFTER = 2.0
+"""How many times longer than a webhook its consequences last: who was refused asks again in twice
+the time each time."""
 PREVIOUS_AT_WORK = 3.0
 """Seconds longer than other faults: it has to start first."""
 
@@ -87,7 +101,7 @@ class Fault:
     """Seconds after the start."""
     kind: Kind
     seconds: float
-    """How long it lasts, where it lasts."""
+    """How long it lasts, where it lasts, with its consequences."""
     elections: tuple[int, ...]
     """Of a fault of pods: whom it hits. Otherwise the first says which site and steward it hits."""
     leading: bool = True
@@ -146,9 +160,11 @@ def make_plan(
 
 def _server_fault(dice: random.Random, kind: Kind, at: float, ttl: float, election: int) -> Fault:
     brief, long = dice.uniform(0.2, 0.6) * ttl, dice.uniform(1.1, 1.6) * ttl
-    seconds = long if kind is Kind.PAUSE or dice.random() < 0.5 else brief
+    seconds = long if kind in {Kind.PAUSE, Kind.BLIND} or dice.random() < 0.5 else brief
     if kind is Kind.PREVIOUS:
         seconds += PREVIOUS_AT_WORK
+    if kind in OF_WEBHOOKS:
+        seconds *= FORGOTTEN_AFTER
     who = dice.choices((Who.STEWARD, Who.STANDBY, Who.ALL), (5, 2, 3))[0]
     return Fault(at, kind, seconds, (election,), dice.random() < 0.8, who)
 

@@ -20,7 +20,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
@@ -31,6 +33,7 @@ import structlog
 
 from incumbent import cli, clock
 from incumbent.cluster import ApiServer
+from incumbent.confirmation import Confirmation, Later
 from incumbent.connection import Connection
 from incumbent.errors import ClusterError, ClusterUnreachable
 from incumbent.labels import Labels
@@ -104,6 +107,34 @@ def empty_strip() -> None:
             await real(self, pod, value, until=until, patient=patient)
 
     Labels.strip = strip  # type: ignore[method-assign]
+
+
+def trust_status() -> None:
+    """Take a patch that was answered with 200 for carried out as it was sent."""
+    real = ApiServer.patch_pod
+
+    async def patch_pod(
+        self: ApiServer, pod: Pod, *, labels: Mapping[str, str | None], **more: Any
+    ) -> Pod:
+        patched = await real(self, pod, labels=labels, **more)
+        if patched.resource_version != pod.resource_version:
+            return patched
+        asked = {name: value for name, value in labels.items() if value is not None}
+        others = {name: value for name, value in patched.labels.items() if name not in labels}
+        version = str(int(pod.resource_version) - 1)  # another one
+        return replace(patched, labels=others | asked, resource_version=version)
+
+    ApiServer.patch_pod = patch_pod  # type: ignore[method-assign]
+
+
+def wall_clock() -> None:
+    """Count deadlines on the wall clock."""
+    clock.now = time.time
+
+
+def no_doubt() -> None:
+    """Take a record that cannot be seen for one that somebody renews."""
+    Confirmation.act = lambda *_, **__: Later(math.inf)  # type: ignore[method-assign]
 
 
 def no_warrant() -> None:
@@ -198,6 +229,9 @@ FAULTS: dict[str, Callable[[], None]] = {
     "skip-confirmation": skip_confirmation,
     "no-resource-version": no_resource_version,
     "empty-strip": empty_strip,
+    "trust-status": trust_status,
+    "wall-clock": wall_clock,
+    "no-doubt": no_doubt,
     "no-warrant": no_warrant,
     "keep-deleted": keep_deleted,
     "trust-deleted": trust_deleted,

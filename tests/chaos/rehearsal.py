@@ -1,7 +1,8 @@
 """Rehearsals: operators with one fault on purpose, and the checker has to catch it.
 
-Each fault has a scenario in which it does harm for certain, on one site with one election of two
-pods. The same scenario is played without the fault, too, and then the checker must be content.
+Each fault has a scenario in which it does harm for certain, with one election of two pods: on one
+site, or on two that contest it. The same scenario is played without the fault, too, and then the
+checker must be content.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from admission import until_asked, webhook
 from chaos.checker import Finding, Verdict, check
 from chaos.history import History, PodEvent, Trouble
 from chaos.operators import Bucket, Replica, make_replica
@@ -26,6 +28,7 @@ from controlplane.nodes import NodeAgent, PodControl
 from controlplane.servers import ControlPlane
 
 SITE = "site"
+OTHER = "other"
 ELECTION = "web"
 PODS = 2
 DEFINITIONS = Path(__file__).parents[2] / "crds"
@@ -35,6 +38,10 @@ PATIENCE = 20.0
 """Seconds for what has to happen in a scenario. The checker has limits of its own."""
 SETTLED = 10.0
 """Seconds after a scenario in which one leader has to be there."""
+UNDONE = 5.0
+"""Seconds for which strips are undone."""
+BACK = 600.0
+"""Seconds by which a clock steps back."""
 MOMENT = 1.0
 """Seconds for something to show that must not."""
 
@@ -44,23 +51,31 @@ class Servers:
     """What all rehearsals share."""
 
     kube: Kube
+    other: Kube
+    """The connection to another site."""
     nats: NatsServer
     folder: Path
 
 
 @contextlib.asynccontextmanager
 async def servers(folder: Path) -> AsyncIterator[Servers]:
-    """Start a control plane with a node, and NATS."""
+    """Start two control planes with a node each, and NATS."""
     async with AsyncExitStack() as stack:
         nats = await stack.enter_async_context(NatsServer(folder / "nats"))
-        plane = await stack.enter_async_context(ControlPlane(folder, name=SITE))
-        await stack.enter_async_context(NodeAgent(plane.site))
-        kube = await stack.enter_async_context(Kube(plane.site))
-        for path in sorted(DEFINITIONS.glob("*.yaml")):
-            await kube.apply_definitions(path.read_text())
-        account = "/api/v1/namespaces/default/serviceaccounts/default"
-        await kube.until(account, lambda found: found)
-        yield Servers(kube, nats, folder)
+        kubes: list[Kube] = []
+        etcd = None
+        for name in (SITE, OTHER):
+            plane = ControlPlane(folder, name=name, etcd=etcd)
+            await stack.enter_async_context(plane)
+            etcd = plane.etcd
+            await stack.enter_async_context(NodeAgent(plane.site))
+            kube = await stack.enter_async_context(Kube(plane.site))
+            for path in sorted(DEFINITIONS.glob("*.yaml")):
+                await kube.apply_definitions(path.read_text())
+            account = "/api/v1/namespaces/default/serviceaccounts/default"
+            await kube.until(account, lambda found: found)
+            kubes.append(kube)
+        yield Servers(kubes[0], kubes[1], nats, folder)
 
 
 @dataclass(slots=True)
@@ -73,6 +88,7 @@ class Stage:
     history: History
     recorder: Recorder
     replicas: list[Replica] = field(default_factory=list)
+    """Those of the first site."""
     missed: list[str] = field(default_factory=list)
     """What should have happened, and has not."""
 
@@ -173,6 +189,20 @@ async def strip_is_lost(stage: Stage) -> None:
     await stage.until_said("write.delivered")
 
 
+async def strip_is_undone(stage: Stage) -> None:
+    """The leader becomes unready, and a webhook gives it its label back with each patch."""
+    leader, other = await _two(stage)
+    hooked = webhook(stage.kube, stage.name, stage.folder, mutating=True, user="operator")
+    with stage.history.spell(Trouble.ADMISSION, SITE):
+        async with hooked as hook:
+            async with Kube(stage.kube.site, user="operator") as operator:
+                await until_asked(operator, stage.path(leader), hook)
+            hook.keeps = leader.pod
+            await stage.set_ready(leader, ready=False)
+            await stage.until(lambda: len(stage.leaders) > 1, seconds=UNDONE)
+        await stage.until_led(other)
+
+
 async def label_is_late(stage: Stage) -> None:
     """A pod's label is under way for so long that another pod leads when it comes."""
     leader, other = await _two(stage)
@@ -219,6 +249,37 @@ async def steward_is_deaf(stage: Stage) -> None:
         await steward.nats[0].resume()
 
 
+async def operator_restarts_blindly(stage: Stage) -> None:
+    """The only operator is killed, and starts again without NATS; another cluster contests it."""
+    (replica,) = stage.replicas
+    with stage.history.spell(Trouble.NO_NATS, SITE, replica.name):
+        await replica.nats[0].refuse()
+        with stage.history.spell(Trouble.DEAD, SITE, replica.name):
+            replica.operator.kill()
+            await replica.start_blindly()
+        await _until_led_elsewhere(stage)
+        await replica.nats[0].resume()
+
+
+async def clock_steps_back(stage: Stage) -> None:
+    """The steward loses NATS, and its wall clock steps back; another cluster contests it."""
+    (replica,) = stage.replicas
+    with stage.history.spell(Trouble.NO_NATS, SITE, replica.name):
+        await replica.nats[0].refuse()
+        stage.history.note(f"the clock of {replica.name} steps back")
+        replica.step(-BACK)
+        await _until_led_elsewhere(stage)
+        await replica.nats[0].resume()
+
+
+async def _until_led_elsewhere(stage: Stage) -> None:
+    await stage.until(
+        lambda: any(pod.site == OTHER for pod in stage.leaders),
+        "the other cluster does not lead",
+        seconds=stage.history.ttl + PATIENCE,
+    )
+
+
 async def deletion_is_missed(stage: Stage) -> None:
     """The leader is deleted while the watch is interrupted. Then the pods are listed again."""
     leader, _ = await _two(stage)
@@ -262,6 +323,8 @@ class Scenario:
     ttl: float = 6.0
     routing: bool = False
     """Whether the election names a Service."""
+    contested: bool = False
+    """Whether another cluster takes part."""
 
 
 SCENARIOS = (
@@ -274,11 +337,25 @@ SCENARIOS = (
             "empty-strip": "a strip writes nothing when no label shows",
         },
     ),
+    Scenario(strip_is_undone, {"trust-status": "a strip that a webhook undid is believed"}),
     Scenario(
         steward_is_deaf,
         {"no-warrant": "a label without a fresh bucket write"},
         replicas=2,
         ttl=10.0,
+    ),
+    Scenario(
+        clock_steps_back,
+        {"wall-clock": "deadlines on the wall clock"},
+        breaks="one site",
+        contested=True,
+    ),
+    Scenario(
+        operator_restarts_blindly,
+        {"no-doubt": "an unseen record is taken for renewed"},
+        breaks="one site",
+        ttl=20.0,
+        contested=True,
     ),
     Scenario(
         deletion_is_missed,
@@ -334,37 +411,44 @@ class Rehearsal:
 async def rehearse(servers: Servers, scenario: Scenario, fault: str = "none") -> Rehearsal:
     """Play a scenario with a fault, or without, and return what the checker says."""
     name = f"{scenario.play.__name__}-{fault}".replace("_", "-")
-    names = tuple(f"replica-{number + 1}" for number in range(scenario.replicas))
-    history = History.of(scenario.ttl, replicas={SITE: names}, elections=(ELECTION,))
+    staff = {SITE: tuple(f"replica-{number + 1}" for number in range(scenario.replicas))}
+    nats, kubes = servers.nats, [servers.kube]
+    if scenario.contested:
+        staff[OTHER] = (f"{OTHER}-1",)
+        kubes.append(servers.other)
+    history = History.of(scenario.ttl, replicas=staff, elections=(ELECTION,))
     history.routing = scenario.routing
     recorder = Recorder(history, namespace=name, bucket=name, routing=scenario.routing)
     stage = Stage(servers, name, history, recorder)
     stage.folder.mkdir(parents=True)
-    nats, kube = servers.nats, servers.kube
     async with AsyncExitStack() as stack:
-        await kube.namespace(name)
-        await kube.deployment(name, ELECTION, replicas=PODS)
-        stage.replicas += [
-            await make_replica(
-                stack,
-                kube.site,
-                stage.folder,
-                name=replica,
-                namespace=name,
-                bucket=Bucket([nats], name, scenario.ttl),
-                launcher=("chaos.planted", fault, str(stage.folder)),
-            )
-            for replica in names
-        ]
-        await asyncio.gather(*(replica.start() for replica in stage.replicas))
-        async with stage.recorder.recording([kube], [nats.url]):
-            await _create_election(stage, routing=scenario.routing)
-            await stage.recorder.wait_led(START)
+        everybody: list[Replica] = []
+        for kube, names in zip(kubes, staff.values(), strict=True):
+            await kube.namespace(name)
+            await kube.deployment(name, ELECTION, replicas=PODS)
+            everybody += [
+                await make_replica(
+                    stack,
+                    kube.site,
+                    stage.folder,
+                    name=replica,
+                    namespace=name,
+                    bucket=Bucket([nats], name, scenario.ttl),
+                    launcher=("chaos.planted", fault, str(stage.folder)),
+                )
+                for replica in names
+            ]
+        stage.replicas += [replica for replica in everybody if replica.site == SITE]
+        await asyncio.gather(*(replica.start() for replica in everybody))
+        async with stage.recorder.recording(kubes, [nats.url]):
+            for kube in kubes:  # the first site leads
+                await _create_election(stage, kube, routing=scenario.routing)
+                await stage.recorder.wait_led(START)
             history.began = time.monotonic()
             await scenario.play(stage)
             await stage.recorder.wait_led(SETTLED)
         history.ended = time.monotonic()
-        complaints = [line for replica in stage.replicas for line in replica.operator.complaints]
+        complaints = [line for replica in everybody for line in replica.operator.complaints]
     verdict = check(history)
     verdict.violations += [
         Finding("log", history.ended, "", f"an operator logged: {line[:300]}")
@@ -373,7 +457,7 @@ async def rehearse(servers: Servers, scenario: Scenario, fault: str = "none") ->
     return Rehearsal(name, history, verdict, stage.missed, scenario.breaks)
 
 
-async def _create_election(stage: Stage, *, routing: bool) -> None:
+async def _create_election(stage: Stage, kube: Kube, *, routing: bool) -> None:
     body: dict[str, Any] = {
         "apiVersion": "incumbent.dev/v1alpha1",
         "kind": "LeaderElection",
@@ -382,7 +466,7 @@ async def _create_election(stage: Stage, *, routing: bool) -> None:
     }
     if routing:
         service = {"metadata": {"name": ELECTION}, "spec": {"ports": [{"port": 80}]}}
-        await stage.kube.create(f"/api/v1/namespaces/{stage.name}/services", service)
+        await kube.create(f"/api/v1/namespaces/{stage.name}/services", service)
         body["spec"]["routing"] = {"service": ELECTION}
     path = f"/apis/incumbent.dev/v1alpha1/namespaces/{stage.name}/leaderelections"
-    await stage.kube.create(path, body)
+    await kube.create(path, body)

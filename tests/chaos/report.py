@@ -105,7 +105,7 @@ def timeline(history: History, finding: Finding) -> list[str]:
     mine = (deed for deed in history.deeds if deed.election in {"", finding.election})
     lines += [(deed.at, f"FAULT  {deed.words}") for deed in mine]
     for spell in history.spells:
-        who = spell.replica or "NATS"
+        who = spell.replica or spell.site or "NATS"
         lines.append((spell.since, f"FAULT  {who}: {spell.trouble.value}"))
         lines.append((spell.until, f"FAULT  {who}: no more {spell.trouble.value}"))
     around = [line for line in sorted(lines) if abs(line[0] - finding.at) <= AROUND]

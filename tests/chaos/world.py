@@ -14,9 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from admission import webhook
 from chaos.history import History, PodEvent, Trouble
 from chaos.operators import START_TIMEOUT, Bucket, Replica, make_replica
-from chaos.plan import BY_HAND, OF_LINKS, OF_REPLICAS, Fault, Kind, Who
+from chaos.plan import (
+    BY_HAND,
+    FORGOTTEN_AFTER,
+    OF_LINKS,
+    OF_REPLICAS,
+    OF_WEBHOOKS,
+    Fault,
+    Kind,
+    Who,
+)
 from chaos.recorder import ERRORS, GROUP, HAND, LEADER, Recorder, connection, evict
 from controlplane.kube import ApiError, Kube
 from controlplane.natsserver import NatsCluster, NatsServer
@@ -31,6 +41,12 @@ BUCKET = "CHAOS"
 ELECTIONS = f"/apis/incumbent.dev/v1alpha1/namespaces/{NAMESPACE}/leaderelections"
 DEFINITIONS = Path(__file__).parents[2] / "crds"
 AT_ONCE = 4
+STEP = 3600.0
+"""Seconds by which a clock steps."""
+SLOWNESS = 0.15
+"""Part of the TTL that each patch takes with a slow webhook."""
+SOME = "*[a-m0-4]"
+"""The names of the pods that a webhook is about, if not of all: about half of them."""
 INSIST = 90.0
 """Seconds for which what was done to pods is taken back, while their API server is away."""
 
@@ -209,6 +225,8 @@ class World:
     async def _carry_out(self, fault: Fault) -> None:
         if fault.kind in OF_REPLICAS or fault.kind in OF_LINKS:
             await self._hinder(fault)
+        elif fault.kind in OF_WEBHOOKS:
+            await self._interfere(fault)
         elif fault.kind is Kind.NATS:
             await self._kill_nats(fault)
         elif fault.kind is Kind.API:
@@ -234,6 +252,8 @@ class World:
         ]
         works = {
             Kind.KILL: self._kill,
+            Kind.BLIND: self._restart_blindly,
+            Kind.CLOCK: self._step_clock,
             Kind.PAUSE: self._pause,
             Kind.PREVIOUS: self._bring_previous,
         }
@@ -248,6 +268,28 @@ class World:
                 replica.operator.kill()
                 await asyncio.sleep(fault.seconds)
                 await replica.start()
+
+    async def _restart_blindly(self, replica: Replica, fault: Fault) -> None:
+        """Start a replica anew while it cannot reach NATS."""
+        over = time.monotonic() + fault.seconds
+        async with replica.turn:
+            with self._spell(Trouble.NO_NATS, replica):
+                for link in replica.nats:
+                    await link.refuse()
+                with self._spell(Trouble.DEAD, replica):
+                    replica.operator.kill()
+                    await replica.start_blindly()
+                await asyncio.sleep(over - time.monotonic())
+                for link in replica.nats:
+                    await link.resume()
+            await replica.operator.wait_ready(timeout=START_TIMEOUT)
+
+    async def _step_clock(self, replica: Replica, fault: Fault) -> None:
+        """Let the wall clock of a replica step, which is no trouble to it."""
+        async with replica.turn:
+            replica.step(STEP if int(fault.at * 10) % 2 else -STEP)
+            await asyncio.sleep(fault.seconds)
+            replica.step(0)
 
     async def _bring_previous(self, replica: Replica, fault: Fault) -> None:
         """Have the previous version in a replica's place for a while."""
@@ -313,6 +355,28 @@ class World:
             plane.kill_api_server()
             await asyncio.sleep(fault.seconds)
             await plane.start_api_server()
+
+    async def _interfere(self, fault: Fault) -> None:
+        """Have a webhook hold up, refuse or change what the operators of a site write to pods."""
+        site = self._site(fault, self.history.elections[fault.elections[0]])
+        kube, folder = self._kubes[site], self._folder / f"webhook-{site}"
+        folder.mkdir(exist_ok=True)
+        over = time.monotonic() + fault.seconds
+        with (
+            self._noted(f"{fault.kind.value}: {site}, {fault.seconds / FORGOTTEN_AFTER:.1f} s"),
+            self.history.spell(Trouble.ADMISSION, site),
+        ):
+            hooked = webhook(kube, NAMESPACE, folder, mutating=True, user="operator")
+            async with hooked as hook:
+                match fault.kind:
+                    case Kind.SLOW:
+                        hook.delay = SLOWNESS * self._scale.ttl
+                    case Kind.REFUSING:
+                        hook.refuses = "*" if fault.who is Who.ALL else SOME
+                    case _:
+                        hook.keeps = "*" if fault.who is Who.ALL else SOME
+                await asyncio.sleep(fault.seconds / FORGOTTEN_AFTER)
+            await asyncio.sleep(over - time.monotonic())
 
     async def _restart(self, server: NatsServer) -> None:
         server.spawn()

@@ -71,6 +71,11 @@ class Story:
             site = replica.partition("-")[0]
             self.history.spells.append(Spell(since, trouble, site, replica, until))
 
+    def webhook(self, since, until, site):
+        """Have a webhook interfere in a site."""
+        spell = Spell(since, Trouble.ADMISSION, site, until=until)
+        self.history.spells.append(spell)
+
     def late(self, at, site, seconds):
         """Measure how late the events of a site come."""
         self.history.delays.append(Delay(at, site, seconds))
@@ -276,14 +281,22 @@ def test_overlap_counts_where_somebody_could_strip(story, trouble, replicas):
     assert story.violations() == ["one site"]
 
 
-def test_steward_that_was_started_anew_is_another_replica(story):
-    """It wrote no record itself, so it knows nothing as long as it is cut off from NATS."""
+@pytest.mark.parametrize(("site", "found"), (("east", []), ("west", ["one site"])))
+def test_overlap_is_reported_apart_while_a_webhook_interferes(story, site, found):
+    """A strip may be refused, undone or late, in that site."""
+    overlap(story)
+    story.webhook(20, 29.8, site)
+    assert story.violations() == found
+
+
+@pytest.mark.parametrize(("dead", "found"), ((3, ["one site"]), (4, [])))
+def test_steward_may_be_started_anew_within_a_third_of_the_ttl(story, dead, found):
+    """Then it strips in time, also without NATS; later it cannot know when that would be."""
     story.reign(1, 30, "e1", 1, last=10, unfit="not ready")
     story.reign(29.5, 100, "w1", 10)
     story.trouble(11, 35, Trouble.NO_NATS, "east-1", "east-2")
-    assert story.violations() == ["one site"]
-    story.trouble(11, 12, Trouble.DEAD, "east-1")
-    assert not story.violations()
+    story.trouble(15, 15 + dead, Trouble.DEAD, "east-1")
+    assert story.violations() == found
 
 
 def test_overlap_that_late_events_explain_is_none(story):
@@ -398,6 +411,36 @@ def test_loss_of_nats_is_no_cause_before_the_deadline(story):
     story.reign(1, 23, "e1", 1, last=19)
     story.reign(40, 100, "w1", 10)
     assert story.violations() == ["no change without need"]
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "found"),
+    (
+        (10, 15, []),
+        (-70, -65, ["no change without need"]),  # forgotten
+        (24, 30, ["no change without need"]),  # later
+    ),
+)
+def test_deadline_comes_earlier_after_slow_patches(story, since, until, found):
+    """A strip has to be over by the TTL."""
+    story.webhook(since, until, "east")
+    story.trouble(20, 32, Trouble.NATS_DOWN)
+    story.reign(1, 24, "e1", 1, last=19)
+    story.reign(40, 100, "w1", 10)
+    assert story.violations() == found
+
+
+@pytest.mark.parametrize(
+    ("dead", "found"), ((True, []), (False, ["no change without need"])), ids=["dead", "alive"]
+)
+def test_deadline_comes_earlier_after_a_restart_without_nats(story, dead, found):
+    """The new process presumes that the record was renewed earlier than it was."""
+    story.trouble(20, 40, Trouble.NO_NATS, "east-1", "east-2")
+    if dead:
+        story.trouble(20, 22, Trouble.DEAD, "east-1")
+    story.reign(1, 24, "e1", 1, last=19)
+    story.reign(40, 100, "w1", 10)
+    assert story.violations() == found
 
 
 def test_label_that_is_away_for_a_moment_is_found(story):

@@ -11,7 +11,9 @@ import pytest
 from chaos import operators
 from chaos.planted import FAULTS
 from chaos.rehearsal import SCENARIOS
+from incumbent import clock
 from incumbent.cluster import ApiServer
+from incumbent.confirmation import Confirmation
 from incumbent.connection import Connection
 from incumbent.labels import Labels
 from incumbent.pods import NamespacePods
@@ -28,6 +30,8 @@ def test_each_fault_has_a_scenario():
 REPLACED = (
     *((Labels, name) for name in ("add", "strip")),
     *((ApiServer, name) for name in ("patch_pod", "patch_slice", "_watch")),
+    (clock, "now"),
+    (Confirmation, "act"),
     (Connection, "send"),
     (NamespacePods, "_take"),
 )
