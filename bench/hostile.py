@@ -368,8 +368,10 @@ class _Probes:
                     session.get(self._url + path) as answer,
                 ):
                     body = await answer.read()
-                    if answer.ok:
-                        seconds = time.monotonic() - began
+                    # If this loop is late, an answer may come after the limit and before its timer.
+                    took = time.monotonic() - began
+                    if answer.ok and took <= timeout:
+                        seconds = took
                         self.size = len(body) if path == "/metrics" else self.size
             (self.scrapes if path == "/metrics" else self.probes).append(seconds)
             await asyncio.sleep(max(0.0, began + every - time.monotonic()))
