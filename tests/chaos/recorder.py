@@ -39,7 +39,7 @@ class Recorder:
     Args:
         history: where.
         namespace: of all elections; their pods carry the label `app` with the election's name.
-        bucket: of all elections, whose keys are their names.
+        bucket: of all elections, whose keys are the default ones.
         routing: whether they name Services, whose slices are to be watched.
     """
 
@@ -311,7 +311,7 @@ class Recorder:
         if revision <= self._revision:
             return
         self._revision = revision
-        election = raw.subject.removeprefix(f"$KV.{self._bucket}.")
+        election = raw.subject.removeprefix(f"$KV.{self._bucket}.{self._namespace}.")
         cluster = headers.get("Incumbent-Site", "").rpartition("/")[2]
         message = Message(
             raw.metadata.timestamp.timestamp() - self._wall,

@@ -129,7 +129,7 @@ class Stage:
     async def evict(self) -> None:
         """Delete the key."""
         self.history.note("the leader is evicted")
-        await evict([self.servers.nats.url], self.name, ELECTION)
+        await evict([self.servers.nats.url], self.name, f"{self.name}.{ELECTION}")
 
     def hold(self, pod: PodEvent, what: str, *, lost: bool = True, most: int = 10**6) -> None:
         """Hold writes back that concern a pod; see `planted`."""
@@ -462,7 +462,7 @@ async def _create_election(stage: Stage, kube: Kube, *, routing: bool) -> None:
         "apiVersion": "incumbent.dev/v1alpha1",
         "kind": "LeaderElection",
         "metadata": {"name": ELECTION},
-        "spec": {"selector": {"matchLabels": {"app": ELECTION}}, "key": ELECTION},
+        "spec": {"selector": {"matchLabels": {"app": ELECTION}}},
     }
     if routing:
         service = {"metadata": {"name": ELECTION}, "spec": {"ports": [{"port": 80}]}}

@@ -191,7 +191,7 @@ class World:
                 "apiVersion": "incumbent.dev/v1alpha1",
                 "kind": "LeaderElection",
                 "metadata": {"name": name},
-                "spec": {"selector": {"matchLabels": {"app": name}}, "key": name},
+                "spec": {"selector": {"matchLabels": {"app": name}}},
             }
             if self._routing:
                 service = {"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}}
@@ -425,7 +425,7 @@ class World:
                     await asyncio.sleep(fault.seconds)
                     await _insist(lambda: kube.delete(path, grace=0))
                 case Kind.EVICT:
-                    await evict(self._urls, BUCKET, election)
+                    await evict(self._urls, BUCKET, f"{NAMESPACE}.{election}")
                 case Kind.LABEL | Kind.UNLABEL if pod is not None:
                     await self._label(kube, pod, LEADER if fault.kind is Kind.LABEL else None)
                 case Kind.ROLL:

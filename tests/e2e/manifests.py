@@ -79,7 +79,7 @@ def application(ledger: str, *, replicas: int = 3) -> list[dict[str, Any]]:
 
 def election(*, routing: bool = True) -> dict[str, Any]:
     """Return the election, whose office the second Service leads to if `routing` says so."""
-    spec: dict[str, Any] = {"key": NAME, "selector": {"matchLabels": {"app": NAME}}}
+    spec: dict[str, Any] = {"selector": {"matchLabels": {"app": NAME}}}
     if routing:
         spec["routing"] = {"service": BY_SLICE, "mode": "EndpointSlice"}
     about = {"name": NAME, "namespace": NAMESPACE}

@@ -325,11 +325,11 @@ async def test_recreated_election_starts_anew(shared, operator):
 
 async def test_younger_election_waits_for_the_key(shared, operator):
     """Of two elections with one key the younger says so, and goes on when the older is gone."""
-    await shared.lead(key=shared.name)
+    await shared.lead(key=shared.key)
     younger = Election(shared.kube, shared.namespace, f"{shared.name}-younger")
     await younger.add_pods("three")
     await asyncio.sleep(1)  # the age has seconds
-    await younger.create(key=shared.name)
+    await younger.create(key=shared.key)
     condition = await younger.wait_reason("KeyInUse")
     assert f"{shared.namespace}/{shared.name}" in condition["message"]
     assert not await younger.labels()

@@ -300,7 +300,7 @@ async def test_leader_that_dies_with_the_steward_is_replaced(election, private_n
 
 @pytest.mark.parametrize(
     "spec",
-    (None, {}, {"key": "moved"}, {"label": {"key": "incumbent.dev/other"}}),
+    (None, {}, {"key": "{namespace}.moved"}, {"label": {"key": "incumbent.dev/other"}}),
     ids=("gone", "same", "other key", "other label"),
 )
 async def test_election_that_was_removed_by_force_leaves_nothing_behind(
@@ -314,6 +314,8 @@ async def test_election_that_was_removed_by_force_leaves_nothing_behind(
     await election.kube.patch(election.path, {"metadata": {"finalizers": None}})
     await election.kube.delete(election.path)
     if spec is not None:
+        if "key" in spec:
+            spec = {"key": spec["key"].format(namespace=election.namespace)}
         await election.create(**spec)
     async with LabelWatch(election) as watch:
         operator.process.resume()

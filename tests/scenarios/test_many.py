@@ -52,7 +52,7 @@ async def test_two_elections_over_the_same_pods(election, private_nats, start):
     assert await settled(election) == "one"
     await election.annotate_or_label("two", annotations={PRIORITY: "2"})
     other = Election(election.kube, election.namespace, "second")
-    await other.create(selector={"matchLabels": pods}, key="another")
+    await other.create(selector={"matchLabels": pods}, key=f"{election.namespace}.another")
 
     async with Timeline(other) as timeline:
         second = await timeline.wait_for(other)
