@@ -48,7 +48,7 @@ def values(text: str) -> Iterator[Value]:
     documented: tuple[str, ...] = ()
     for line in text.splitlines():
         if match := re.match(r" *# @schema (.*)", line):
-            schema = match[1]
+            schema += match[1]
         elif match := re.match(r" *# (-- )?(.*)", line):
             # A comment without the mark is about the file, and belongs to no value.
             comment = [match[2]] if match[1] else comment and [*comment, match[2]]

@@ -45,6 +45,8 @@ MEANINGS = {
     ("Ready", "Suspended"): "`spec.suspend` is true",
     ("Ready", "Starting"): "the key and the pods have not been seen since the operator started",
     ("Ready", "KeyInUse"): "an older election of this cluster has the same bucket and key",
+    ("Ready", "LockNotAllowed"): "its namespace may not use the bucket or the key that it names",
+    ("Ready", "QuotaExceeded"): "its namespace has too many elections, and this is one of the last",
     ("Ready", "LabelKeyInUse"): "an older election of the namespace has the same label",
     ("Ready", "TokenRegressed"): "the bucket counts from an earlier number than a known token",
     ("Ready", "SiteInUse"): "another cluster uses the name of this one: one is a copy of the other",
@@ -66,6 +68,7 @@ MEANINGS = {
     ): "the watch delivers, no setting is risky, and the writes of this"
     " cluster are stored, if it writes",
     ("BucketReady", "BucketAtRisk"): "it works, but should not stay so; the message says why",
+    ("BucketReady", "NotRead"): "the election is not served, so the bucket is not read",
     ("BucketReady", "Starting"): "the bucket has not been seen yet",
     ("CandidatesReady", "CandidatesFound"): "at least one pod can lead",
     ("CandidatesReady", "NoCandidates"): "no pod can lead; the message says why",
@@ -81,6 +84,7 @@ MEANINGS = {
     ("RoutingInSync", "ServiceHasOthers"): "other EndpointSlices lead its clients elsewhere",
     ("RoutingInSync", "ServiceInvalid"): "the Service cannot lead to a pod; the message says why",
     ("RoutingInSync", "ServiceInUse"): "an older election of the namespace names this Service",
+    ("RoutingInSync", "NotRouted"): "the election is not served, so the Service reaches no pod",
     ("RoutingInSync", "Starting"): "the key and the pods have not been seen yet",
     ("Stalled", "NotStalled"): "nothing needs a person",
 }

@@ -153,6 +153,8 @@ class Campaigner:
         self._site = site.for_election(name=resource.site, uid=resource.uid)
         self._replica = replica
         self._bucket = bucket
+        self._watched_key = resource.record_key
+        """The key that is campaigned for, whatever somebody writes into the status later."""
         self._pods = ElectionPods(pods, resource)
         self._changed = changed
         self._historian = historian
@@ -177,7 +179,7 @@ class Campaigner:
                 self._kin,
             ),
             bucket,
-            resource.record_key,
+            self._watched_key,
             observer=observer,
             happened=self._happened,
             vacant=self._wake,
@@ -209,6 +211,9 @@ class Campaigner:
         self._settings: BucketInfo | None = None
         self._settled_at = 0.0
         self._trouble = Trouble()
+        self._running = False
+        self._ends_of_attention: list[Callable[[], None]] = []
+        """What ends the watches of the bucket and the history; empty while there are none."""
         self._blocked: Problem | None = None
         self._invalid: Problem | None = None
         self._timing_kept: Timing | None = None
@@ -267,14 +272,10 @@ class Campaigner:
     async def _run(self) -> None:
         ends = [
             self._pods.listen(self._wake),
-            self._bucket.listen(self._configure),
             self._kin.peers.listen(self._reconsider),
             self._stewards.serve(self._due_by, self._note_late),
         ]
-        if self._historian is not None:
-            ends.append(self._historian.follow(self._bucket, self.resource.record_key))
-            self._pods.seen = self._note_labels
-            self._note_labels()
+        self._running = True
         self._configure()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -283,8 +284,7 @@ class Campaigner:
                 tasks.create_task(self._reporter.run(), name=f"reports of {self.key}")
         finally:
             self._over = True
-            self._pods.seen = lambda: None
-            self._driver.end()
+            self._disregard()
             for end in ends:
                 end()
             if self._timer is not None:
@@ -305,7 +305,7 @@ class Campaigner:
         self._wake()
 
     def block(self, problem: Problem | None) -> None:
-        """Keep the election from campaigning: another one has its key, or its label."""
+        """Keep the election from campaigning: it is barred, or another one has its key or label."""
         if problem != self._blocked:
             self._blocked = problem
             if problem is not None:
@@ -347,10 +347,16 @@ class Campaigner:
     def view(self) -> dict[str, Any]:
         """Return what can be told about the election at this moment, for people and programs."""
         status, record = self._reporter.status, self._driver.record
+        if (problem := self._barred) is not None:
+            # Whoever wrote the status before may have put a record of others into it.
+            told = any(one["reason"] == problem.reason for one in status.get("conditions", ()))
+            kept = {"candidates", "transitions"} | ({"conditions"} if told else set())
+            status = {name: status[name] for name in status if name in kept}
+            record = None
         return {
             "namespace": self.key.namespace,
             "name": self.key.name,
-            "state": self._driver.state.name.capitalize(),
+            "state": (self._driver.state if problem is None else State.UNKNOWN).name.capitalize(),
             "holder": status.get("holder"),
             "leader": status.get("leader"),
             "token": status.get("token"),
@@ -358,26 +364,38 @@ class Campaigner:
             "steward": record.replica_name or None if record is not None else None,
             "candidates": status.get("candidates"),
             "transitions": status.get("transitions"),
-            "remainingSeconds": self._remaining,
+            "remainingSeconds": self._remaining if problem is None else None,
             "conditions": status.get("conditions", []),
         }
 
     async def history(self, *, limit: int) -> dict[str, Any]:
         """Return the latest terms, newest first, and why there may be none or not all."""
         found: list[dict[str, Any]] = []
-        if self._historian is not None:
-            key = self.resource.record_key
+        if self._barred is not None:
+            problem: str | None = self._barred.message
+        elif self._historian is None:
+            problem = OFF
+        else:
+            key = self._watched_key
             found = await self._historian.terms(self._bucket.name, key, limit=limit)
+            problem = self._historian.problem or None
         return {
             "namespace": self.key.namespace,
             "name": self.key.name,
-            "problem": OFF if self._historian is None else self._historian.problem or None,
+            "problem": problem,
             "terms": found,
         }
 
     @property
+    def barred(self) -> bool:
+        """Whether the election is not served, so that nothing of its lock may be told."""
+        return self._barred is not None
+
+    @property
     def bucket_trouble(self) -> str:
         """Why the bucket is of no use to this election until a person acts; empty if it is."""
+        if self._barred is not None:
+            return ""
         if self._settings is not None and (unfit := _unfit(self._settings)):
             return unfit
         error = self._bucket.problem or self._bucket.denied.get(self.resource.record_key)
@@ -434,8 +452,13 @@ class Campaigner:
 
     def _configure(self) -> None:
         """Bring the campaign in line with the bucket's settings."""
-        if self._over:
-            return  # a timer was still on its way
+        if self._over or not self._running:
+            return  # a timer was still on its way, or it has not begun
+        if self._barred is not None:
+            self._interrupt()  # what the pass under way would do must not be done any more
+            self._wake()
+            return
+        self._attend()
         info = self._bucket.settings
         before, self._settings = self._settings, info
         if self._blocked is not None:
@@ -456,6 +479,32 @@ class Campaigner:
             elif timing is not None:
                 self._driver.adjust(allowing_for(timing, self._office.took))
         self._wake()
+
+    @property
+    def _barred(self) -> Problem | None:
+        """Why the election is not served; None if it is."""
+        problem = self._blocked
+        return problem if problem is not None and problem.bars else None
+
+    def _attend(self) -> None:
+        """Watch the bucket, and keep the history."""
+        if self._ends_of_attention:
+            return
+        self._ends_of_attention = [self._bucket.listen(self._configure)]
+        if self._historian is not None:
+            follow = self._historian.follow(self._bucket, self._watched_key)
+            self._ends_of_attention.append(follow)
+            self._pods.seen = self._note_labels
+            self._note_labels()
+
+    def _disregard(self) -> None:
+        """Take in nothing of the bucket any more, and forget what is known of it."""
+        self._driver.end()
+        self._settings = self._invalid = None
+        self._pods.seen = lambda: None
+        for end in self._ends_of_attention:
+            end()
+        self._ends_of_attention = []
 
     def _renewed_in(self, info: BucketInfo) -> bool:
         """Whether our record is in this bucket for certain: it was written after its creation."""
@@ -675,20 +724,46 @@ class Campaigner:
             return True
         if self._pods.all is None and clock.now() >= self._began_at + PATIENCE:
             await self._pods.probe()
-        if self._blocked is not None:
+        if self._barred is not None:
+            done = await self._stay_out()
+        elif self._blocked is not None:
             await self._office.vacate()
             return True
-        self._office.in_doubt = await self._account()
-        done = await self._office.settle(
-            withdrawn=self._withdrawn, blind=self._bucket.problem is not None, since=self._due_at
-        )
-        await self._answer()
-        await self._check_age()
+        else:
+            self._office.in_doubt = await self._account()
+            done = await self._settle(withdrawn=self._withdrawn)
+            await self._answer()
+            await self._check_age()
         if self._resigned and done and self._driver.lease is None:
             self._ended.set()
         if self._office.outlived and not self.gone.done():
             self.gone.set_result(None)
         return done
+
+    async def _settle(self, *, withdrawn: bool) -> bool:
+        blind = self._bucket.problem is not None
+        return await self._office.settle(withdrawn=withdrawn, blind=blind, since=self._due_at)
+
+    async def _stay_out(self) -> bool:
+        """Keep out of an election that is barred; return whether that is done."""
+        # 1. What we led is given up in order, as in a suspension: it was ours by right until now.
+        if self._driver.lease is not None:
+            settled = await self._settle(withdrawn=True)
+            if self._driver.lease is not None:
+                return settled
+        # 2. Nothing is read any more.
+        self._disregard()
+        # 3. No pod keeps the label. A replica with other rules may give it back; it is slowed down
+        # by its brake, and ends with its record.
+        if self._owns_label:
+            await self._office.abstain()
+        else:
+            await self._office.vacate()
+        return True
+
+    @property
+    def _owns_label(self) -> bool:
+        return self._blocked is None or self._blocked.owns_label
 
     async def _answer(self) -> None:
         """Renew the record if another replica, which cannot see it, asks; the report answers.
@@ -852,9 +927,9 @@ class Campaigner:
 
     async def _take_back(self) -> None:
         """Take everything back, and end."""
-        foreign = self._blocked is not None and self._blocked.reason != "KeyInUse"
+        foreign = not self._owns_label
         if foreign:
-            await self._office.vacate()  # the label key is not ours
+            await self._office.vacate()
         if self._yields:
             # Another replica takes back, too: if each relieved the other at once, none would end.
             await asyncio.sleep(_pause(self._yields))
@@ -921,6 +996,10 @@ class Campaigner:
 
     def _report(self) -> None:
         """Have the status written, unless that is another replica's work."""
+        if self._barred is not None:
+            if self._retire_by == NEVER:
+                self._reporter.tell(self._situation(self._barred, seen=False))
+            return
         now, confirmation = clock.now(), self._office.confirmation
         steward = (self._reporter.status.get("steward") or {}).get("replica", self._replica.name)
         alone = steward == self._replica.name or confirmation.stripped
@@ -965,6 +1044,9 @@ class Campaigner:
             state = State.LEADER if ours else State.CANDIDATE
         pods = self._pods.known
         undone = self._undone
+        if not undone and problem is not None and problem.bars and problem.owns_label:
+            carriers = labelled(pods, self.resource)
+            undone = f"pod {carriers[0].name} still carries the leader label" if carriers else ""
         if not undone and (strays := self._office.strays):
             undone = f"pod {strays[0].name} carries the leader label without leading"
         waits = campaign.waits(clock.now()) if campaign is not None and seen else None

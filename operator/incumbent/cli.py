@@ -24,6 +24,7 @@ from incumbent.flags import (
     cluster_flags,
     flag,
     http_address,
+    lock,
     namespaces_flag,
     nats_flags,
 )
@@ -174,6 +175,22 @@ def main() -> None:
     multiple=True,
     type=Text("DOMAIN", label_prefix),
     help="Prefix of label keys to allow besides incumbent.dev. Repeatable.",
+)
+@flag(
+    "allow-lock",
+    "allow_locks",
+    multiple=True,
+    type=Text("NAMESPACE/BUCKET/KEY", lock),
+    show_default="none",
+    help="Let elections of a namespace use a key besides their own, which are those in --bucket"
+    " that begin with the namespace and a dot. Each part may end with *; {namespace} in the key"
+    " stands for that of the election. Repeatable.",
+)
+@flag(
+    "max-elections-per-namespace",
+    type=click.IntRange(min=0),
+    help="How many elections of one namespace are served: those served before, then the oldest. 0:"
+    " all.",
 )
 @flag(
     "http-address",

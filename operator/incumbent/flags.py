@@ -14,6 +14,7 @@ import click
 
 from incumbent.display import line
 from incumbent.errors import ConfigurationError, IncumbentError
+from incumbent.locks import lock_rule
 from incumbent.names import bucket_name, connect_timeout, inbox_prefix, namespace, nats_url
 from incumbent.servers import login_in, servers_from
 from incumbent.settings import Settings
@@ -73,6 +74,16 @@ class Text(click.ParamType[Any, Any]):
         Where there is nothing else, that is a value, too: no list at all would mean something else.
         """
         return [part.strip() for part in rv.split(",") if part.strip()] or [rv.strip()]
+
+
+def lock(text: str) -> str:
+    """Return a rule for locks.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    lock_rule(text)
+    return text
 
 
 def http_address(text: str) -> str:

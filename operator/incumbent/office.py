@@ -374,6 +374,18 @@ class Office:
             await strip
         self._in_office, self._answers = 0, False
 
+    async def abstain(self) -> None:
+        """Take the label from every pod, and see to it that the Service reaches none.
+
+        For an election that is not served. Nothing is asked of the bucket, so a label of a replica
+        that would serve it goes, too.
+        """
+        await self._labels.stop_marking()
+        if self._answers or await self._suspect():
+            await self._strip_known()
+        if self.routing.routed and not self.resource.service:
+            await self.routing.take_back()
+
     @property
     def unmarked(self) -> str:
         """Why a pod has not the label as a candidate that it should; empty if each has."""

@@ -104,7 +104,9 @@ class Operator:
         self.roster = Roster(
             self._campaigner,
             default_bucket=settings.bucket,
+            allowed_locks=settings.allow_locks,
             label_prefixes=settings.label_prefixes,
+            most_per_namespace=settings.max_elections_per_namespace,
         )
         self.metrics = Metrics(
             self.roster.campaigners.values,
@@ -174,6 +176,8 @@ class Operator:
         """Return of each bucket in use why no election can use it; empty if one can."""
         troubles: dict[str, str] = {}
         for campaigner in self.roster.campaigners.values():
+            if campaigner.barred:
+                continue
             name, trouble = f"bucket {campaigner.resource.bucket}", campaigner.bucket_trouble
             troubles[name] = trouble and troubles.get(name, trouble)
         return troubles

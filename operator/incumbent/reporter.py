@@ -307,6 +307,8 @@ class Reporter:
     def _leaves_it(self, situation: Situation, before: Mapping[str, Any]) -> bool:
         """Whether the status is better left as it is, for another replica sees more."""
         problem = situation.problem
+        if situation.barred:
+            return False  # what another replica sees is not to be shown
         if situation.seen and (problem is None or problem.reason != "BucketUnreachable"):
             return False
         if before.get("observedGeneration", -1) < 0:

@@ -4,6 +4,9 @@ Two elections must not share a key of the bucket, nor a label key in one namespa
 the two is blocked until the older is gone, whichever of them was seen first. Neither may they share
 a Service in `routing`, but without it the younger goes on. Which pods they select
 does not matter for a label key, for leader labels are looked for by the key alone.
+
+An election may also be barred: it asks for a lock that its namespace may not use (`locks`), or its
+namespace has too many elections (`quota`).
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mappin
 from typing import Any
 
 from incumbent.campaigner import Campaigner
+from incumbent.locks import Locks
 from incumbent.model import ElectionKey
+from incumbent.quota import Quota
 from incumbent.resource import GROUP, Resource, resource_from
 from incumbent.slices import Obstacle
 from incumbent.status import Problem
@@ -28,7 +33,9 @@ class Roster:
     Args:
         make: makes the campaigner of an election.
         default_bucket: for elections that name none.
+        allowed_locks: rules for locks that elections may use besides their own, see `locks`.
         label_prefixes: under which a label key may be, beside `incumbent.dev`.
+        most_per_namespace: elections of one namespace that are served; 0: all.
     """
 
     def __init__(
@@ -36,7 +43,9 @@ class Roster:
         make: Callable[[Mapping[str, Any], Resource], Campaigner],
         *,
         default_bucket: str,
+        allowed_locks: Iterable[str] = (),
         label_prefixes: tuple[str, ...] = (),
+        most_per_namespace: int = 0,
     ) -> None:
         self.campaigners: dict[ElectionKey, Campaigner] = {}
         self.version = 0
@@ -45,9 +54,14 @@ class Roster:
         """How many elections have begun and ended so far."""
         self._awaited: set[ElectionKey] | None = None
         """Elections that exist and are not served yet; None: it is not known which exist."""
+        self._unseen: set[ElectionKey] | None = None
+        """Elections that existed at the start and were not seen yet; None: it is not known which
+        exist."""
+        self._all_seen = asyncio.Event()
         self._news = asyncio.Event()
         self._make = make
-        self._default_bucket = default_bucket
+        self._locks = Locks(default_bucket, allowed_locks)
+        self._quota = Quota(most_per_namespace)
         self._prefixes = (GROUP, *label_prefixes)
         self._resources: dict[ElectionKey, Resource] = {}
         self._ages: dict[ElectionKey, tuple[str, int]] = {}
@@ -74,8 +88,12 @@ class Roster:
 
     def expect(self, keys: Iterable[ElectionKey]) -> None:
         """Take in which elections exist; those that are not served yet will be, or will be gone."""
-        known = set(keys) if self._awaited is None else self._awaited.intersection(keys)
+        existing = set(keys)
+        known = existing if self._awaited is None else self._awaited & existing
         self._awaited = known - self.campaigners.keys()
+        unseen = existing if self._unseen is None else self._unseen & existing
+        self._unseen = unseen - self._resources.keys()
+        self._note_all_seen()
         self.touch()
 
     def close(self) -> None:
@@ -104,11 +122,14 @@ class Roster:
 
         An older one is ignored, unless it was `listed` after an interruption.
         """
-        resource = resource_from(body, default_bucket=self._default_bucket)
+        resource = resource_from(body, default_bucket=self._locks.bucket)
         if not listed and self._outlived(body):
             return resource
         known = self._resources.get(resource.key)
         self._enter(resource.key, resource)
+        if self._unseen:
+            self._unseen.discard(resource.key)
+            self._note_all_seen()
         self._ages[resource.key] = _age(body)
         if known is not None and known.uid != resource.uid:
             self._end(known.key, known.uid)
@@ -209,6 +230,9 @@ class Roster:
             resource = self.look(latest)
             if self._outlived(latest) or stop.done():
                 return None
+            if self._may_be_too_many(resource):
+                await self._until_all_seen(stop)
+                continue
             earlier = self.campaigners.get(resource.key)
             if earlier is None or earlier.resource.uid == resource.uid:
                 return self._enlist(latest, resource)
@@ -217,6 +241,26 @@ class Roster:
                 await asyncio.wait({stop, change}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 change.cancel()
+
+    def _may_be_too_many(self, resource: Resource) -> bool:
+        """Whether it is not known yet if an election is within its quota.
+
+        After a start the elections are seen one by one. One that was served before is not held up,
+        because somebody may lead by it.
+        """
+        return bool(self._quota.most) and not (resource.site or self._all_seen.is_set())
+
+    async def _until_all_seen(self, stop: asyncio.Future[Any]) -> None:
+        """Wait until all elections are known that existed at the start."""
+        seen = asyncio.ensure_future(self._all_seen.wait())
+        try:
+            await asyncio.wait({stop, seen}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            seen.cancel()
+
+    def _note_all_seen(self) -> None:
+        if self._unseen is not None and not self._unseen:
+            self._all_seen.set()
 
     def _enlist(self, body: Mapping[str, Any], resource: Resource) -> Campaigner:
         campaigner = self._make(body, resource)
@@ -231,7 +275,7 @@ class Roster:
     def _enter(self, key: ElectionKey, resource: Resource | None) -> None:
         """Put a resource in the place of what is known under its name, and decide anew."""
         before = self._resources.pop(key, None)
-        old, new = (_claims(known) if known else () for known in (before, resource))
+        old, new = (self._claimed(known) if known else () for known in (before, resource))
         for claim in old:
             self._claims[claim].remove(key)
         for claim in new:
@@ -242,6 +286,7 @@ class Roster:
         for claim in old:
             if not self._claims[claim]:
                 del self._claims[claim]
+        rivals |= self._quota.enter(key, resource)
         for rival in rivals:
             campaigner = self._campaigner_of(self._resources[rival])
             if campaigner is not None:
@@ -280,33 +325,49 @@ class Roster:
         return campaigner if campaigner and campaigner.resource.uid == resource.uid else None
 
     def _problem(self, resource: Resource) -> Problem | None:
+        """Say why an election may not go on, and whether it may touch the labels by its key."""
+        label = self._label_problem(resource)
+        owns_label = label is None
+        if refusal := self._locks.refusal(
+            resource.key.namespace, resource.bucket, resource.record_key
+        ):
+            return Problem(
+                "LockNotAllowed", refusal, of_bucket=False, bars=True, owns_label=owns_label
+            )
+        if refusal := self._quota.refusal(resource):
+            return Problem(
+                "QuotaExceeded", refusal, of_bucket=False, bars=True, owns_label=owns_label
+            )
+        older = self._older(resource, _record_claim(resource))
+        if older is not None:
+            message = (
+                f"election {older} already uses key {resource.record_key} of bucket"
+                f" {resource.bucket}: delete one of the two, and give it another key"
+            )
+            return Problem("KeyInUse", message, of_bucket=False, owns_label=owns_label)
+        return label
+
+    def _label_problem(self, resource: Resource) -> Problem | None:
+        """Say why an election may not use its label key."""
         prefix = resource.label_key.partition("/")[0]
         if prefix not in self._prefixes:
             message = (
                 f"label key {resource.label_key} is not under {GROUP}/; to allow it, start the"
                 f" operator with --label-prefix {prefix}"
             )
-            return Problem("PermissionDenied", message, of_bucket=False)
-        record, label, *_ = _claims(resource)
-        older = self._older(resource, record)
-        if older is not None:
-            message = (
-                f"election {older} already uses key {resource.record_key} of bucket"
-                f" {resource.bucket}: delete one of the two, and give it another key"
-            )
-            return Problem("KeyInUse", message, of_bucket=False)
-        older = self._older(resource, label)
+            return Problem("PermissionDenied", message, of_bucket=False, owns_label=False)
+        older = self._older(resource, _label_claim(resource))
         if older is not None:
             message = (
                 f"election {older} already uses label key {resource.label_key}: delete one of the"
                 " two, and give it another label key"
             )
-            return Problem("LabelKeyInUse", message, of_bucket=False)
+            return Problem("LabelKeyInUse", message, of_bucket=False, owns_label=False)
         return None
 
     def _obstacle(self, resource: Resource) -> Obstacle | None:
         """Say which other election has the Service; the labels do not depend on it."""
-        older = self._older(resource, _claims(resource)[2]) if resource.service else None
+        older = self._older(resource, _service_claim(resource)) if resource.service else None
         if older is None:
             return None
         message = (
@@ -314,6 +375,18 @@ class Roster:
             " another Service"
         )
         return Obstacle("ServiceInUse", message)
+
+    def _claimed(self, resource: Resource) -> list[Claim]:
+        """Return what an election may have only for itself.
+
+        That is no key which its namespace may not use: it would block the one that may.
+        """
+        claims = [_label_claim(resource)]
+        if self._locks.allow(resource.key.namespace, resource.bucket, resource.record_key):
+            claims.append(_record_claim(resource))
+        if resource.service:
+            claims.append(_service_claim(resource))
+        return claims
 
     def _older(self, resource: Resource, claim: Claim) -> ElectionKey | None:
         """Return the oldest election with this claim, if that is not the given one."""
@@ -336,13 +409,16 @@ def _age(body: Mapping[str, Any]) -> tuple[str, int]:
     return created, int(version) if version.isdecimal() else 0
 
 
-def _claims(resource: Resource) -> tuple[Claim, ...]:
-    namespace = resource.key.namespace
-    claims = (
-        ("record", resource.bucket, resource.record_key),
-        ("label", namespace, resource.label_key),
-    )
-    return (*claims, ("service", namespace, resource.service)) if resource.service else claims
+def _record_claim(resource: Resource) -> Claim:
+    return "record", resource.bucket, resource.record_key
+
+
+def _label_claim(resource: Resource) -> Claim:
+    return "label", resource.key.namespace, resource.label_key
+
+
+def _service_claim(resource: Resource) -> Claim:
+    return "service", resource.key.namespace, resource.service
 
 
 async def _first_of(tasks: list[asyncio.Future[Any]]) -> None:

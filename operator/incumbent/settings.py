@@ -106,6 +106,16 @@ class Settings:
     """`--label-prefix`: prefixes of label keys that elections may use besides `incumbent.dev`.
     None by default: who may write elections could otherwise set any label on any pod."""
 
+    allow_locks: tuple[str, ...] = ()
+    """`--allow-lock`: rules for locks that elections may use besides their own, see
+    `incumbent.locks`. None by default: who may write elections in one namespace could otherwise
+    read and take the locks of another one, and any key of any bucket of the NATS account."""
+
+    max_elections_per_namespace: int = 1000
+    """`--max-elections-per-namespace`: elections of one namespace that are served; 0: all. 1000, a
+    fifth of the 5,000 for which memory and load are measured: so no namespace takes all of it, and
+    hardly any has as many."""
+
     http_address: str = ":8080"
     """`--http-address`: where health, metrics and the list of elections are served, as `host:port`;
     without a host on all addresses, as probes and scrapes come from other hosts."""

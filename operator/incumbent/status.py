@@ -44,6 +44,10 @@ class Problem:
     message: str
     of_bucket: bool = True
     """Whether it is about the bucket, and not about the resource or the cluster."""
+    bars: bool = False
+    """Whether the election is not served: nothing of its lock is read, shown or written."""
+    owns_label: bool = True
+    """Whether the labels by its label key are its own, and not another election's."""
 
     @property
     def stalls(self) -> bool:
@@ -125,6 +129,11 @@ class Situation:
     waits_until: str = ""
     """The end of that wait, RFC 3339."""
 
+    @property
+    def barred(self) -> bool:
+        """Whether the election is not served."""
+        return self.problem is not None and self.problem.bars
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -149,6 +158,8 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
         now: RFC 3339, for the times of what is new.
     """
     resource, record = situation.resource, situation.record
+    if situation.barred:
+        return _barred_status(situation, before, now)
     lasting = {"token"}
     if not situation.seen:
         lasting |= {"holder", "leader", "steward", "newcomer"}
@@ -184,6 +195,32 @@ def status_from(situation: Situation, before: Mapping[str, Any], now: str) -> di
         same = kept.get("podUID") == situation.leader.uid
         since = kept.get("acquiredTime", now) if same else now
         status["leader"] = _leader(situation.leader, since)
+    status["conditions"] = _conditions(situation, before, now)
+    return status
+
+
+def _barred_status(situation: Situation, before: Mapping[str, Any], now: str) -> dict[str, Any]:
+    """Return the status of an election that is not served.
+
+    What a status says of a record is left out, because it may be a record of others: an operator
+    without this rule, or the author of the election, may have written it. Names of its lock stay,
+    so that another default does not move it. A question of another replica stays, because to remove
+    it is to answer it.
+    """
+    lasting = {"key", "labelKey", "site", "unconfirmed", "newcomer"}
+    if not situation.pods_seen:
+        lasting |= {"candidates"}
+    status = {
+        "observedGeneration": situation.resource.generation,
+        "state": State.UNKNOWN.name.capitalize(),
+        "transitions": before.get("transitions", 0),
+        "candidates": {"total": situation.total, "ready": situation.ready},
+        **{name: value for name, value in before.items() if name in lasting},
+    }
+    if bucket := (before.get("bucket") or {}).get("name"):
+        status["bucket"] = {"name": bucket}
+    if situation.routed:
+        status["routing"] = {"service": situation.routed}
     status["conditions"] = _conditions(situation, before, now)
     return status
 
@@ -288,6 +325,8 @@ _TROUBLES = frozenset(
         "AdmissionDenied",
         "KeyInUse",
         "LabelKeyInUse",
+        "LockNotAllowed",
+        "QuotaExceeded",
         "TokenRegressed",
         "SiteInUse",
     }
@@ -410,6 +449,8 @@ _Verdict = tuple[str, str, str]
 
 def _ready_now(situation: Situation, before: Mapping[str, Any]) -> _Verdict:
     record, problem = situation.record, situation.problem
+    if problem is not None and problem.bars:
+        return "False", problem.reason, problem.message
     if situation.resource.suspend and situation.leader is None:
         return "False", "Suspended", "the election is suspended: no pod of this site leads"
     if problem is not None and situation.leader is None:
@@ -495,6 +536,8 @@ def _no_candidates(situation: Situation) -> str:
 
 def _bucket_ready(situation: Situation) -> _Verdict:
     problem = situation.problem
+    if situation.barred:
+        return "Unknown", "NotRead", "the bucket is not read, because the election is not served"
     if problem is not None and problem.of_bucket:
         return "False", problem.reason, problem.message
     info = situation.bucket
@@ -535,8 +578,10 @@ def _labels_in_sync(situation: Situation) -> _Verdict:
         return "False", "LabelsNotWritten", situation.unlabelled
     if situation.contested:
         return "False", "LabelsContested", situation.contested
-    if not situation.seen:
+    if not (situation.seen or (situation.barred and situation.pods_seen)):
         return "Unknown", "Starting", _unseen(situation)
+    if situation.barred:
+        return "True", "LabelsWritten", "no pod has the leader label"
     message = "every pod's label is as it should be"
     if situation.patch_seconds >= SLOW_PATCH:
         message += (
@@ -557,6 +602,8 @@ def _routing_in_sync(situation: Situation) -> _Verdict:
         return "False", obstacle.reason, obstacle.message
     if situation.unrouted:
         return "False", "SliceNotWritten", situation.unrouted
+    if situation.barred:
+        return "Unknown", "NotRouted", "the election is not served, so the Service reaches no pod"
     if not situation.seen:
         return "Unknown", "Starting", _unseen(situation)
     service = situation.resource.service

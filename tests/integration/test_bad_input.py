@@ -54,7 +54,10 @@ async def operator(site, nats_server, shared_namespace, tmp_path_factory):
         site,
         tmp_path_factory.mktemp("operator"),
         nats_url=nats_server.url,
-        arguments=(f"--namespace={shared_namespace}",),
+        arguments=(
+            f"--namespace={shared_namespace}",
+            f"--allow-lock={shared_namespace}/B*/{shared_namespace}.*",
+        ),
     ) as process:
         yield process
 

@@ -45,7 +45,8 @@ async def sides(election, elsewhere, private_nats, start, proxy):
         async def side(name, of):
             link = await proxy(private_nats.port)
             names = (f"{name}-{number}" for number in range(replicas))
-            made = await start(of, f"nats://{link.address}", *names)
+            allowed = (f"--allow-lock=*/*/{KEY}",)
+            made = await start(of, f"nats://{link.address}", *names, arguments=allowed)
             return Side(of, list(made.values()), link)
 
         both = await asyncio.gather(side("east", election), side("west", elsewhere))

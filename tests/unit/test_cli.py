@@ -87,6 +87,8 @@ CASES = (
     ("--without-finalizer", "shop", {"without_finalizer": ("shop",)}),
     ("--label-prefix", "example.com", {"label_prefixes": ("example.com",)}),
     ("--label-prefix", "example.com/", {"label_prefixes": ("example.com",)}),
+    ("--allow-lock", "shop/B/global.*", {"allow_locks": ("shop/B/global.*",)}),
+    ("--max-elections-per-namespace", "0", {"max_elections_per_namespace": 0}),
     ("--http-address", "127.0.0.1:0", {"http_address": "127.0.0.1:0"}),
     ("--log-format", "text", {"log_format": "text"}),
     ("--log-level", "DEBUG", {"log_level": "debug"}),

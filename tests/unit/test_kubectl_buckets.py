@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import time
 
+import pytest
+
 from incumbent.errors import BucketDenied
 from incumbent.kubectl import buckets
 
@@ -63,3 +65,13 @@ async def test_a_step_of_our_own_clock_is_no_difference_of_a_servers(monkeypatch
 async def test_before_the_answer_nothing_is_certain() -> None:
     """A question without an answer compares nothing."""
     assert buckets.Question().uncertain == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("reason", "looked_at"),
+    (("NotStalled", True), ("KeyInUse", True), ("LockNotAllowed", False), ("QuotaExceeded", False)),
+)
+def test_lock_that_an_election_may_not_use_is_not_looked_at(reason, looked_at):
+    """Whose login it is does not matter: a tenant chose the bucket and the key."""
+    status = {"conditions": [{"type": "Stalled", "reason": reason, "message": "", "status": "x"}]}
+    assert buckets._served({"status": status}) is looked_at

@@ -388,3 +388,42 @@ def test_rights_are_told_together():
     ]
     (found,) = findings.about_rights("R", "you", "x", [], level=Level.WARNING, todo="ask")
     assert found.level is Level.OK
+
+
+# What the operator allows
+
+
+def deployment(*args, env=()):
+    container = {"name": "operator", "args": ["operator", *args], "env": list(env)}
+    return {
+        "metadata": {"namespace": "incumbent", "name": "incumbent"},
+        "spec": {"template": {"spec": {"containers": [container]}}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "words"),
+    (
+        ((), (), ("bucket LEADER_ELECTION", "no others", "1000 elections")),
+        (("--bucket=B",), (), ("bucket B that",)),
+        (("--bucket", "B"), (), ("bucket B that",)),
+        (
+            ("--allow-lock=shop/B/a.*", "--allow-lock", "x/B/b"),
+            (),
+            ("also allows shop/B/a.*, x/B/b",),
+        ),
+        ((), ({"name": "INCUMBENT_ALLOW_LOCK", "value": "a/B/c, d/B/*"},), ("a/B/c, d/B/*",)),
+        (("--max-elections-per-namespace=0",), (), ("all elections are served",)),
+        (("--max-elections-per-namespace=7",), (), ("7 elections are served",)),
+    ),
+)
+def test_limits_of_an_operator_are_shown(args, env, words):
+    (found,) = findings.about_limits("Operator", deployment(*args, env=env))
+    assert found.level is findings.Level.OK
+    assert all(word in found.text for word in words), found.text
+
+
+def test_operator_that_allows_everything_is_worth_a_warning():
+    (found,) = findings.about_limits("Operator", deployment("--allow-lock=*/*/*"))
+    assert found.level is findings.Level.WARNING
+    assert "any key of any bucket" in found.text

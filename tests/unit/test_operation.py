@@ -15,7 +15,9 @@ def operator(*elections):
     """An operator with the bucket `mine`, and elections: a bucket and its trouble each."""
     made = object.__new__(Operator)
     campaigners = {
-        number: SimpleNamespace(resource=SimpleNamespace(bucket=name), bucket_trouble=trouble)
+        number: SimpleNamespace(
+            resource=SimpleNamespace(bucket=name), bucket_trouble=trouble, barred=False
+        )
         for number, (name, trouble) in enumerate(elections)
     }
     made.roster = SimpleNamespace(campaigners=campaigners)

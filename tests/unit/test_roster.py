@@ -91,7 +91,9 @@ class Served:
 
 @pytest.fixture
 def roster():
-    return Roster(FakeCampaigner, default_bucket="B", label_prefixes=("example.com",))
+    return Roster(
+        FakeCampaigner, default_bucket="B", allowed_locks=["*/*/*"], label_prefixes=("example.com",)
+    )
 
 
 @pytest.fixture
@@ -243,6 +245,126 @@ async def test_claims_move_with_their_election(roster, serve):
     assert reason(roster, "c") == "KeyInUse"
     roster.forget_body(body)
     assert reason(roster, "c") == ""
+
+
+# Locks that are not an election's own, and too many elections
+
+
+@pytest.fixture
+def strict():
+    """A roster whose elections may use their own locks only, and of them two in each namespace."""
+    return Roster(FakeCampaigner, default_bucket="B", most_per_namespace=2)
+
+
+async def serve_in(roster, *bodies):
+    """Serve elections; return what stops them."""
+    served = [Served(roster, body) for body in bodies]
+    await asyncio.sleep(0.01)
+    return served
+
+
+@pytest.mark.parametrize(
+    ("spec", "status"),
+    (
+        ({"key": "other.billing"}, {}),
+        ({"key": "shopx"}, {}),
+        ({"bucket": "SESSIONS"}, {}),
+        ({}, {"key": "other.billing"}),
+        ({}, {"bucket": {"name": "SESSIONS"}}),
+        ({"key": "shop.a"}, {"key": "other.billing", "bucket": {"name": "B"}}),
+    ),
+)
+async def test_election_with_a_lock_that_is_not_its_own_is_barred(strict, spec, status):
+    """Whether it asks for it or its status says so."""
+    body = election("a", **spec) | {"status": status}
+    strict.expect([ElectionKey("shop", "a")])
+    (served,) = await serve_in(strict, body)
+    assert reason(strict, "a") == "LockNotAllowed"
+    assert campaigner(strict, "a").problem.bars
+    assert campaigner(strict, "a").problem.owns_label
+    await served.end()
+
+
+async def test_lock_that_is_not_its_own_keeps_nobody_from_using_it(strict):
+    """Though the election that asks for it is the older one."""
+    strict.expect([])
+    thief = make_election("thief", spec={"key": "shop.a"}, namespace="other", uid="thief")
+    served = await serve_in(strict, thief, election("a", 5))
+    assert campaigner(strict, "a").problem is None
+    key = ElectionKey("other", "thief")
+    assert strict.campaigners[key].problem.reason == "LockNotAllowed"
+    for one in served:
+        await one.end()
+
+
+async def test_lock_that_a_status_moves_is_judged_again(strict):
+    body = election("a")
+    strict.expect([])
+    (served,) = await serve_in(strict, body)
+    assert campaigner(strict, "a").problem is None
+    strict.look(body | {"status": {"key": "other.billing"}})
+    assert reason(strict, "a") == "LockNotAllowed"
+    await served.end()
+
+
+async def test_barred_election_with_the_label_of_another_does_not_own_it(strict):
+    strict.expect([])
+    label = {"label": {"key": "incumbent.dev/shared"}}
+    served = await serve_in(
+        strict, election("a", 1, **label), election("b", 2, bucket="SESSIONS", **label)
+    )
+    problem = campaigner(strict, "b").problem
+    assert (problem.reason, problem.owns_label) == ("LockNotAllowed", False)
+    for one in served:
+        await one.end()
+
+
+async def test_elections_beyond_the_quota_wait_for_one_that_is_deleted(strict):
+    strict.expect([])
+    bodies = [election(name, age) for age, name in enumerate("abcd")]
+    served = await serve_in(strict, *reversed(bodies))
+    assert [reason(strict, name) for name in "abcd"] == ["", "", "QuotaExceeded", "QuotaExceeded"]
+    await served[-1].end("retire")
+    strict.forget_body(bodies[0])
+    assert [reason(strict, name) for name in "bcd"] == ["", "", "QuotaExceeded"]
+    for one in served[:-1]:
+        await one.end()
+
+
+async def test_new_election_begins_only_when_all_that_exist_are_known(strict):
+    """After a start they are seen one by one, and it may be one too many."""
+    bodies = [election(name, age) for age, name in enumerate("abc")]
+    served = await serve_in(strict, bodies[2])
+    assert not strict.campaigners
+    strict.expect([ElectionKey("shop", name) for name in "abc"])
+    served += await serve_in(strict, bodies[1])
+    assert not strict.campaigners
+    served += await serve_in(strict, bodies[0])
+    assert [reason(strict, name) for name in "abc"] == ["", "", "QuotaExceeded"]
+    for one in served:
+        await one.end()
+
+
+async def test_election_that_was_gone_before_it_was_seen_is_not_waited_for(strict):
+    served = await serve_in(strict, election("a"))
+    strict.expect([ElectionKey("shop", name) for name in "ab"])
+    assert not strict.campaigners
+    strict.expect([ElectionKey("shop", "a")])
+    await asyncio.sleep(0.01)
+    assert reason(strict, "a") == ""
+    await served[0].end()
+
+
+async def test_election_that_was_served_before_begins_at_once(strict):
+    """Somebody may lead by it."""
+    served = await serve_in(strict, election("a") | {"status": {"site": "here"}})
+    assert reason(strict, "a") == ""
+    await served[0].end()
+
+
+async def test_new_election_that_waits_ends_with_its_process(strict):
+    served = await serve_in(strict, election("a"))
+    await asyncio.wait_for(served[0].end("leave"), 1)
 
 
 async def test_an_election_made_anew_is_the_younger(roster, serve):

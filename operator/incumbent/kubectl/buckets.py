@@ -13,7 +13,7 @@ from incumbent.access import access_from
 from incumbent.bucket import Nats, NatsBucket
 from incumbent.commands.look import warnings_about_peers
 from incumbent.errors import BucketError
-from incumbent.kubectl.describe import status_of
+from incumbent.kubectl.describe import condition, status_of
 from incumbent.kubectl.examination import LOOK_AGAIN, Examination
 from incumbent.kubectl.findings import (
     Finding,
@@ -56,7 +56,7 @@ async def of_nats(
     """Look at the buckets of the elections, and at one that is named besides."""
     examination.progress.say("for NATS")
     used: dict[str, list[dict[str, Any]]] = {}
-    for election in examination.elections:
+    for election in filter(_served, examination.elections):
         name = (status_of(election).get("bucket") or {}).get("name")
         used.setdefault(name or election["spec"].get("bucket") or settings.bucket, []).append(
             election
@@ -106,7 +106,7 @@ async def _of_bucket(
     if wrong:  # the office may just have moved
         await asyncio.sleep(LOOK_AGAIN)
         await examination.refresh()
-        same = [one for one in examination.elections if _key(one) in keys]
+        same = [one for one in examination.elections if _served(one) and _key(one) in keys]
         wrong = [finding for finding in await _of_records(bucket, same) if finding in wrong]
     return [*findings, *wrong]
 
@@ -152,6 +152,11 @@ async def _clocks(bucket: NatsBucket, names: Sequence[str]) -> list[ServerClock]
         if name not in clocks or found.uncertain < clocks[name].uncertain:
             clocks[name] = found
     return [clocks[name] for name in names if name in clocks]
+
+
+def _served(election: Mapping[str, Any]) -> bool:
+    """Whether an election may use its lock, so that we look at it, too."""
+    return condition(election, "Stalled")["reason"] not in {"LockNotAllowed", "QuotaExceeded"}
 
 
 def _key(election: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from incumbent.kubectl.findings import (
     Right,
     about_definition,
     about_election,
+    about_limits,
     about_rights,
     number,
 )
@@ -132,6 +133,7 @@ class Examination:
                 return [Finding(topic, Level.NOTE, text)]
             for deployment in found:
                 findings += _about_deployment(topic, deployment)
+                findings += about_limits(topic, deployment)
                 pod = deployment["spec"]["template"]["spec"]
                 where = deployment["metadata"]["namespace"]
                 accounts.append((where, pod.get("serviceAccountName", "default")))

@@ -12,6 +12,7 @@ from incumbent.display import shown
 from incumbent.kubectl.describe import condition, led_by, status_of
 from incumbent.model import BucketInfo, Pod, Record
 from incumbent.resource import FINALIZER, GROUP, PLURAL, STEP_DOWN, VERSION, Resource
+from incumbent.settings import Settings
 from incumbent.timing import MAXIMUM_TTL, MINIMUM_TTL
 from incumbent.verdict import LEADER, candidates, why_not
 
@@ -142,6 +143,43 @@ def _about_service(name: str, election: Mapping[str, Any], now: datetime) -> Ite
         yield Finding(name, Level.WARNING, text, _RUNNING)
 
 
+def about_limits(topic: str, deployment: Mapping[str, Any]) -> list[Finding]:
+    """Say which locks and how many elections an operator allows, as its Deployment says it.
+
+    What it takes from elsewhere, such as a variable from a ConfigMap, is not seen.
+    """
+    name = f"{deployment['metadata']['namespace']}/{deployment['metadata']['name']}"
+    own = _given(deployment, "bucket") or [Settings.bucket]
+    rules = _given(deployment, "allow-lock")
+    text = f"{name}: elections may use keys of bucket {own[-1]} that begin with their namespace"
+    text += f"; it also allows {', '.join(rules)}" if rules else ", and no others"
+    most = _given(deployment, "max-elections-per-namespace")
+    count = most[-1] if most else str(Settings.max_elections_per_namespace)
+    text += f"; of each namespace {'all' if count == '0' else count} elections are served"
+    if "*/*/*" not in rules:
+        return [Finding(topic, Level.OK, text)]
+    todo = "allow only what is needed: docs/operations.md says how"
+    text = f"{name} allows */*/*: who may write elections can read and take any key of any bucket"
+    return [Finding(topic, Level.WARNING, text, todo)]
+
+
+def _given(deployment: Mapping[str, Any], flag: str) -> list[str]:
+    """Return the values of a flag in the containers of a Deployment."""
+    variable = f"INCUMBENT_{flag.replace('-', '_').upper()}"
+    found: list[str] = []
+    for container in deployment["spec"]["template"]["spec"].get("containers", ()):
+        words = [*(container.get("command") or ()), *(container.get("args") or ())]
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            if word == f"--{flag}":
+                found.append(following)
+            elif word.startswith(f"--{flag}="):
+                found.append(word.partition("=")[2])
+        variables = {one["name"]: one.get("value", "") for one in container.get("env") or ()}
+        if not found and variables.get(variable):
+            found += [part.strip() for part in variables[variable].split(",") if part.strip()]
+    return found
+
+
 _REMEDIES = {
     "NoCandidates": "look at the pods: `kubectl incumbent status` says why each cannot lead",
     "BucketNotFound": "create the bucket, or delete the election and create it with another one",
@@ -154,6 +192,10 @@ _REMEDIES = {
     "NotWatched": "raise the hard limit of open files of the operator's process",
     "AdmissionDenied": "change the policy, webhook or quota that is named, or exempt the operator",
     "KeyInUse": "give one of the two elections another key, or delete it",
+    "LockNotAllowed": "ask the administrator of the operator for it (--allow-lock), or delete the"
+    " election and create it again without `bucket` and `key`",
+    "QuotaExceeded": "delete elections of its namespace, or ask the administrator of the operator"
+    " for more (--max-elections-per-namespace)",
     "LabelKeyInUse": "give one of the two elections another label key, or delete it",
     "TokenRegressed": "see docs/operations.md, then set onTokenRegress to Accept",
     "SiteInUse": "give the operator of the copied cluster another --site; see docs/operations.md",
