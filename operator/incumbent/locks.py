@@ -65,7 +65,7 @@ def lock_rule(text: str) -> LockRule:
 
 def _no_rule(text: str) -> str:
     return (
-        f"{text!r} is no rule for locks; write it like shop/ELECTIONS/global.*: a namespace, a"
+        f"{text!r} is not a rule for locks; write it like shop/ELECTIONS/global.*: a namespace, a"
         " bucket and a key, each of which may end with `*`."
     )
 

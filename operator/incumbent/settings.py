@@ -108,7 +108,7 @@ class Settings:
 
     allow_locks: tuple[str, ...] = ()
     """`--allow-lock`: rules for locks that elections may use besides their own, see
-    `incumbent.locks`. None by default: who may write elections in one namespace could otherwise
+    `incumbent.locks`. None by default: the authors of elections in one namespace could otherwise
     read and take the locks of another one, and any key of any bucket of the NATS account."""
 
     max_elections_per_namespace: int = 1000

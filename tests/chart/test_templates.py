@@ -15,7 +15,9 @@ import yaml
 
 from helm import CHART, Helm, HelmError, granted, objects, roles_of_the_operator
 from incumbent import cli
+from incumbent.locks import Locks
 from incumbent.servers import server_from
+from incumbent.settings import Settings
 
 ROOT = CHART.parents[1]
 VALUE_SETS = sorted(path.name.removesuffix("-values.yaml") for path in CHART.glob("ci/*.yaml"))
@@ -169,6 +171,21 @@ def test_a_nats_of_ones_own_replaces_that_of_the_chart(helm3):
     assert "--create-bucket" not in operator(theirs)["args"]
     asked = {"nats": {"url": "nats://theirs:4222", "bucket": {"create": True, "replicas": 3}}}
     assert "--bucket-replicas=3" in operator(helm3.render(asked))["args"]
+
+
+def test_limits_of_tenants_reach_the_operator(helm3):
+    """Rules for locks one by one, and the quota, of which 0 is a value, too."""
+    default = operator(helm3.render())["args"]
+    assert not [flag for flag in default if flag.startswith("--allow-lock")]
+    assert f"--max-elections-per-namespace={Settings().max_elections_per_namespace}" in default
+    rules = ["*/SLOW/{namespace}.*", "shop/B/a/b", "*/*/*", "shop*/B*/global.*"]
+    parts = [dict(zip(("namespace", "bucket", "key"), r.split("/", 2), strict=True)) for r in rules]
+    flags = operator(helm3.render({"allowedLocks": parts, "maxElectionsPerNamespace": 0}))["args"]
+    assert [f"--allow-lock={rule}" for rule in rules] == [
+        flag for flag in flags if flag.startswith("--allow-lock")
+    ]
+    assert Locks("B", rules).rules
+    assert "--max-elections-per-namespace=0" in flags
 
 
 @pytest.mark.parametrize(
@@ -478,6 +495,14 @@ def test_what_cannot_work_is_refused_with_a_sentence(helm3, values, sentence):
         {"labelPrefixes": ["Example.com"]},
         {"labelPrefixes": ["it's"]},
         {"labelPrefixes": ["a: b"]},
+        {"allowedLocks": ["shop/B/k"]},
+        {"allowedLocks": [{"namespace": "shop", "bucket": "B"}]},
+        {"allowedLocks": [{"namespace": "Shop", "bucket": "B", "key": "k"}]},
+        {"allowedLocks": [{"namespace": "sh*p", "bucket": "B", "key": "k"}]},
+        {"allowedLocks": [{"namespace": "shop", "bucket": "a.b", "key": "k"}]},
+        {"allowedLocks": [{"namespace": "shop", "bucket": "B", "key": "a b"}]},
+        {"allowedLocks": [{"namespace": "shop", "bucket": "B", "key": ""}]},
+        {"maxElectionsPerNamespace": -1},
         {"nats": {"bucket": {"ttl": "abc"}}},
         {"nats": {"bucket": {"maxBytes": "64MB"}}},
         {"nats": {"inboxPrefix": "a.>"}},

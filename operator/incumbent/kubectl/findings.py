@@ -159,7 +159,7 @@ def about_limits(topic: str, deployment: Mapping[str, Any]) -> list[Finding]:
     if "*/*/*" not in rules:
         return [Finding(topic, Level.OK, text)]
     todo = "allow only what is needed: docs/operations.md says how"
-    text = f"{name} allows */*/*: who may write elections can read and take any key of any bucket"
+    text = f"{name} allows */*/*: authors of elections can read and take any key of any bucket"
     return [Finding(topic, Level.WARNING, text, todo)]
 
 
