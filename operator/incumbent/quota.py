@@ -1,8 +1,8 @@
 """How many elections of a namespace are served, and which. Pure.
 
 All replicas come to the same answer, also after a restart, because it follows from the resources:
-elections that were served before come first, then the older ones. So an election that leads does
-not lose its place to one that was created later, also if both were created in the same second.
+elections that were served before come first, then the older ones, and of one second those whose
+name comes first. So an election that leads does not lose its place to one that was created later.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from bisect import bisect_left, insort
 from incumbent.model import ElectionKey
 from incumbent.resource import Resource
 
-_Rank = tuple[bool, str, int, str, str]
-"""What sorts the elections of a namespace: those that were served first, then by age."""
+_Rank = tuple[bool, str, bool, str, str]
+"""What sorts the elections of a namespace: those that were served first, then by age and name."""
 
 
 class Quota:
@@ -27,9 +27,8 @@ class Quota:
         self.most = most
         self._ranks: dict[ElectionKey, _Rank] = {}
         self._orders: dict[str, list[_Rank]] = {}
-        self._arrivals: dict[str, int] = {}
-        """When each election that was not served yet was seen first, as a number, by its UID."""
-        self._seen = 0
+        self._begun: set[str] = set()
+        """The UIDs of elections that this process serves, though no status says so yet."""
 
     def enter(self, key: ElectionKey, resource: Resource | None) -> set[ElectionKey]:
         """Put a resource in the place of what is known under its name; None: it is gone.
@@ -47,12 +46,22 @@ class Quota:
             insort(order, rank)
             self._ranks[key] = rank
         if before is not None and (rank is None or rank[-1] != before[-1]):
-            self._arrivals.pop(before[-1], None)
+            self._begun.discard(before[-1])
         # One election at most crosses the limit because another one comes, goes or moves.
         border = order[self.most - 1 : self.most + 1]
         if not order:
             del self._orders[key.namespace]
         return {ElectionKey(key.namespace, name) for *_, name, _ in border}
+
+    def begin(self, resource: Resource) -> None:
+        """Take in that an election is about to be served, unless there are too many before it.
+
+        Until its status says so, it keeps its place from one of the same second whose name comes
+        first. Who is served does not change by this.
+        """
+        if self.most and not (resource.site or self.exceeds(resource)):
+            self._begun.add(resource.uid)
+            self.enter(resource.key, resource)
 
     def exceeds(self, resource: Resource) -> bool:
         """Whether there are so many elections before this one that it is not served."""
@@ -73,10 +82,6 @@ class Quota:
         )
 
     def _rank(self, resource: Resource) -> _Rank:
-        served, name = bool(resource.site), resource.key.name
-        if served:
-            # By name: replicas may have seen two elections of one second in different orders.
-            return False, resource.created, 0, name, resource.uid
-        self._seen += 1
-        arrival = self._arrivals.setdefault(resource.uid, self._seen)
-        return True, resource.created, arrival, name, resource.uid
+        waits = not resource.site
+        behind = waits and resource.uid not in self._begun
+        return waits, resource.created, behind, resource.key.name, resource.uid

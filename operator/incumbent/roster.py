@@ -316,6 +316,7 @@ class Roster:
 
     def _judge(self, campaigner: Campaigner, resource: Resource) -> None:
         """Tell whoever serves a resource what keeps it from working."""
+        self._quota.begin(resource)
         campaigner.block(self._problem(resource))
         campaigner.refuse_service(self._obstacle(resource))
 

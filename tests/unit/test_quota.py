@@ -54,7 +54,9 @@ def test_one_that_was_served_is_not_replaced_by_a_newer_one_of_the_same_second()
     """Creation has seconds, and the name of the newer one may come first."""
     first, second = resource("b"), resource("a")
     quota = of(1, first)
+    quota.begin(first)
     assert quota.enter(second.key, second) == {first.key, second.key}
+    quota.begin(second)
     assert served(quota, first, second) == ["b"]
     marked = resource("b", site="here")
     quota.enter(marked.key, marked)
@@ -108,14 +110,23 @@ def test_whoever_may_cross_the_limit_is_told(most, events):
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=12), st.integers(1, 4))
-def test_replicas_that_saw_served_elections_in_any_order_agree(elections, most):
+def test_replicas_that_saw_elections_in_any_order_agree(elections, most):
     every = [
         resource(f"e{number}", age, site="here" if was_served else "")
         for number, (age, was_served) in enumerate(elections)
-        if was_served
     ]
     orders = [every, every[::-1], random.Random(1).sample(every, len(every))]
     assert len({tuple(served(of(most, *order), *every)) for order in orders}) == 1
+
+
+@given(st.lists(st.integers(0, 2), max_size=8), st.integers(1, 4), st.integers(0, 7))
+def test_nobody_loses_a_place_because_another_election_begins(ages, most, which):
+    every = [resource(f"e{number}", age) for number, age in enumerate(ages)]
+    quota = of(most, *every)
+    before = served(quota, *every)
+    for one in every[which:]:
+        quota.begin(one)
+    assert served(quota, *every) == before
 
 
 def test_it_keeps_nothing_of_what_is_gone():
@@ -123,7 +134,8 @@ def test_it_keeps_nothing_of_what_is_gone():
     for number in range(10):
         one = resource(f"e{number}")
         quota.enter(one.key, one)
+        quota.begin(one)
         quota.enter(one.key, None)
     assert not quota._ranks
     assert not quota._orders
-    assert not quota._arrivals
+    assert not quota._begun

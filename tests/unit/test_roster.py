@@ -331,6 +331,16 @@ async def test_elections_beyond_the_quota_wait_for_one_that_is_deleted(strict):
         await one.end()
 
 
+async def test_newer_election_of_the_same_second_does_not_replace_one_that_is_served(strict):
+    """Though its name comes first, and no status says yet who is served."""
+    strict.expect([])
+    served = await serve_in(strict, election("y"), election("z"))
+    served += await serve_in(strict, election("a"))
+    assert [reason(strict, name) for name in "ayz"] == ["QuotaExceeded", "", ""]
+    for one in served:
+        await one.end()
+
+
 async def test_new_election_begins_only_when_all_that_exist_are_known(strict):
     """After a start they are seen one by one, and it may be one too many."""
     bodies = [election(name, age) for age, name in enumerate("abc")]
