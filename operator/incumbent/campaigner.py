@@ -403,13 +403,18 @@ class Campaigner:
         return str(error) if act else ""
 
     @property
-    def _remaining(self) -> float | None:
-        """Seconds to the deadline of our lease, or by the last renewal seen of somebody else's."""
+    def deadline(self) -> float | None:
+        """The deadline of our lease, or by the last renewal seen of somebody else's; or None."""
         campaign, lease = self._driver.campaign, self._driver.lease
         if campaign is None or campaign.record is None:
             return None
-        until = campaign.latest_at + campaign.timing.lease if lease is None else lease.deadline
-        return round(max(0.0, until - clock.now()), 3)
+        return campaign.latest_at + campaign.timing.lease if lease is None else lease.deadline
+
+    @property
+    def _remaining(self) -> float | None:
+        """Seconds to the deadline."""
+        deadline = self.deadline
+        return None if deadline is None else round(max(0.0, deadline - clock.now()), 3)
 
     def reading(self) -> Reading:
         """Return what the gauges show at this moment."""

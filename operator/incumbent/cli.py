@@ -28,6 +28,7 @@ from incumbent.flags import (
     namespaces_flag,
     nats_flags,
 )
+from incumbent.hosts import http_host
 from incumbent.names import bucket_name, label_prefix, namespace, plain_name, size, ttl
 from incumbent.settings import Settings
 
@@ -196,6 +197,26 @@ def main() -> None:
     "http-address",
     type=Text("[HOST]:PORT", http_address),
     help="Where to serve health, metrics and the list of elections.",
+)
+@flag(
+    "metrics-address",
+    type=Text("[HOST]:PORT", http_address),
+    show_default="only with everything else",
+    help="One more address, for metrics alone.",
+)
+@flag(
+    "probes-address",
+    type=Text("[HOST]:PORT", http_address),
+    show_default="only with everything else",
+    help="One more address, for /livez and /readyz alone.",
+)
+@flag(
+    "http-host",
+    "http_hosts",
+    multiple=True,
+    type=Text("NAME", http_host),
+    help="Name to answer to over HTTP, or *.DOMAIN, besides addresses, localhost and names of"
+    " Services. Repeatable.",
 )
 @flag("log-format", type=click.Choice(["json", "text"]), help="How log lines look.")
 @flag(

@@ -92,7 +92,7 @@ def http_address(text: str) -> str:
     Raises:
         ConfigurationError: it is none.
     """
-    from incumbent.http import parse_address  # noqa: PLC0415  # it imports aiohttp
+    from incumbent.listen import parse_address  # noqa: PLC0415  # it imports asyncio
 
     parse_address(text)
     return text

@@ -3,12 +3,16 @@
 What belongs to an election is read from its campaigner when a scrape comes, so that a stable
 election costs nothing, and the series of a deleted one vanish. Histograms have no label for the
 election: a thousand elections would make ten thousand series of each.
+
+The process that renews only reads: `Metrics.rows` has one small row for each election. The process
+that serves HTTP makes the text of the rows with `exposition`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,12 +26,18 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from incumbent.history import BEGINNINGS, CAUSES
 from incumbent.model import ElectionKey, State
 from incumbent.ports import Outcome
 
-_ELECTION = ("namespace", "election")
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+"""Of what a scrape gets."""
+
+Row = Sequence[Any]
+"""What is served of one election, as JSON can carry it; `row` says what is in it."""
+
 _MEMBER = ("bucket", "election", "identity")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LONG_SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -150,8 +160,8 @@ class Metrics:
         tasks: Callable[[], int],
         version: str,
     ) -> None:
+        self._elections = elections
         self._registry = CollectorRegistry()
-        self._registry.register(_Elections(elections))
         disable_created_metrics()  # type: ignore[no-untyped-call]  # noise: one gauge per series
         self._writes = self._histogram(
             "incumbent_bucket_write_seconds", "Time to the answer of a write.", ["outcome"]
@@ -252,70 +262,127 @@ class Metrics:
         """See `incumbent.ports.HistoryObserver`."""
         self._ended.labels(cause).inc()
 
+    def rows(self) -> Iterator[Row]:
+        """Yield a row for each election; the elections are those of the first step."""
+        return map(row, tuple(self._elections()))
+
+    def of_process(self) -> str:
+        """Return the text of the metrics that belong to no election."""
+        return generate_latest(self._registry).decode()
+
     def render(self) -> tuple[bytes, str]:
-        """Return what a scrape gets, and its content type."""
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+        """Return what a scrape gets, and its content type, made in one go."""
+        text = Exposition()
+        for one in self.rows():
+            text.add(one)
+        return text.render(self.of_process()), CONTENT_TYPE
 
 
-class _Elections(Collector):
-    """The series of each election, made when they are asked for."""
+def row(election: Election) -> Row:
+    """Read what is served of an election."""
+    counts, reading = election.counts, election.reading()
+    return (
+        election.key.namespace,
+        election.key.name,
+        [counts.campaigns.get(state, 0) for state in State],
+        counts.transitions,
+        counts.corrections,
+        reading.leads,
+        reading.interval,
+        reading.token,
+        reading.candidates,
+        reading.remaining,
+        reading.labelled,
+        reading.conditions,
+    )
 
-    def __init__(self, elections: Callable[[], Iterable[Election]]) -> None:
-        self._elections = elections
 
-    def describe(self) -> Iterable[Metric]:
-        """Return nothing: asking for the names must not need the elections."""
-        return ()
+_FAMILIES = (
+    (
+        "incumbent_campaigns_total",
+        "counter",
+        "Attempts to create, renew or transfer the record, by the state before.",
+    ),
+    (
+        "incumbent_transitions_total",
+        "counter",
+        "Terms that began with this replica as the steward.",
+    ),
+    (
+        "incumbent_label_corrections_total",
+        "counter",
+        "Leader labels taken from pods that did not lead.",
+    ),
+    ("incumbent_leader", "gauge", "1 at the steward of a pod that leads, else 0."),
+    ("incumbent_campaign_interval_seconds", "gauge", "Time between renewals."),
+    ("incumbent_token", "gauge", "The fencing token of the present term, whoever leads."),
+    ("incumbent_candidates", "gauge", "Pods of this site that could lead."),
+    (
+        "incumbent_lease_remaining_seconds",
+        "gauge",
+        "Time to the steward's deadline; 0 at everybody else.",
+    ),
+    (
+        "incumbent_labelled_pods",
+        "gauge",
+        "Pods that carry the leader label: 0 or 1 but for faults.",
+    ),
+    (
+        "incumbent_condition",
+        "gauge",
+        "1 for the present status of each condition of the resource.",
+    ),
+    (
+        "incumbent_condition_reason",
+        "gauge",
+        "1 for the present reason of each condition of the resource.",
+    ),
+)
+"""Name, type and meaning of each metric of an election, in the order in which they are served."""
 
-    def collect(self) -> Iterator[Metric]:
-        """Return all series of all elections."""
-        campaigns = CounterMetricFamily(
-            "incumbent_campaigns",
-            "Attempts to create, renew or transfer the record, by the state before.",
-            labels=(*_ELECTION, "state"),
-        )
-        transitions = _counter("transitions", "Terms that began with this replica as the steward.")
-        corrections = _counter(
-            "label_corrections", "Leader labels taken from pods that did not lead."
-        )
-        leader = _gauge("leader", "1 at the steward of a pod that leads, else 0.")
-        interval = _gauge("campaign_interval_seconds", "Time between renewals.")
-        token = _gauge("token", "The fencing token of the present term, whoever leads.")
-        candidates = _gauge("candidates", "Pods of this site that could lead.")
-        remaining = _gauge(
-            "lease_remaining_seconds", "Time to the steward's deadline; 0 at everybody else."
-        )
-        labelled = _gauge(
-            "labelled_pods", "Pods that carry the leader label: 0 or 1 but for faults."
-        )
-        conditions = GaugeMetricFamily(
-            "incumbent_condition",
-            "1 for the present status of each condition of the resource.",
-            labels=(*_ELECTION, "type", "status"),
-        )
-        reasons = GaugeMetricFamily(
-            "incumbent_condition_reason",
-            "1 for the present reason of each condition of the resource.",
-            labels=(*_ELECTION, "type", "reason"),
-        )
-        for election in self._elections():
-            key = (election.key.namespace, election.key.name)
-            counts, reading = election.counts, election.reading()
-            for state in State:
-                campaigns.add_metric((*key, str(state)), counts.campaigns.get(state, 0))
-            transitions.add_metric(key, counts.transitions)
-            corrections.add_metric(key, counts.corrections)
-            leader.add_metric(key, reading.leads)
-            interval.add_metric(key, reading.interval)
-            token.add_metric(key, reading.token)
-            candidates.add_metric(key, reading.candidates)
-            remaining.add_metric(key, reading.remaining)
-            labelled.add_metric(key, reading.labelled)
-            for kind, status, reason in reading.conditions:
-                conditions.add_metric((*key, kind, status), 1)
-                reasons.add_metric((*key, kind, reason), 1)
-        yield from (campaigns, transitions, corrections, leader, interval, token)
-        yield from (candidates, remaining, labelled, conditions, reasons)
+
+class Exposition:
+    """The text of the elections' metrics, made row by row.
+
+    The text is that of `prometheus_client.generate_latest`, which takes five times as long
+    (5,000 elections: 0.7 s); a test compares the two.
+    """
+
+    def __init__(self) -> None:
+        self._lines: tuple[list[str], ...] = tuple([] for _ in _FAMILIES)
+
+    def add(self, one: Row) -> None:
+        """Add the series of an election."""
+        namespace, name, campaigns, *numbers, conditions = one
+        labels = f'{{election="{_escaped(name)}",namespace="{_escaped(namespace)}"'
+        attempts, *single, statuses, reasons = self._lines
+        for state, count in zip(State, campaigns, strict=True):
+            attempts.append(f'{labels},state="{state}"}} {_number(count)}')
+        for lines, number in zip(single, numbers, strict=True):
+            lines.append(f"{labels}}} {_number(number)}")
+        for kind, status, reason in conditions:
+            kind_label = f'type="{_escaped(kind)}"}} 1.0'
+            statuses.append(f'{labels},status="{_escaped(status)}",{kind_label}')
+            reasons.append(f'{labels},reason="{_escaped(reason)}",{kind_label}')
+
+    def render(self, of_process: str) -> bytes:
+        """Return the whole text, with that of `Metrics.of_process` behind it."""
+        parts: list[str] = []
+        for (name, kind, meaning), lines in zip(_FAMILIES, self._lines, strict=True):
+            parts += (f"# HELP {name} {meaning}", f"# TYPE {name} {kind}")
+            parts += (name + line for line in lines)
+        return "\n".join([*parts, of_process]).encode()
+
+
+def _number(value: float) -> str:
+    shown: str = floatToGoString(value)  # type: ignore[no-untyped-call]
+    return shown
+
+
+@lru_cache(maxsize=4096)
+def _escaped(text: str) -> str:
+    """Return the value of a label as the format has it."""
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 class MemberCollector(Collector):
@@ -363,11 +430,3 @@ class MemberCollector(Collector):
                 labels=_MEMBER,
             ),
         )
-
-
-def _counter(name: str, text: str) -> CounterMetricFamily:
-    return CounterMetricFamily(f"incumbent_{name}", text, labels=_ELECTION)
-
-
-def _gauge(name: str, text: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"incumbent_{name}", text, labels=_ELECTION)

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 import structlog
 import uvloop
 
-from incumbent import descriptors, garbage, handlers, http
+from incumbent import descriptors, garbage, handlers
 from incumbent.access import access_from
 from incumbent.bucket import Nats
 from incumbent.campaigner import Campaigner
@@ -27,7 +27,10 @@ from incumbent.errors import (
     Forbidden,
     IncumbentError,
 )
+from incumbent.feed import Feed
+from incumbent.frontend import Frontend
 from incumbent.historian import Historian
+from incumbent.listen import bind
 from incumbent.lookups import SELDOM
 from incumbent.metrics import Metrics
 from incumbent.model import ElectionKey
@@ -285,7 +288,7 @@ class Operator:
             cluster=self._cluster,
             pods=pods,
             observer=self.metrics,
-            changed=self.roster.touch,
+            changed=partial(self.roster.touch, resource.key),
             turns=self._turns,
             historian=self.historian,
             peers=self._peers,
@@ -317,13 +320,7 @@ async def _operate(settings: Settings, *, version: str) -> None:
         watches=descriptors.watches_for(limit, others=len(settings.namespaces)),
     )
     operator = Operator(settings, cluster, version=version)
-    server = await http.serve(
-        settings.http_address,
-        health=operator,
-        metrics=operator.metrics.render,
-        directory=operator.roster,
-        notes=operator.notes,
-    )
+    frontend = await _frontend(settings, operator)
     stop = asyncio.Event()
     handlers.stop_on_signals(stop)
     log.info("operator.started", version=version, replica=str(operator.replica))
@@ -333,9 +330,36 @@ async def _operate(settings: Settings, *, version: str) -> None:
         raise errors.exceptions[0] from None
     finally:
         log.info("operator.stopped")
-        await server.aclose()
+        await frontend.aclose()
         await operator.connection.aclose()
         await cluster.aclose()
+
+
+async def _frontend(settings: Settings, operator: Operator) -> Frontend:
+    """Serve HTTP.
+
+    Raises:
+        ConfigurationError: this process cannot listen at an address.
+    """
+    addresses = {
+        "http": settings.http_address,
+        "metrics": settings.metrics_address,
+        "probes": settings.probes_address,
+    }
+    sockets = {
+        part: await bind(address, flag=f"--{part}-address")
+        for part, address in addresses.items()
+        if address is not None
+    }
+    frontend = Frontend(
+        sockets,
+        Feed(operator, operator.metrics, operator.roster, operator.notes),
+        hosts=settings.http_hosts,
+        log_format=settings.log_format,
+        log_level=settings.log_level,
+    )
+    frontend.start()
+    return frontend
 
 
 async def _prepare_bucket(settings: Settings, connection: Nats, health: Health) -> None:

@@ -12,7 +12,7 @@ namespace has too many elections (`quota`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from incumbent.campaigner import Campaigner
@@ -22,6 +22,9 @@ from incumbent.quota import Quota
 from incumbent.resource import GROUP, Resource, resource_from
 from incumbent.slices import Obstacle
 from incumbent.status import Problem
+
+MOST_GONE = 100
+"""Elections that are gone and whose end is still told, besides as many as there are."""
 
 Claim = tuple[str, str, str]
 """What only one election may have: its kind, where, and the key."""
@@ -59,6 +62,10 @@ class Roster:
         exist."""
         self._all_seen = asyncio.Event()
         self._news = asyncio.Event()
+        self._changed_at: dict[ElectionKey, int] = {}
+        """The version of the last change of each election, gone or not, in the order of changes."""
+        self._complete_since = 0
+        """The version since which this is so for all of them."""
         self._make = make
         self._locks = Locks(default_bucket, allowed_locks)
         self._quota = Quota(most_per_namespace)
@@ -71,6 +78,26 @@ class Roster:
     def elections(self) -> list[Mapping[str, Any]]:
         """Return what can be told about each election at this moment."""
         return [self.campaigners[key].view() for key in sorted(self.campaigners)]
+
+    def names(self) -> Sequence[tuple[str, str]]:
+        """Return namespace and name of each election that is served."""
+        return [(key.namespace, key.name) for key in self.campaigners]
+
+    def changes(self, since: int) -> Sequence[tuple[str, str]] | None:
+        """Return which elections changed, began or ended after a version; None: nobody knows."""
+        if since < self._complete_since:
+            return None
+        found = []
+        for key in reversed(self._changed_at):
+            if self._changed_at[key] <= since:
+                break
+            found.append((key.namespace, key.name))
+        return found
+
+    def deadline(self, namespace: str, name: str) -> float | None:
+        """Return when the lease of an election ends by now; None: it has none, or is not served."""
+        campaigner = self.campaigners.get(ElectionKey(namespace, name))
+        return campaigner.deadline if campaigner is not None else None
 
     def election(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         """Return what can be told about one election; None if it is not served here."""
@@ -111,11 +138,22 @@ class Roster:
         while self.version == since:
             await self._news.wait()
 
-    def touch(self) -> None:
-        """Tell whoever waits for a change."""
+    def touch(self, key: ElectionKey | None = None) -> None:
+        """Tell whoever waits for a change, and of which election it is."""
         self.version += 1
+        if key is not None:
+            self._changed_at.pop(key, None)
+            self._changed_at[key] = self.version
+            if len(self._changed_at) > 2 * len(self.campaigners) + MOST_GONE:
+                self._forget_gone()
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+    def _forget_gone(self) -> None:
+        """Forget when the elections changed that are gone; whoever was not told asks for all."""
+        for key in [key for key in self._changed_at if key not in self.campaigners]:
+            del self._changed_at[key]
+        self._complete_since = self.version
 
     def look(self, body: Mapping[str, Any], *, listed: bool = False) -> Resource:
         """Take in a resource as it is now, and that another one of its name is gone.
@@ -136,7 +174,7 @@ class Roster:
         campaigner = self._campaigner_of(resource)
         if campaigner is not None:
             campaigner.update(body, resource, listed=listed)
-            self.touch()
+            self.touch(resource.key)
         return resource
 
     def forget_body(self, body: Mapping[str, Any]) -> None:
@@ -218,7 +256,7 @@ class Roster:
             if self.campaigners.get(campaigner.key) is campaigner:
                 del self.campaigners[campaigner.key]
             self.turnover += 1
-            self.touch()
+            self.touch(campaigner.key)
 
     async def _begin(self, body: Mapping[str, Any], stop: asyncio.Future[Any]) -> Campaigner | None:
         """Enlist an election as soon as an earlier one of its name has ended; None: too late.
@@ -269,7 +307,7 @@ class Roster:
         if self._awaited is not None:
             self._awaited.discard(resource.key)
         self.turnover += 1
-        self.touch()
+        self.touch(resource.key)
         return campaigner
 
     def _enter(self, key: ElectionKey, resource: Resource | None) -> None:

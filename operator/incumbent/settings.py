@@ -120,6 +120,19 @@ class Settings:
     """`--http-address`: where health, metrics and the list of elections are served, as `host:port`;
     without a host on all addresses, as probes and scrapes come from other hosts."""
 
+    metrics_address: str | None = None
+    """`--metrics-address`: one more address, at which only metrics are served. Default: none, they
+    are served with everything else."""
+
+    probes_address: str | None = None
+    """`--probes-address`: one more address, at which only `/livez` and `/readyz` are served, in the
+    same way."""
+
+    http_hosts: tuple[str, ...] = ()
+    """`--http-host`: names under which HTTP clients reach this process, or `*.` and what they end
+    with. Addresses, `localhost`, names without a dot and those that end with `.svc` or
+    `.svc.cluster.local` always count; a page of any other name could be somebody else's."""
+
     log_format: str = "json"
     """`--log-format`: `json`, for collectors, or `text`, for people."""
 

@@ -6,7 +6,7 @@ import pytest
 
 from incumbent import http
 from page.chromium import PROGRAM, Chromium
-from page.directory import Elections, Health
+from page.directory import Elections
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,9 +28,7 @@ async def serve(elections):
     servers = []
 
     async def start(address="127.0.0.1:0"):
-        server = await http.serve(
-            address, health=Health(), metrics=lambda: (b"", "text/plain"), directory=elections
-        )
+        server = await http.serve(address, health=elections, metrics=elections, directory=elections)
         servers.append(server)
         return server
 

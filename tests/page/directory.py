@@ -2,80 +2,46 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
+
+from fakedirectory import FakeProcess
+from incumbent import clock
 
 OFF = "the history is off: start the operator with --history-stream"
 
 
-class Health:
-    """A process that waits for nothing."""
-
-    def problems(self):
-        """See `Health`."""
-        return {}
-
-
-class Elections:
-    """Elections that a test changes; a `Directory`."""
+class Elections(FakeProcess):
+    """Elections that a test changes."""
 
     def __init__(self):
-        self.version = 0
-        self.stored = {}
-        self.terms = {}
-        self.problem = None
-        self.remaining = 20.0
-        self.asked = []
-        self._news = asyncio.Event()
+        super().__init__()
+        self.left = 20.0
+        """What is left of each lease of this site."""
+        self.terms_of = {}
+        """By `namespace/name`."""
 
     def put(self, name, /, *, namespace="shop", **fields):
         """Add an election, or change it."""
-        key = f"{namespace}/{name}"
-        before = self.stored.get(key) or led(namespace, name)
-        self.stored[key] = before | fields
-        self.tell()
-
-    def remove(self, name, *, namespace="shop"):
-        """Delete an election."""
-        del self.stored[f"{namespace}/{name}"]
-        self.tell()
-
-    def tell(self):
-        """Say that something has changed."""
-        self.version += 1
-        self._news.set()
-        self._news = asyncio.Event()
-
-    def elections(self):
-        """See `Directory`."""
-        return [self._now(self.stored[key]) for key in sorted(self.stored)]
+        before = self.stored.get((namespace, name)) or led(namespace, name)
+        super().put(name, namespace=namespace, **(before | fields))
 
     def election(self, namespace, name):
         """See `Directory`."""
-        found = self.stored.get(f"{namespace}/{name}")
-        return found and self._now(found)
+        found = super().election(namespace, name)
+        return found and found | {"remainingSeconds": self._left(found)}
 
-    def pending(self, namespace="", name=""):
+    def deadline(self, namespace, name):
         """See `Directory`."""
-        return False
+        left = self._left(self.stored.get((namespace, name)))
+        return None if left is None else clock.now() + left
 
-    def _now(self, found):
-        left = self.remaining if found["state"] == "Leader" else None
-        return found | {"remainingSeconds": left}
+    def _left(self, found):
+        return self.left if found and found["state"] == "Leader" else None
 
     async def history(self, namespace, name, *, limit):
         """See `Directory`."""
-        key = f"{namespace}/{name}"
-        self.asked.append(key)
-        if key not in self.stored:
-            return None
-        terms = [] if self.problem else self.terms.get(key, [])
-        return {"problem": self.problem, "terms": terms[:limit]}
-
-    async def changed(self, since):
-        """See `Directory`."""
-        while self.version == since:
-            await self._news.wait()
+        self.terms = [] if self.problem else self.terms_of.get(f"{namespace}/{name}", [])
+        return await super().history(namespace, name, limit=limit)
 
 
 def led(namespace, name, **fields):

@@ -39,13 +39,13 @@ def three(elections):
     elections.put("billing", token=4711)
     elections.put("reports", namespace="back", token=88123)
     elections.put("mailer", **unled("NoCandidates", "no pod matches", token=991))
-    elections.terms["shop/billing"] = terms(
+    elections.terms_of["shop/billing"] = terms(
         ("billing-a", 3000, 2400, "handed over"),
         ("billing-b", 2400, 1800, "expired"),
         ("billing-a", 1700, 900, "lost"),
         ("billing-c", 600, None, None),
     )
-    elections.terms["shop/billing"][1]["to"] = None
+    elections.terms_of["shop/billing"][1]["to"] = None
     return elections
 
 
@@ -75,11 +75,11 @@ async def test_elections_are_shown_and_follow_what_changes(browser, url, three):
 
 async def test_lease_counts_down_and_is_renewed(browser, url, three):
     """The time that is left falls by itself, and jumps up with a renewal."""
-    three.remaining = 8.0
+    three.left = 8.0
     async with browser.open(url) as tab:
         left = f"parseFloat({cell('billing', 'lease')})"
         await tab.until(f"{left} > 0 && {left} < 7.5")
-        three.remaining = 20.0
+        three.left = 20.0
         await tab.until(f"{left} > 15")
 
 
@@ -110,7 +110,7 @@ async def test_timeline_shows_when_a_pod_had_the_label(browser, url, elections):
         {"from": ago(1900), "to": ago(1060), "exact": True},
     ]
     new["led"] = [{"from": ago(970), "to": None, "exact": True}]
-    elections.terms["shop/billing"] = [new, old]
+    elections.terms_of["shop/billing"] = [new, old]
     async with browser.open(url) as tab:
         row = "[...elections.values()].find(r => r.election.name === 'billing')"
         await tab.until(f"{row}?.svg.querySelectorAll('rect.term').length === 3")
@@ -123,7 +123,7 @@ async def test_timeline_shows_when_a_pod_had_the_label(browser, url, elections):
         await tab.until("document.querySelectorAll('.details tbody tr').length === 2")
         led = "[...document.querySelectorAll('.details tbody tr')].map(r => r.cells[3].innerText)"
         assert await tab.run(led) == ["16 min", "31 min"]
-        elections.terms["shop/billing"] = [new | {"led": None}, old]
+        elections.terms_of["shop/billing"] = [new | {"led": None}, old]
         elections.put("billing", **unled("Vacant", "a candidate waits", token=71))
         await tab.until(f"{row}.svg.querySelectorAll('rect.term').length === 2")
         assert await tab.run(f"({gaps}).length") == 2
@@ -259,7 +259,7 @@ async def test_names_are_text_whatever_they_contain(browser, url, elections):
     """A stranger's identity, or a message, is never HTML, and no script of it runs."""
     evil = "<img src=x onerror=alert(1)><b>bold</b>"
     elections.put("billing", **unled("LedElsewhere", evil, status="True", holder=evil, site=evil))
-    elections.terms["shop/billing"] = terms((evil, 900, None, None))
+    elections.terms_of["shop/billing"] = terms((evil, 900, None, None))
     async with browser.open(url) as tab:
         await tab.until(f"{cell('billing', 'leader')} === {evil!r}")
         await tab.run("elections.get('shop/billing').button.click()")
@@ -317,8 +317,8 @@ async def test_a_thousand_elections_are_no_burden(browser, url, elections):
     """They are there in seconds; only those in sight are drawn and ask for their history."""
     for number in range(MANY):
         namespace, name = f"team-{number % 20:02}", f"service-{number:04}"
-        elections.stored[f"{namespace}/{name}"] = led(namespace, name, token=number)
-        elections.terms[f"{namespace}/{name}"] = terms(
+        elections.stored[namespace, name] = led(namespace, name, token=number)
+        elections.terms_of[f"{namespace}/{name}"] = terms(
             *((f"{name}-{i}", 3000 - 100 * i, 2900 - 100 * i, "handed over") for i in range(20)),
             namespace=namespace,
         )
@@ -343,7 +343,7 @@ async def test_a_thousand_elections_are_no_burden(browser, url, elections):
 async def test_history_of_what_comes_into_sight_is_asked_for(browser, url, elections):
     """By scrolling to it."""
     for number in range(100):
-        elections.stored[f"shop/s-{number:02}"] = led("shop", f"s-{number:02}")
+        elections.stored["shop", f"s-{number:02}"] = led("shop", f"s-{number:02}")
     async with browser.open(url) as tab:
         await tab.until("elections.get('shop/s-00')?.asked")
         assert "shop/s-99" not in elections.asked
