@@ -11,6 +11,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from incumbent import clock
 
@@ -204,9 +205,8 @@ class Entrance(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the request, and let the oldest one go that did not send any."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # for mypy: it is TCP
-        self._transport = transport
-        peer = transport.get_extra_info("peername")
+        self._transport = cast("asyncio.Transport", transport)  # that of uvloop is no subclass
+        peer = self._transport.get_extra_info("peername")
         self._address = peer[0] if peer else ""
         gate = self._gate
         gate.everybody.add(self)

@@ -13,6 +13,7 @@ from fakedirectory import FakeProcess
 from incumbent import http
 from incumbent.feed import AT_A_TIME
 from incumbent.gate import MOST_ADDRESSES, Limits, Rates
+from incumbent.mirror import Mirror
 
 FEW = {
     "connections": 4,
@@ -68,6 +69,9 @@ def request(path="/v1/elections", *lines, host="127.0.0.1"):
     return "\r\n".join([f"GET {path} HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode()
 
 
+NONE = "/v1/elections/shop/none"
+"""Of an election that is not there, which costs nothing."""
+
 STREAM = request("/v1/elections?changes", "Accept: text/event-stream")
 
 
@@ -86,6 +90,13 @@ async def closed(reader):
     with contextlib.suppress(ConnectionResetError):
         while await reader.read(1 << 16):
             pass
+
+
+async def until_status(address, path, expected, *, meanwhile=lambda: None):
+    """Ask until the status is as expected; the test's time limit is the only one."""
+    while await status(address, path) != expected:
+        meanwhile()
+        await asyncio.sleep(0.01)
 
 
 async def status(address, path):
@@ -118,7 +129,7 @@ async def test_no_body_no_long_head_no_nonsense(serve, caplog, sent, expected):
     """It is refused at once, and not worth a line in the log."""
     address = await serve()
     assert (await answered(address, sent))[0] == expected
-    assert [record for record in caplog.records if record.levelname not in {"DEBUG"}] == []
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
 
 
 async def test_head_that_never_ends_is_closed(serve):
@@ -150,8 +161,7 @@ async def test_beyond_the_places_there_is_a_fast_refusal_and_probes_are_answered
         assert process.renders == 0
         assert await status(address, "/livez") == 200
         assert await status(address, "/readyz?verbose") == 200
-    while await status(address, "/metrics") != 200:
-        await asyncio.sleep(0.01)
+    await until_status(address, "/metrics", 200)
 
 
 async def test_streams_have_fewer_places(serve):
@@ -207,12 +217,13 @@ async def test_reader_that_takes_too_long_is_let_go(serve, process, path):
     process.process_text = "x" * 10_000_000
     address = await serve(stall_seconds=0.2, connections=1)
     with slow_reader(address, request(path)) as sock:
-        while await status(address, "/v1/elections/shop/none") != 503:
-            await asyncio.sleep(0.01)  # it has the only place
-        while await status(address, "/v1/elections/shop/none") != 404:
-            with contextlib.suppress(BlockingIOError):
+        await until_status(address, NONE, 503)  # it has the only place
+
+        def read_a_byte():
+            with contextlib.suppress(OSError):
                 sock.recv(1)
-            await asyncio.sleep(0.05)
+
+        await until_status(address, NONE, 404, meanwhile=read_a_byte)
 
 
 async def test_reader_of_a_stream_that_takes_too_long_is_let_go(serve, process):
@@ -220,10 +231,8 @@ async def test_reader_of_a_stream_that_takes_too_long_is_let_go(serve, process):
     process.put(*(f"e{number}" for number in range(20)), padding="x" * 1_000_000)
     address = await serve(stall_seconds=0.2, connections=1)
     with slow_reader(address, STREAM):
-        while await status(address, "/v1/elections/shop/none") != 503:
-            await asyncio.sleep(0.01)
-        while await status(address, "/v1/elections/shop/none") != 404:
-            await asyncio.sleep(0.05)
+        await until_status(address, NONE, 503)
+        await until_status(address, NONE, 404)
 
 
 @contextlib.contextmanager
@@ -233,7 +242,7 @@ def slow_reader(address, sent):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(address)
         sock.sendall(sent)
-        sock.setblocking(False)
+        sock.settimeout(0)
         yield sock
 
 
@@ -243,7 +252,7 @@ async def test_whole_answer_has_a_time_limit(serve, process):
     address = await serve(answer_seconds=0.3, connections=1)
     async with connected(address, request()) as reader:
         with contextlib.suppress(ConnectionResetError):
-            while await reader.read(1024):
+            while await reader.read(1024):  # noqa: ASYNC110  # it reads slowly
                 await asyncio.sleep(0.01)
 
 
@@ -270,10 +279,8 @@ async def test_unchanged_elections_are_not_read_again(serve, process, monkeypatc
     looks = process.looks
     for _ in range(3):
         process.put("e7", token=process.version)
-        while (
-            f'"token": {process.version - 1}'.encode()
-            not in (await answered(address, request()))[1]
-        ):
+        news = f'"token": {process.version - 1}'.encode()
+        while news not in (await answered(address, request()))[1]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert process.looks == looks + 3
 
@@ -343,12 +350,11 @@ async def test_loop_that_stands_still_is_not_alive(serve, process, monkeypatch):
     assert (code, b"stood still" in answer) == (503, True)
     assert await status(server_address, "/readyz") == 503
     stopped.set()
-    while await status(server_address, "/livez") != 200:
-        await asyncio.sleep(0.01)
+    await until_status(server_address, "/livez", 200)
 
 
 async def test_pause_of_the_machine_is_no_false_alarm(process, monkeypatch):
-    """After it both processes run again: the renewing one is asked once more before it is denied."""
+    """The process that renews is asked once more before it is denied."""
     monkeypatch.setattr("incumbent.mirror.PATIENCE", 0.1)
     now = 100.0
     monkeypatch.setattr("incumbent.mirror.clock.now", lambda: now)
@@ -361,8 +367,6 @@ async def test_pause_of_the_machine_is_no_false_alarm(process, monkeypatch):
             now += 60  # the machine stood still
             await asyncio.sleep(0.15)
             return {"problems": {}, "notes": {}}
-
-    from incumbent.mirror import Mirror
 
     assert await Mirror(Link()).health() == {"problems": {}, "notes": {}}
     assert asked == ["health"]

@@ -123,6 +123,26 @@ affinity:
 {{- end }}
 {{- end }}
 
+{{/* The ports of the operator's pods as a JSON list of name and port. */}}
+{{- define "incumbent.ports" -}}
+{{- $found := list -}}
+{{- range $name := list "http" "metrics" "probes" -}}
+{{- with int (index $.Values.ports $name) -}}
+{{- $found = append $found (dict "name" $name "port" .) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $found -}}
+{{- end }}
+
+{{/* A probe: root, probe. With a port for probes, one of the port `http` goes there. */}}
+{{- define "incumbent.probe" -}}
+{{- $probe := deepCopy .probe -}}
+{{- if and (int .root.Values.ports.probes) (eq "http" (toString (dig "httpGet" "port" "" $probe))) -}}
+{{- $_ := set $probe.httpGet "port" "probes" -}}
+{{- end -}}
+{{- toYaml $probe -}}
+{{- end }}
+
 {{/* The URLs of NATS as a JSON list. */}}
 {{- define "incumbent.natsUrls" -}}
 {{- if not .Values.nats.url -}}
