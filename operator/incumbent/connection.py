@@ -43,6 +43,7 @@ from incumbent.errors import (
     Unconnected,
     Unsent,
 )
+from incumbent.hosts import PROGRAM_HEADER
 from incumbent.proxies import checked, proxy_from
 from incumbent.turns import REQUESTS, Turns
 
@@ -540,7 +541,8 @@ class Route:
 
     def signed(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
         """Return headers with those that say who asks."""
-        signed = {"User-Agent": "incumbent", **headers}
+        # The second one is for an operator whose history is asked for through the API server.
+        signed = {"User-Agent": "incumbent", PROGRAM_HEADER: "incumbent", **headers}
         if self.authorization:
             signed["Authorization"] = self.authorization
         return [*signed.items(), *self.impersonation]
