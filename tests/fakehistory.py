@@ -28,6 +28,11 @@ class FakeHistory:
         """Return what is kept of a key."""
         return [message.data for message in self._messages.get((bucket, key), ())]
 
+    def keep(self, key: str, data: bytes, bucket: str = "LEADER_ELECTION") -> None:
+        """Add a message, as another replica did before."""
+        self._sequence += 1
+        self._messages.setdefault((bucket, key), []).append(Stored(self._sequence, data))
+
     def make_anew(self) -> None:
         """Delete it, and make it anew."""
         self._generation += 1

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -35,6 +36,15 @@ LINGER = 3.0
 """Seconds for which a key is followed after its election was deleted: its release comes late."""
 LONGEST_PAUSE = 30.0
 """Seconds between attempts while the stream cannot be used, at most."""
+MOST_READ = 20_000
+"""Entries of all keys that are kept in memory after they were read. Of more, those go that nobody
+has used for longest, and are read again when they are needed: about 4 MB."""
+FORGOTTEN_AFTER = 600.0
+"""Seconds without use after which the entries of a key are forgotten."""
+READS_PER_SECOND = 500.0
+"""How many entries are read for whoever asks for terms, over all keys: anybody may ask."""
+READS_AT_ONCE = 100
+"""How many of them are read at once after a time without any."""
 TRIES = 5
 """How often an entry is tried that others get ahead of, before a pause."""
 TICK = 0.001
@@ -66,13 +76,10 @@ class _Chronicle:
     """The sequence of the last message that was read; None before all were."""
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     followers: int = 0
+    used_at: float = 0.0
+    """When the entries in `read` were last needed."""
     end: Callable[[], None] = lambda: None
     """Ends the watch."""
-
-    def forget(self) -> None:
-        """Read everything anew at the next chance."""
-        self.read.clear()
-        self.last = None
 
 
 class Historian:
@@ -95,6 +102,13 @@ class Historian:
         self._replica = replica
         self._observer = observer
         self._keys: dict[tuple[str, str], _Chronicle] = {}
+        self._in_memory: OrderedDict[_Chronicle, None] = OrderedDict()
+        """The keys of which entries are in memory, the one that was not used for longest first."""
+        self._entries = 0
+        """How many entries that are."""
+        self._next_read = -math.inf
+        """When one more may be read for whoever asks for terms, if none is read before."""
+        self._tidying: asyncio.TimerHandle | None = None
         self._stirred = asyncio.Event()
         self._failures = 0
         self._looked = False
@@ -112,6 +126,7 @@ class Historian:
             if not chronicle.followers and self._keys.get((bucket.name, key)) is chronicle:
                 chronicle.end()
                 del self._keys[bucket.name, key]
+                self._forget(chronicle)
 
         def end_later() -> None:
             asyncio.get_running_loop().call_later(LINGER, end)
@@ -171,7 +186,7 @@ class Historian:
             return []
         try:
             async with chronicle.reading:
-                await self._refresh(chronicle)
+                await self._refresh(chronicle, pace=self._wait_to_read)
         except BucketError as error:
             self._failed(error)
         known = list(chronicle.read)
@@ -282,7 +297,7 @@ class Historian:
             if answer.outcome is Outcome.STORED:
                 self._take(chronicle, answer.revision, data)
                 return news
-            chronicle.forget()
+            self._forget(chronicle)
         msg = f"others write to stream {self._store.name} all the time"
         raise BucketError(msg)
 
@@ -299,25 +314,76 @@ class Historian:
     async def _look(self) -> None:
         if not await self._store.look():
             for chronicle in self._keys.values():
-                chronicle.forget()
+                self._forget(chronicle)
 
-    async def _refresh(self, chronicle: _Chronicle) -> None:
-        """Read what was added since the last time."""
+    async def _refresh(
+        self, chronicle: _Chronicle, *, pace: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Read what was added since the last time; each read waits for `pace`."""
         await self._look()
         where = chronicle.bucket.name, chronicle.key
         last = chronicle.last or 0
-        while (found := await self._store.next(*where, after=last)) is not None:
+        self._use(chronicle)
+        while True:
+            if pace is not None:
+                await pace()
+            found = await self._store.next(*where, after=last)
+            if found is None:
+                break
             last = found.sequence
             self._take(chronicle, last, found.data)
         chronicle.last = last
+        self._use(chronicle)
+
+    async def _wait_to_read(self) -> None:
+        """Wait until one more entry may be read for whoever asks for terms."""
+        now, each = clock.now(), 1 / READS_PER_SECOND
+        self._next_read = max(self._next_read, now - READS_AT_ONCE * each) + each
+        if self._next_read > now:
+            await asyncio.sleep(self._next_read - now)
 
     def _take(self, chronicle: _Chronicle, sequence: int, data: bytes) -> None:
         chronicle.last = sequence
+        before = len(chronicle.read)
         entry = history.decode(data)
         if entry is not None:
             chronicle.read.append(entry)
         while len(chronicle.read) > self._store.kept:
             chronicle.read.popleft()
+        self._entries += len(chronicle.read) - before
+
+    def _use(self, chronicle: _Chronicle) -> None:
+        """Keep the entries of a key, and forget others if there are too many."""
+        chronicle.used_at = clock.now()
+        self._in_memory.pop(chronicle, None)
+        self._in_memory[chronicle] = None
+        for other in tuple(self._in_memory):
+            if self._entries <= MOST_READ:
+                break
+            if other is not chronicle and not other.reading.locked():
+                self._forget(other)
+        if self._tidying is None:
+            loop = asyncio.get_running_loop()
+            self._tidying = loop.call_later(FORGOTTEN_AFTER, self._tidy)
+
+    def _tidy(self) -> None:
+        """Forget the entries that nobody has used for long."""
+        self._tidying, now = None, clock.now()
+        for chronicle in tuple(self._in_memory):
+            due = chronicle.used_at + FORGOTTEN_AFTER
+            if due > now:
+                loop = asyncio.get_running_loop()
+                self._tidying = loop.call_later(max(TICK, due - now), self._tidy)
+                return
+            if not chronicle.reading.locked():
+                self._forget(chronicle)
+
+    def _forget(self, chronicle: _Chronicle) -> None:
+        """Let go of the entries of a key; they are read again when they are needed."""
+        self._entries -= len(chronicle.read)
+        chronicle.read.clear()
+        chronicle.last = None
+        self._in_memory.pop(chronicle, None)
 
     def _failed(self, error: BucketError) -> None:
         self._failures += 1

@@ -15,6 +15,7 @@ entry is made. Times on the clock of `incumbent.clock` are called so.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -358,7 +359,10 @@ def terms(entries: Iterable[Entry], *, latest: Latest | None = None) -> list[Ter
     begun = sorted(
         (e for e in entries if isinstance(e, Began)), key=lambda e: (e.bucket, e.token, e.at)
     )
-    labels = [e for e in entries if isinstance(e, Labelled)]
+    labels: dict[tuple[str, int], list[Labelled]] = {}
+    for label in entries:
+        if isinstance(label, Labelled):
+            labels.setdefault((label.bucket, label.token), []).append(label)
     found = []
     for position, began in enumerate(begun):
         successor = begun[position + 1] if position + 1 < len(begun) else None
@@ -371,7 +375,7 @@ def terms(entries: Iterable[Entry], *, latest: Latest | None = None) -> list[Ter
         elif latest is not None and not isinstance(latest, Record):
             cause = LOST
         ended = None if ended is None else max(ended, began.at)
-        own = [one for one in labels if (one.bucket, one.token) == (began.bucket, began.token)]
+        own = labels.get((began.bucket, began.token), [])
         term = Term(began.token, began.holder, began.site, began.at, began.how, began.exact)
         term = replace(term, ended=ended, cause=cause, stranger=began.stranger)
         found.append(replace(term, led=tuple(_leads(own))))
@@ -425,20 +429,25 @@ def decode(data: bytes) -> Entry | None:
 
 def _entry(fields: Mapping[str, Any]) -> Entry | None:
     at = datetime.fromisoformat(fields["at"]).timestamp()
-    token, bucket = int(fields["token"]), str(fields["bucketCreated"])
-    exact, writer = not fields.get("approximate"), str(fields.get("writer", ""))
+    token, bucket = int(fields["token"]), _word(fields["bucketCreated"])
+    exact, writer = not fields.get("approximate"), _word(fields.get("writer", ""))
     if fields["kind"] == "began":
-        holder, site = str(fields["holder"]), str(fields.get("site", ""))
-        began = Began(token, holder, at, bucket, site, str(fields.get("how", "")), exact, False)  # noqa: FBT003
+        holder, site = _word(fields["holder"]), _word(fields.get("site", ""))
+        began = Began(token, holder, at, bucket, site, _word(fields.get("how", "")), exact, False)  # noqa: FBT003
         return replace(began, stranger=bool(fields.get("stranger")), writer=writer)
     if fields["kind"] == "ended":
-        revision, cause = int(fields["revision"]), str(fields["cause"])
+        revision, cause = int(fields["revision"]), _word(fields["cause"])
         return Ended(revision, cause, at, bucket, token, exact, writer)
     if fields["kind"] in {"labelled", "unlabelled"}:
-        on, site, pod = fields["kind"] == "labelled", str(fields["site"]), str(fields["pod"])
+        on, site, pod = fields["kind"] == "labelled", _word(fields["site"]), _word(fields["pod"])
         version = int(fields.get("resourceVersion", 0))
         return Labelled(token, on, at, bucket, site, pod, version, exact, writer)
     return None
+
+
+def _word(text: Any) -> str:
+    """Return a string of which one copy is in memory: thousands of entries share most of them."""
+    return sys.intern(str(text))
 
 
 def _got_label(pod: Pod, token: int, at: float, *, exact: bool = True) -> LabelChange:
