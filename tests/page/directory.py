@@ -22,8 +22,8 @@ class Elections(FakeProcess):
 
     def put(self, name, /, *, namespace="shop", **fields):
         """Add an election, or change it."""
-        before = self.stored.get((namespace, name)) or led(namespace, name)
-        super().put(name, namespace=namespace, **(before | fields))
+        self.stored.setdefault((namespace, name), led(namespace, name))
+        super().put(name, namespace=namespace, **fields)
 
     def election(self, namespace, name):
         """See `Directory`."""
