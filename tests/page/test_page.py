@@ -134,7 +134,7 @@ async def test_new_term_comes_into_the_timeline(browser, url, three):
     async with browser.open(url) as tab:
         row = "[...elections.values()].find(r => r.election.name === 'reports')"
         await tab.until(f"{row}?.asked")
-        three.terms["back/reports"] = terms(("r-1", 60, None, None), namespace="back")
+        three.terms_of["back/reports"] = terms(("r-1", 60, None, None), namespace="back")
         three.put("reports", namespace="back", token=88124, holder="042e7842/back/r-1")
         await tab.until(f"{row}.svg.querySelectorAll('rect.term').length === 1")
 

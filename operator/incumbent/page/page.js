@@ -7,6 +7,7 @@ const SILENCE = 10_000; // ms without an event, of which there is one every 2 s,
 const LONGEST_PAUSE = 10_000;
 const TERMS = 50;
 const ASKED_AT_ONCE = 4;
+const ENTRY_WRITTEN = 1_800; // ms: an entry is written 700 ms after a change, and an answer is shared for a second
 
 const $ = (id) => document.getElementById(id);
 const text = new Intl.NumberFormat("en");
@@ -143,7 +144,7 @@ class Row {
     const reign = (e) => e && `${e.token} ${e.holder} ${!!e.leader} ${kindOf(e)}`;
     if (reign(before) !== reign(election)) {
       this.note(before, election);
-      if (before) setTimeout(() => this.ask(), 700); // its entry is written by then
+      if (before) setTimeout(() => this.ask(), ENTRY_WRITTEN);
       if (this.inSight) this.ask();
     }
     if (this.details) this.fillDetails();
