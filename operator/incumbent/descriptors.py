@@ -10,8 +10,8 @@ ENOUGH = 65_536
 look at every number below it when they start."""
 
 RESERVED = 192
-"""Open files that watches leave alone: 128 requests to the API server (`turns.REQUESTS`), 32 HTTP
-clients, the watches of kopf, NATS, logs, an exec plugin, and slack."""
+"""Open files that watches leave alone: 128 requests to the API server (`turns.REQUESTS`), the
+sockets of the HTTP server, the watches of kopf, NATS, logs, an exec plugin, and slack."""
 
 
 def raise_limit() -> int:

@@ -176,6 +176,12 @@ class Server:
                 return await handler(request)
             except SilentError:
                 return silent()
+            except ConnectionError:
+                # The client has gone, or was let go. That is not worth a line in the log: clients
+                # could fill a disk with such lines.
+                if request.transport is not None:
+                    request.transport.abort()
+                return web.Response(status=503)
 
         application = web.Application(middlewares=[check_host])
         self._views.add_to(application.router, part)

@@ -211,8 +211,8 @@ def test_rates_of_addresses(monkeypatch):
 
 
 @pytest.mark.parametrize("path", ("/v1/elections", "/metrics"))
-async def test_reader_that_takes_too_long_is_let_go(serve, process, path):
-    """A byte now and then keeps no place, and no body in memory."""
+async def test_reader_that_takes_too_long_is_let_go(serve, process, path, caplog):
+    """A byte now and then keeps no place, and no body in memory; and leaves no line in the log."""
     process.put(*(f"e{number}" for number in range(20)), padding="x" * 1_000_000)
     process.process_text = "x" * 10_000_000
     address = await serve(stall_seconds=0.2, connections=1)
@@ -224,6 +224,7 @@ async def test_reader_that_takes_too_long_is_let_go(serve, process, path):
                 sock.recv(1)
 
         await until_status(address, NONE, 404, meanwhile=read_a_byte)
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
 
 
 async def test_reader_of_a_stream_that_takes_too_long_is_let_go(serve, process):
