@@ -168,9 +168,9 @@ class Server:
         async def check_host(
             request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
         ) -> web.StreamResponse:
-            if not self._hosts.allow(request.headers.get(hdrs.HOST, "")) and not _by_program(
-                request
-            ):
+            host = request.headers.get(hdrs.HOST)  # None in HTTP/1.0, which no browser speaks
+            allowed = host is None or self._hosts.allow(host) or _by_program(request)
+            if not allowed:
                 return web.json_response({"error": wrong_host(request)}, status=WRONG_HOST)
             try:
                 return await handler(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from unittest.mock import ANY
 
 import aiohttp
 import pytest
@@ -400,6 +401,12 @@ async def test_names_that_a_page_elsewhere_could_have_are_not_answered_to(
     assert code == expected
     assert (b"--http-host" in answer) == (expected == 421)
     assert b"Access-Control" not in answer
+
+
+async def test_health_check_without_a_host_is_answered(serve):
+    """Load balancers send such requests; a browser always says what it was asked for."""
+    address = await serve()
+    assert await answered(address, b"GET /livez HTTP/1.0\r\n\r\n") == (200, ANY)
 
 
 async def test_program_behind_an_api_server_is_answered_whatever_the_name(serve):
