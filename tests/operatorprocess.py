@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from controlplane.processes import Process, Startable, free_port
+from incumbent.mirror import SHARED_FOR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -116,7 +117,11 @@ class OperatorProcess(Startable):
             return {} if answer.status in {404, 503} else dict(await answer.json())
 
     async def metrics(self) -> dict[str, float]:
-        """Return every series of /metrics and its value, by its text as it is there."""
+        """Return every series of /metrics and its value, by its text as it is there.
+
+        What is served may be a second old, so this waits until it is not older than the call.
+        """
+        await asyncio.sleep(SHARED_FOR)
         async with self._session() as session, session.get(f"{self.url}/metrics") as answer:
             lines = (await answer.text()).splitlines()
         series = (line.rpartition(" ") for line in lines if not line.startswith("#"))

@@ -117,12 +117,12 @@ class Link:
 class Shared(Generic[T]):
     """Something that is made once for everybody who wants it at about the same time.
 
-    It is made at most once in `lasts` seconds, and takes no more than `AT_MOST` of the time.
+    It is made at most once in `lasts` seconds (default: `SHARED_FOR`), and takes no more than `AT_MOST` of the time.
     """
 
-    def __init__(self, make: Callable[[], Awaitable[T]], *, lasts: float = SHARED_FOR) -> None:
+    def __init__(self, make: Callable[[], Awaitable[T]], *, lasts: float | None = None) -> None:
         self._make = make
-        self._lasts = lasts
+        self._lasts = SHARED_FOR if lasts is None else lasts
         self._making: asyncio.Task[T] | None = None
         self.until = 0.0
         """When it may be made again."""

@@ -143,7 +143,7 @@ async def test_head_that_never_ends_is_closed(serve):
 @pytest.mark.parametrize("more", ({"grace": 0}, {"most_heads": 3}))
 async def test_idle_connections_make_room_for_who_asks(serve, more):
     """Of connections without a request only so many stay: the oldest go first."""
-    address = await serve(heads=3, **more)
+    address = await serve(heads=3, head_seconds=600, **more)
     async with contextlib.AsyncExitStack() as stack:
         idle = [await stack.enter_async_context(connected(address)) for _ in range(50)]
         await asyncio.gather(*(closed(reader) for reader in idle[:-3]))
@@ -258,12 +258,14 @@ async def test_whole_answer_has_a_time_limit(serve, process):
                 await asyncio.sleep(0.01)
 
 
-async def test_body_is_made_once_and_shared(serve, process):
-    """Whoever asks within the same second gets the same, with the same tag."""
+async def test_body_is_made_once_and_shared(serve, process, monkeypatch):
+    """Whoever asks at about the same time gets the same, with the same tag."""
+    monkeypatch.setattr("incumbent.mirror.SHARED_FOR", 60.0)
     process.put(*(f"e{number}" for number in range(5)))
     address = await serve(connections=50, per_address=50)
     found = await asyncio.gather(*(answered(address, request("/metrics")) for _ in range(40)))
     assert {code for code, _ in found} == {200}
+    assert await status(address, "/metrics") == 200
     assert process.renders == 1
     looks = process.looks
     found = await asyncio.gather(*(answered(address, request()) for _ in range(40)))
