@@ -117,7 +117,8 @@ class Link:
 class Shared(Generic[T]):
     """Something that is made once for everybody who wants it at about the same time.
 
-    It is made at most once in `lasts` seconds (default: `SHARED_FOR`), and takes no more than `AT_MOST` of the time.
+    It is made at most once in `lasts` seconds (default: `SHARED_FOR`), and takes no more than
+    `AT_MOST` of the time.
     """
 
     def __init__(self, make: Callable[[], Awaitable[T]], *, lasts: float | None = None) -> None:
