@@ -128,6 +128,7 @@ class Frontend:
             feeding.cancel()
             if process.returncode is None:
                 process.kill()
+                await process.wait()
 
 
 def main(options: Mapping[str, Any]) -> None:
