@@ -555,6 +555,7 @@ def test_long_names_fit(helm3):
         ),
         ({"labelPrefixes": ["app.kubernetes.io"]}, "use a domain of your own"),
         ({"serviceAccount": {"create": False}}, "set serviceAccount.name"),
+        ({"ports": {"metrics": 8080}}, "ports.metrics is 8080"),
     ),
 )
 def test_what_cannot_work_is_refused_with_a_sentence(helm3, values, sentence):

@@ -112,7 +112,9 @@ class Stage:
         await apply(cluster, manifests.namespace(OPERATOR, labels=manifests.RESTRICTED))
         where = (f"--namespace={OPERATOR}", "--wait", f"--timeout={PATIENCE:.0f}s")
         rights = "--set=rbac.endpointSlices=true"
-        await self.helm(cluster)("install", OPERATOR, str(CHART), *where, rights, *flags)
+        # The application asks the operator who leads. The network here enforces no policy.
+        opened = '--set-json=networkPolicy.ingress.from=[{"namespaceSelector":{}}]'
+        await self.helm(cluster)("install", OPERATOR, str(CHART), *where, rights, opened, *flags)
 
     async def deploy(self, cluster: Cluster, *, replicas: int, every: float) -> None:
         """Apply application, election, Services and clients, and wait until they run."""
