@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from controlplane.processes import Process, Startable, free_port
-from incumbent.mirror import SHARED_FOR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from elections import Election
 
 SOURCES = Path(__file__).parents[1] / "operator"
+SHARED_FOR = 1.0
+"""Seconds for which metrics that were made for one client are served to all."""
 STEPPED_CLOCK = Path(__file__).parent / "steppedclock"
 
 
