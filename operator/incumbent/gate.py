@@ -7,6 +7,7 @@ So it can hold nothing but its own place, and each kind of place is counted.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -87,10 +88,10 @@ RETRY_AFTER = 2
 
 def refusal(status: str, sentence: str) -> bytes:
     """Return an answer for which nothing but this has to be done."""
-    text = sentence.encode() + b"\n"
+    text = json.dumps({"error": sentence}).encode()
     retry = f"Retry-After: {RETRY_AFTER}\r\n" if status.startswith(("503", "429")) else ""
     head = (
-        f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n{retry}"
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json; charset=utf-8\r\n{retry}"
         f"Content-Length: {len(text)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + text
