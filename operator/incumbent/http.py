@@ -24,7 +24,7 @@ from typing import Any
 import structlog
 from aiohttp import hdrs, web
 
-from incumbent import clock, page
+from incumbent import clock, display, page
 from incumbent.feed import LINE, Directory, Feed, Health, Measured, without_countdown
 from incumbent.gate import BUSY, PIECE, RETRY_AFTER, Entrance, Gate, Limits
 from incumbent.hosts import PROGRAM_HEADER, Hosts
@@ -252,7 +252,9 @@ class Views:
             ]
             notes = health["notes"].items()
             lines += [f"[{'!' if wrong else '+'}]{name}: {wrong or 'ok'}" for name, wrong in notes]
-        return web.Response(status=status, text="\n".join(lines or ["ok"]) + "\n")
+        # Servers and webhooks chose some of these words, and people read them in a terminal.
+        text = "\n".join(map(display.line, lines or ["ok"]))
+        return web.Response(status=status, text=f"{text}\n")
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Return the metrics."""

@@ -93,6 +93,15 @@ async def test_not_ready_says_why(client, process):
     ]
 
 
+async def test_readiness_shows_no_control_characters_of_others(client, process):
+    """A server's words can neither move the cursor of a terminal nor forge a line."""
+    process.waiting = {"nats": "\x1b[2Jno\n[+]nats: ok"}
+    for path in ("/readyz", "/readyz?verbose"):
+        _, body = await text(client, path)
+        assert len(body.splitlines()) == 1
+        assert "\x1b" not in body
+
+
 @pytest.mark.parametrize(
     ("waiting", "verbose"),
     (({}, "ok\n"), ({"nats": "", "bucket": ""}, "[+]nats: ok\n[+]bucket: ok\n")),
