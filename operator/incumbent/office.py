@@ -298,7 +298,7 @@ class Office:
             self.confirmation.see(clock.now())
         for brake in (self._restoring, self._correcting):
             if brake.holds(clock.now()):
-                self._reached(brake.forgiven_at)  # then the condition is over
+                self._look_again_at(brake.forgiven_at)  # then the condition is over
         if self.routing.routed and not (self.resource.service or self.rests):
             await self.routing.take_back()  # not asked for any more, and no strip waits for it
         return settled
@@ -896,7 +896,7 @@ class Office:
             renewed_at = campaign.latest_at if ours else None
         match self._next_act(renewed_at):
             case Later(at):
-                self._reached(at)
+                self._look_again_at(at)
             case Act.ASK:
                 await self._ask_others(renewed_at)
                 self._wake(0)
@@ -1092,6 +1092,10 @@ class Office:
         if left > 0:
             self._wake(left)
         return left <= 0
+
+    def _look_again_at(self, when: float) -> None:
+        """Have another pass at this time; at once if it came while this pass was deciding."""
+        self._wake(max(0.0, when - clock.now()))
 
     def _deadline(self) -> float:
         lease = self._driver.lease

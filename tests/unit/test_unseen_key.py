@@ -9,6 +9,7 @@ import pytest
 
 from fakecluster import NAMESPACE
 from incumbent import clock
+from incumbent.confirmation import Confirmation, Later
 from incumbent.errors import ClusterUnreachable
 from stage import KEY, LABEL, TTL, View
 
@@ -48,6 +49,18 @@ async def test_a_restart_without_nats_strips_before_the_record_expires(stage):
     await stage.until(lambda: stage.condition() == ("False", "BucketUnreachable"))
     assert "leader" not in stage.status
     assert "LeaderLost" in stage.reasons
+
+
+async def test_a_moment_that_passes_while_it_is_looked_at_is_not_missed(stage, monkeypatch):
+    """A timer may come a little early: the strip is not due yet, and due a microsecond later."""
+    await stage.lead()
+    await stage.kill(stage.first)
+    replica, _ = await start_blind(stage, "one")
+    office, passes = replica._office, []
+    monkeypatch.setattr(office, "_wake", passes.append)
+    monkeypatch.setattr(Confirmation, "act", lambda _, now, *_args, **_seen: Later(now))
+    await office._seek_confirmation(withdrawn=False)
+    assert passes == [0.0]
 
 
 async def test_restarts_in_a_row_do_not_postpone_the_strip(stage):
