@@ -47,7 +47,7 @@ from incumbent.errors import (
     NotSent,
 )
 from incumbent.historystream import HistoryStream
-from incumbent.lookups import LONGEST_PAUSE, Turns
+from incumbent.lookups import LONGEST_PAUSE, Throttle
 from incumbent.servers import Server, ServerPool
 from incumbent.stream import NatsBucket, Take, pause
 
@@ -92,7 +92,7 @@ class Nats:
         self._up = asyncio.Event()
         self._closed = False
         self._complained: set[str] = set()
-        self._lookups = Turns()
+        self._lookups = Throttle()
         self._buckets: WeakValueDictionary[str, NatsBucket] = WeakValueDictionary()
         """Those that somebody uses: any election may name any bucket."""
         self._tasks: set[asyncio.Task[None]] = set()

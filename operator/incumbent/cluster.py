@@ -666,8 +666,8 @@ class ApiServer:
                 content.drop()
 
 
-class _TooLong(Exception):  # it is none
-    """An answer is longer than was asked for."""
+class _TooLong(Exception):  # not an error: a smaller page is asked for
+    """An answer is longer than its reader takes."""
 
 
 async def _read(response: aiohttp.ClientResponse, longest: int | None) -> bytes:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from incumbent import clock
+from incumbent.ratelimit import RateLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,31 +103,6 @@ _TOO_LONG = refusal("431 Request Header Fields Too Large", "The request is too l
 _NO_BODY = refusal("413 Content Too Large", "Requests here have no body.")
 
 
-class Rates:
-    """Requests per second by address, as buckets of tokens.
-
-    Args:
-        rate: tokens per second.
-        burst: tokens of a bucket that is full.
-    """
-
-    def __init__(self, rate: float, burst: int) -> None:
-        self._rate, self._burst = rate, burst
-        self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        """By address the tokens left, and when that was; the least recently seen comes first."""
-
-    def take(self, address: str) -> bool:
-        """Take a token; return whether there was one."""
-        now = clock.now()
-        left, since = self._known.pop(address, (float(self._burst), now))
-        left = min(self._burst, left + (now - since) * self._rate)
-        allowed = left >= 1
-        self._known[address] = (left - allowed, now)
-        if len(self._known) > MOST_ADDRESSES:
-            self._known.popitem(last=False)
-        return allowed
-
-
 class Gate:
     """Counts the places of one server, whatever ports it has.
 
@@ -138,7 +114,7 @@ class Gate:
     def __init__(self, limits: Limits, open_: Callable[[], asyncio.Protocol]) -> None:
         self.limits = limits
         self.open = open_
-        self.rates = Rates(limits.rate, limits.burst)
+        self.rates = RateLimit(burst=limits.burst, rate=limits.rate, most=MOST_ADDRESSES)
         self.heads: OrderedDict[Entrance, float] = OrderedDict()
         """Connections without a complete request, the oldest first, and since when."""
         self.inside: Counter[str] = Counter()
@@ -174,7 +150,7 @@ class Gate:
         if (
             self.taken >= self.limits.connections
             or self.inside[address] >= self.limits.per_address
-            or not self.rates.take(address)
+            or not self.rates.take(address, clock.now())
         ):
             return None
         self.inside[address] += 1

@@ -164,37 +164,27 @@ class Labels:
             Refused: the API server does not allow it.
         """
         with urgent(Rank.CHANGE):
-            return await self._add(pod, warrant=warrant, until=until, first=first)
-
-    async def _add(
-        self,
-        pod: Pod,
-        *,
-        warrant: Callable[[], Awaitable[int | None]],
-        until: Callable[[], float],
-        first: bool,
-    ) -> Pod | None:
-        current: Pod | None = pod
-        for _ in range(TRIES):
-            if current is None or why_not(current, self.resource.selector):
-                return None
-            if first and not await self.unclaimed(pod):
-                return None
-            if not self._doubtful.keys() <= {pod.uid}:
-                return None
-            token = await warrant()
-            left = until() - clock.now()
-            if token is None or left <= 0:
-                return None
-            if shows(current, self.resource, token):
-                return current
-            try:
-                return await self._send(current, token, within=left)
-            except (Conflict, NotFound):
-                current = await self._look(pod)
-                # A label write that was decided on an earlier state has come to its end by now.
-                self._doubtful.pop(pod.uid, None)
-        return None
+            current: Pod | None = pod
+            for _ in range(TRIES):
+                if current is None or why_not(current, self.resource.selector):
+                    return None
+                if first and not await self.unclaimed(pod):
+                    return None
+                if not self._doubtful.keys() <= {pod.uid}:
+                    return None
+                token = await warrant()
+                left = until() - clock.now()
+                if token is None or left <= 0:
+                    return None
+                if shows(current, self.resource, token):
+                    return current
+                try:
+                    return await self._send(current, token, within=left)
+                except (Conflict, NotFound):
+                    current = await self._look(pod)
+                    # A label write that was decided on an earlier state has come to its end by now.
+                    self._doubtful.pop(pod.uid, None)
+            return None
 
     async def mark(self, pod: Pod, value: Literal["candidate"] | None) -> None:
         """Set the label of a pod, as it was last seen, unless it shows `leader`.
@@ -379,6 +369,7 @@ async def insist(send: Callable[[float], Awaitable[T]], *, within: float) -> T:
             if not done:
                 may_resend = False
                 pending.add(asyncio.ensure_future(send(time_left(until))))
+            # All are asked for: asyncio complains of a failure that nobody looks at.
             errors = {request: request.exception() for request in done}
             for request, error in errors.items():
                 if error is None:

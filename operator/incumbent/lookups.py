@@ -21,7 +21,7 @@ PER_SECOND = 20.0
 """Looks for all such buckets together, at most. 1,200 can be looked for once a minute each."""
 
 
-class Retreat:
+class Backoff:
     """When to look for one bucket again.
 
     Args:
@@ -34,7 +34,7 @@ class Retreat:
         self._looks = 0
 
     @property
-    def takes_turns(self) -> bool:
+    def throttled(self) -> bool:
         """Whether the next look waits for those of other buckets."""
         return self.longest > LONGEST_PAUSE and self._since < math.inf
 
@@ -51,7 +51,7 @@ class Retreat:
         self._since, self._looks = math.inf, 0
 
 
-class Turns:
+class Throttle:
     """Lets only so many looks begin in a second, in the order in which they are due.
 
     Each bucket waits for one turn at a time. So a bucket waits for at most one turn of every other.

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from incumbent import clock
+from incumbent.changelog import ChangeLog
 from incumbent.feed import DROPPED, ENDS
 from incumbent.metrics import CONTENT_TYPE, Exposition
 
@@ -48,9 +49,6 @@ SLOW_AFTER = 5.0
 
 MOST_HISTORIES = 64
 """Histories that are kept to be shared."""
-
-MOST_GONE = 100
-"""Elections that are gone and still remembered, besides as many as there are."""
 
 
 class SilentError(Exception):
@@ -226,10 +224,8 @@ class Mirror:
         """Whether `elections` may lack some."""
         self.step = 0
         """Grows with each change of `elections` or `pending`."""
-        self.changed_at: OrderedDict[str, int] = OrderedDict()
-        """The step of the last change of each election, gone or not, in their order."""
-        self.complete_since = 0
-        """The step since which `changed_at` has every change."""
+        self._changes: ChangeLog[str] = ChangeLog()
+        """Its versions are the steps."""
         self._stirred = asyncio.Event()
         self._news: tuple[int, int, str] | None = None
         """What `news` returned last, after and until which step."""
@@ -285,7 +281,7 @@ class Mirror:
         None: only the whole list can tell.
         """
         if self._news is None or self._news[:2] != (step, self.step):
-            changed = self.changed_since(step)
+            changed = self._changes.since(step)
             if changed is None:
                 return None
             fields = ""
@@ -348,17 +344,6 @@ class Mirror:
         )
         return f"[{', '.join(shown)}]"
 
-    def changed_since(self, step: int) -> list[str] | None:
-        """Return which elections changed, began or ended after a step; None: nobody knows."""
-        if step < self.complete_since:
-            return None
-        found = []
-        for key in reversed(self.changed_at):
-            if self.changed_at[key] <= step:
-                break
-            found.append(key)
-        return found
-
     def follow(self) -> Callable[[], None]:
         """Keep `elections` up to date until the result is called."""
         self._readers += 1
@@ -378,7 +363,7 @@ class Mirror:
         if self._readers or not self.elections or clock.now() < self._wanted_at + FORGOTTEN_AFTER:
             return
         self.elections, self.deadlines, self._version = {}, {}, -1
-        self._forget_gone()
+        self._changes.forget_gone(self.elections, self.step)
         self._news = self._remaining.made = None
         for bodies in (self._list, self._full, self._metrics):
             bodies.forget()
@@ -387,11 +372,6 @@ class Mirror:
         """Follow nothing any more."""
         if self._following is not None:
             self._following.cancel()
-
-    def _forget_gone(self) -> None:
-        for key in [key for key in self.changed_at if key not in self.elections]:
-            del self.changed_at[key]
-        self.complete_since = self.step
 
     async def _follow(self) -> None:
         while True:
@@ -417,8 +397,7 @@ class Mirror:
         if changed or self.pending != header["pending"]:
             self.pending = header["pending"]
             self.step += 1
-            if len(self.changed_at) > 2 * len(self.elections) + MOST_GONE:
-                self._forget_gone()
+            self._changes.trim(self.elections, self.step)
             stirred, self._stirred = self._stirred, asyncio.Event()
             stirred.set()
         return True
@@ -430,8 +409,7 @@ class Mirror:
             self.elections[key] = shown
         else:
             del self.elections[key]
-        self.changed_at.pop(key, None)
-        self.changed_at[key] = self.step + 1
+        self._changes.note(key, self.step + 1)
         return True
 
     async def _ask_health(self) -> dict[str, dict[str, str]]:

@@ -159,7 +159,9 @@ class Operator:
         acts. It counts only if elections use it and no other bucket works, so a tenant's bucket
         takes no operator out of its Service.
         """
-        troubles = self._bucket_troubles()
+        return self._problems(self._bucket_troubles())
+
+    def _problems(self, troubles: Mapping[str, str]) -> Mapping[str, str]:
         own = f"bucket {self._settings.bucket}"
         if troubles.get(own) and all(troubles.values()):
             return {**self.health.problems(), own: troubles[own]}
@@ -167,21 +169,19 @@ class Operator:
 
     def notes(self) -> Mapping[str, str]:
         """Return what is wrong without keeping the process from being ready, by component."""
-        shown = self.problems()
-        notes = {
-            name: wrong
-            for name, wrong in self._bucket_troubles().items()
-            if wrong and name not in shown
-        }
+        troubles = self._bucket_troubles()
+        shown = self._problems(troubles)
+        notes = {name: wrong for name, wrong in troubles.items() if wrong and name not in shown}
         return notes if self.historian is None else {**notes, "history": self.historian.problem}
 
     def _bucket_troubles(self) -> dict[str, str]:
         """Return of each bucket in use why no election can use it; empty if one can."""
         troubles: dict[str, str] = {}
         for campaigner in self.roster.campaigners.values():
-            if campaigner.barred:
+            name = f"bucket {campaigner.resource.bucket}"
+            if campaigner.barred or troubles.get(name) == "":
                 continue
-            name, trouble = f"bucket {campaigner.resource.bucket}", campaigner.bucket_trouble
+            trouble = campaigner.bucket_trouble
             troubles[name] = trouble and troubles.get(name, trouble)
         return troubles
 
@@ -275,7 +275,7 @@ class Operator:
         bucket = self.connection.bucket(resource.bucket)
         bucket.if_missing = if_missing(bucket.name, self._settings)
         if bucket.name != self._settings.bucket:
-            bucket.retreat.longest = SELDOM  # anybody can name it, and it may never be there
+            bucket.backoff.longest = SELDOM  # anybody can name it, and it may never be there
         pods = self._namespaces.get(namespace)
         if pods is None:
             pods = self._namespaces[namespace] = NamespacePods(self._cluster, namespace)

@@ -15,13 +15,16 @@ class RateLimit:
     Args:
         burst: how often at once.
         rate: how often a second after that.
+        most: how many sources are remembered; of more, the one that came least recently is
+            forgotten, and may do its full burst again. None: no limit but the one above.
     """
 
-    def __init__(self, *, burst: int, rate: float) -> None:
+    def __init__(self, *, burst: int, rate: float, most: int | None = None) -> None:
         self._burst = burst
         self._rate = rate
+        self._most = most
         self._left: dict[str, tuple[float, float]] = {}
-        """How often each source could still do it, and when that was."""
+        """How often each source could still do it, and when that was; the latest comes last."""
         self._forget_at = _FORGET_AT
 
     def __len__(self) -> int:
@@ -32,7 +35,10 @@ class RateLimit:
         """Return whether a source may do it now, and count it if so."""
         left = self._left_of(source, now)
         allowed = left >= 1
+        self._left.pop(source, None)
         self._left[source] = (left - 1 if allowed else left), now
+        if self._most is not None and len(self._left) > self._most:
+            del self._left[next(iter(self._left))]
         if len(self._left) >= self._forget_at:
             self._forget(now)
         return allowed

@@ -131,12 +131,7 @@ class Reporter:
         metadata = self.body["metadata"]
         try:
             with urgent(Rank.CHANGE):  # without an answer in time, leaders are stripped
-                self.body = await self._cluster.replace_status(
-                    metadata["namespace"],
-                    metadata["name"],
-                    resource_version=metadata["resourceVersion"],
-                    status={**self.status, "unconfirmed": question},
-                )
+                await self._replace({**self.status, "unconfirmed": question})
         except Conflict:
             fresh = await self._cluster.get_election(metadata["namespace"], metadata["name"])
             if fresh is not None and fresh["metadata"]["uid"] == metadata["uid"]:
@@ -197,17 +192,11 @@ class Reporter:
 
     async def _introduce(self) -> None:
         """Put our question into the status, beside everything that is there."""
-        metadata = self.body["metadata"]
         while newcomer := self._newcomer:
             self._newcomer = ""
             try:
                 with urgent(Rank.CHANGE):  # without an answer in time, nobody of this site leads
-                    self.body = await self._cluster.replace_status(
-                        metadata["namespace"],
-                        metadata["name"],
-                        resource_version=self.body["metadata"]["resourceVersion"],
-                        status={**self.status, "newcomer": newcomer},
-                    )
+                    await self._replace({**self.status, "newcomer": newcomer})
             except Conflict:
                 if not await self._read_again():
                     return
@@ -225,6 +214,20 @@ class Reporter:
             self.introduced_at = clock.now()
             self._changed()
 
+    async def _replace(self, status: Mapping[str, Any]) -> None:
+        """Write a status if nobody has changed the resource since it was seen.
+
+        Raises:
+            Conflict: somebody has.
+        """
+        metadata = self.body["metadata"]
+        self.body = await self._cluster.replace_status(
+            metadata["namespace"],
+            metadata["name"],
+            resource_version=metadata["resourceVersion"],
+            status=status,
+        )
+
     async def _read_again(self) -> bool:
         """Read the resource; return whether it still is the same one."""
         metadata = self.body["metadata"]
@@ -235,7 +238,7 @@ class Reporter:
         return True
 
     async def _write(self) -> None:
-        metadata, waited = self.body["metadata"], False
+        waited = False
         while (situation := self._situation) is not None:
             before = self.status
             if _knows_less(situation, before):
@@ -256,12 +259,7 @@ class Reporter:
                 continue
             try:
                 with urgent(Rank.CHANGE) if _answers(before, status) else contextlib.nullcontext():
-                    self.body = await self._cluster.replace_status(
-                        metadata["namespace"],
-                        metadata["name"],
-                        resource_version=self.body["metadata"]["resourceVersion"],
-                        status=status,
-                    )
+                    await self._replace(status)
             except Conflict:
                 if not await self._read_again():
                     return

@@ -16,15 +16,13 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mappin
 from typing import Any
 
 from incumbent.campaigner import Campaigner
+from incumbent.changelog import ChangeLog
 from incumbent.locks import Locks
 from incumbent.model import ElectionKey
 from incumbent.quota import Quota
 from incumbent.resource import GROUP, Resource, resource_from
 from incumbent.slices import Obstacle
 from incumbent.status import Problem
-
-MOST_GONE = 100
-"""Elections that are gone and whose end is still told, besides as many as there are."""
 
 Claim = tuple[str, str, str]
 """What only one election may have: its kind, where, and the key."""
@@ -62,10 +60,7 @@ class Roster:
         exist."""
         self._all_seen = asyncio.Event()
         self._news = asyncio.Event()
-        self._changed_at: dict[ElectionKey, int] = {}
-        """The version of the last change of each election, gone or not, in the order of changes."""
-        self._complete_since = 0
-        """The version since which this is so for all of them."""
+        self._changes: ChangeLog[ElectionKey] = ChangeLog()
         self._make = make
         self._locks = Locks(default_bucket, allowed_locks)
         self._quota = Quota(most_per_namespace)
@@ -85,14 +80,8 @@ class Roster:
 
     def changes(self, since: int) -> Sequence[tuple[str, str]] | None:
         """Return which elections changed, began or ended after a version; None: nobody knows."""
-        if since < self._complete_since:
-            return None
-        found = []
-        for key in reversed(self._changed_at):
-            if self._changed_at[key] <= since:
-                break
-            found.append((key.namespace, key.name))
-        return found
+        found = self._changes.since(since)
+        return None if found is None else [(key.namespace, key.name) for key in found]
 
     def deadline(self, namespace: str, name: str) -> float | None:
         """Return when the lease of an election ends by now; None: it has none, or is not served."""
@@ -142,18 +131,10 @@ class Roster:
         """Tell whoever waits for a change, and of which election it is."""
         self.version += 1
         if key is not None:
-            self._changed_at.pop(key, None)
-            self._changed_at[key] = self.version
-            if len(self._changed_at) > 2 * len(self.campaigners) + MOST_GONE:
-                self._forget_gone()
+            self._changes.note(key, self.version)
+            self._changes.trim(self.campaigners, self.version)
         news, self._news = self._news, asyncio.Event()
         news.set()
-
-    def _forget_gone(self) -> None:
-        """Forget when the elections changed that are gone; whoever was not told asks for all."""
-        for key in [key for key in self._changed_at if key not in self.campaigners]:
-            del self._changed_at[key]
-        self._complete_since = self.version
 
     def look(self, body: Mapping[str, Any], *, listed: bool = False) -> Resource:
         """Take in a resource as it is now, and that another one of its name is gone.

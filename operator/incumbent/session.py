@@ -111,7 +111,7 @@ class Session:
             with apart():
                 async with turns.turn(Rank.ROUTINE, namespace=namespace):
                     response = await self._send(method, url, body, headers or {}, timeout)
-                    await response.read()  # kopf does not before it has it
+                    await response.read()  # here, so that the turn lasts until all of it is there
             if (pause := retry_after_in(response.headers)) is not None:
                 turns.hold(namespace, min(pause, RETRY_AFTER))
         except (ClusterError, aiohttp.ClientResponseError, OSError, ValueError) as error:

@@ -27,7 +27,7 @@ from incumbent.errors import (
     BucketUnreachable,
     NotSent,
 )
-from incumbent.lookups import LONGEST_PAUSE, Retreat, Turns
+from incumbent.lookups import LONGEST_PAUSE, Backoff, Throttle
 from incumbent.model import BucketInfo, Entry, Nothing, Peer
 from incumbent.ports import Answer, Outcome, Sighting
 
@@ -103,10 +103,10 @@ class NatsBucket:
     Args:
         connection: to NATS.
         name: of the bucket.
-        turns: of all buckets that are looked for, because they cannot be used.
+        throttle: of all buckets that are looked for, because they cannot be used.
     """
 
-    def __init__(self, connection: Connection, name: str, turns: Turns | None = None) -> None:
+    def __init__(self, connection: Connection, name: str, throttle: Throttle | None = None) -> None:
         self.name = name
         self.problem: BucketError | None = None
         """Why the bucket cannot be used now; None while it can, and before the first look."""
@@ -129,9 +129,9 @@ class NatsBucket:
         self._listeners: dict[object, Callable[[], None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._feed: Feed | None = None
-        self.retreat = Retreat(LONGEST_PAUSE)
+        self.backoff = Backoff(LONGEST_PAUSE)
         """How often to look for it while it cannot be used."""
-        self._turns = Turns() if turns is None else turns
+        self._throttle = Throttle() if throttle is None else throttle
         self._sought = asyncio.Event()
         """Set when a look should not wait for the end of a pause."""
         self.if_missing = ""
@@ -158,7 +158,9 @@ class NatsBucket:
         """
         self._prepared.clear()
 
-        def begin() -> None:  # keeps the bucket, which would be another one otherwise
+        def begin() -> None:
+            # A reference to the bucket, and not to its event alone: a bucket to which nobody refers
+            # is dropped, and whoever asks for its name gets another one.
             self._prepared.set()
 
         return begin
@@ -319,7 +321,7 @@ class NatsBucket:
         self.denied.clear()
         self._answered_at.clear()
         self._silent_watches, self._losses = 0, self._losses + 1
-        self.retreat.end()  # the next server may have it
+        self.backoff.end()  # the next server may have it
         self._sought.set()
         if self._task is not None:
             if self._feed is not None:
@@ -427,8 +429,8 @@ class NatsBucket:
         while True:
             await self._connection.wait_connected()
             await self._prepared.wait()
-            if self.retreat.takes_turns:
-                await self._turns.take()
+            if self.backoff.throttled:
+                await self._throttle.take()
             self._sought.clear()
             began, refused = clock.now(), False
             try:
@@ -443,10 +445,10 @@ class NatsBucket:
             failures = 0 if clock.now() - began > LONGEST_PAUSE else failures + 1
             if refused:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self.retreat.pause(clock.now())):
+                    async with asyncio.timeout(self.backoff.pause(clock.now())):
                         await self._sought.wait()
             else:
-                self.retreat.end()
+                self.backoff.end()
                 await pause(failures)
 
     def _with_reason(self, error: BucketError) -> BucketError:
@@ -581,9 +583,11 @@ class NatsBucket:
 
     def _release(self, *keys: str) -> None:
         """Keep no longer what nobody watches."""
-        for feed in (self._feed, self._shown):
-            for key in keys if feed is not None else ():
-                if feed is not None and not self._followers and key not in self._watchers:
+        if self._followers:
+            return
+        for feed in filter(None, (self._feed, self._shown)):
+            for key in keys:
+                if key not in self._watchers:
                     feed.release(key)
 
     def _read_first(self, feed: Feed, key: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from incumbent import clock
 from incumbent.errors import BucketDenied, BucketError, BucketNotFound
-from incumbent.lookups import LONGEST_PAUSE, PER_SECOND, SELDOM, Turns
+from incumbent.lookups import LONGEST_PAUSE, PER_SECOND, SELDOM, Throttle
 from incumbent.stream import NatsBucket
 
 pytestmark = pytest.mark.looptime
@@ -32,7 +32,7 @@ class Server:
         self.asked: list[tuple[float, str]] = []
         self.there: set[str] = set()
         self.refusal: type[BucketError] = BucketNotFound
-        self.turns = Turns()
+        self.turns = Throttle()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def wait_connected(self) -> None:
@@ -59,7 +59,7 @@ class Server:
     def tenants_bucket(self, name: str) -> NatsBucket:
         """Return a bucket that an election names, which is being looked for."""
         bucket = NatsBucket(self, name, self.turns)
-        bucket.retreat.longest = SELDOM
+        bucket.backoff.longest = SELDOM
         bucket.listen(lambda: None)
         return bucket
 
@@ -155,7 +155,7 @@ async def test_elections_that_come_and_go_delay_nobody(server: Server) -> None:
     """A bucket that nobody names any more keeps no turn."""
     for number in range(500):
         bucket = NatsBucket(server, f"B-{number}", server.turns)
-        bucket.retreat.longest = SELDOM
+        bucket.backoff.longest = SELDOM
         end = bucket.listen(lambda: None)
         await asyncio.sleep(0.1)
         end()
@@ -186,7 +186,7 @@ async def test_a_new_connection_has_missing_buckets_looked_for(server: Server) -
 
 async def test_turns_are_taken_in_order_and_given_back_by_who_gives_up() -> None:
     """A turn that nobody waits for any more is the next one's."""
-    turns, taken = Turns(per_second=1), list[int]()
+    turns, taken = Throttle(per_second=1), list[int]()
 
     async def take(number: int) -> None:
         await turns.take()

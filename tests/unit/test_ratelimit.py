@@ -43,6 +43,15 @@ def test_sources_that_are_limited_are_not_forgotten():
     assert not any(limit.take(f"namespace-{number}", 1.0) for number in range(500))
 
 
+def test_of_very_many_sources_those_that_came_last_are_remembered():
+    limit = RateLimit(burst=1, rate=0.001, most=100)
+    for number in range(1000):
+        assert limit.take(str(number), 0.0)
+    assert len(limit) == 100
+    assert not limit.take("999", 1.0)
+    assert limit.take("0", 1.0)
+
+
 @given(
     st.lists(st.floats(0, 10), max_size=60),
     st.integers(1, 5),

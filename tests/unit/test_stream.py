@@ -847,6 +847,12 @@ def few_spare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "MOST_SPARE", 10)
 
 
+def crowd_out(server: Server) -> None:
+    """Store so many other keys that the bucket forgets most of them, with `few_spare`."""
+    for number in range(50):
+        server.store(f"foreign-{number}")
+
+
 @pytest.mark.usefixtures("few_spare")
 async def test_of_the_keys_of_others_few_are_remembered(server: Server, bucket: NatsBucket) -> None:
     """However many there are, at the start and later."""
@@ -867,8 +873,7 @@ async def test_a_key_that_was_forgotten_is_read_for_who_begins_to_watch_it(
 ) -> None:
     """Nothing is known of what was on it before, as for every watch that begins."""
     async with watched(bucket):
-        for number in range(50):
-            server.store(f"foreign-{number}")
+        crowd_out(server)
         shown: list[Sighting] = []
         end = bucket.watch("foreign-7", shown.append)
         assert not shown
@@ -890,8 +895,7 @@ async def test_that_a_key_holds_nothing_is_read_where_some_were_forgotten(
 ) -> None:
     """It may be one of them. A key that was watched all the time is none of them."""
     async with watched(bucket):
-        for number in range(50):
-            server.store(f"foreign-{number}")
+        crowd_out(server)
         before = server.calls.count("STREAM.MSG.GET")
         shown: list[Sighting] = []
         end = bucket.watch("new", shown.append)
@@ -916,8 +920,7 @@ async def test_a_key_that_was_watched_from_the_beginning_can_be_forgotten_once_i
     await asyncio.sleep(0.5)
     server.store("a")
     end()
-    for number in range(50):
-        server.store(f"foreign-{number}")
+    crowd_out(server)
     shown: list[Sighting] = []
     end = bucket.watch("a", shown.append)
     await asyncio.sleep(0.1)
@@ -932,8 +935,7 @@ async def test_what_comes_while_a_key_is_read_first_is_not_live(
 ) -> None:
     """Nobody was shown what was there before. What is read then is old, and not shown any more."""
     async with watched(bucket):
-        for number in range(50):
-            server.store(f"foreign-{number}")
+        crowd_out(server)
         shown: list[Sighting] = []
         end = bucket.watch("foreign-7", shown.append)
         server.store("foreign-7")
@@ -951,8 +953,7 @@ async def test_a_first_read_that_fails_is_tried_again_also_after_the_watch_was_l
 ) -> None:
     """Otherwise the election would never begin."""
     async with watched(bucket):
-        for number in range(50):
-            server.store(f"foreign-{number}")
+        crowd_out(server)
         shown: list[Sighting] = []
         with refusing(server, {"STREAM.MSG.GET": BucketUnreachable("no answer")}):
             end = bucket.watch("foreign-7", shown.append)
@@ -1050,8 +1051,7 @@ async def test_who_follows_late_is_shown_also_what_was_forgotten(
 ) -> None:
     """The watch begins anew for that."""
     async with watched(bucket):
-        for number in range(50):
-            server.store(f"foreign-{number}")
+        crowd_out(server)
         followed: set[str] = set()
         end = bucket.follow(lambda key, _: followed.add(key))
         await asyncio.sleep(2)
