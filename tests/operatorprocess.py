@@ -103,10 +103,20 @@ class OperatorProcess(Startable):
         self.kill()
         await self.start()
 
-    async def readyz(self) -> tuple[int, str]:
+    async def wait_ready_line(self, line: str, *, timeout: float = 20) -> None:
+        """Wait until /readyz?verbose says 200, with this line; what is served may be a bit old."""
+
+        async def has_it() -> bool:
+            status, text = await self.readyz("?verbose")
+            return status == 200 and line in text.splitlines()
+
+        await self.process.wait_until(has_it, timeout=timeout)
+
+    async def readyz(self, query: str = "") -> tuple[int, str]:
         """Return status and text of /readyz; 0 while nobody listens."""
+        url = f"{self.url}/readyz{query}"
         try:
-            async with self._session() as session, session.get(f"{self.url}/readyz") as answer:
+            async with self._session() as session, session.get(url) as answer:
                 return answer.status, await answer.text()
         except (aiohttp.ClientError, OSError, TimeoutError):
             return 0, ""

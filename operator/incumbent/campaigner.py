@@ -195,6 +195,7 @@ class Campaigner:
             corrected=self._corrected,
             refused=self._refuse,
             recognised=self._kin.peers.learn,
+            heard=self._kin.hear,
             wake=self._wake_in,
             turns=turns,
             inquiry=self._reporter,
@@ -854,23 +855,28 @@ class Campaigner:
         record, but does not answer through our API server, is of another cluster: this one is a
         copy of it, or it is a copy of this one.
         """
-        campaign, record, now = self._driver.campaign, self._driver.record, clock.now()
+        now, record = clock.now(), self._driver.record
         self._kin.unproven = self._reporter.drops_proofs
-        open_question = (
-            campaign is not None
-            and campaign.lease is None
-            and record is not None
-            and now < campaign.lapse_at
-            and not self.resource.observed
-            and self._kin.doubtful(record)
-        )
-        if not open_question or record is None:
+        if record is None or not self._in_doubt:
             self._doubt = None
         elif await self._ask(record, now):
             self._note_use(record, now)
             return True
         self._note_use(record, now)
         return False
+
+    @property
+    def _in_doubt(self) -> bool:
+        """Whether the live record may be of a replica of this site that is not known yet."""
+        campaign, record = self._driver.campaign, self._driver.record
+        return (
+            campaign is not None
+            and campaign.lease is None
+            and record is not None
+            and clock.now() < campaign.lapse_at
+            and not self.resource.observed
+            and self._kin.doubtful(record)
+        )
 
     async def _ask(self, record: Record, now: float) -> bool:
         """Ask the steward for a sign of life, and judge; return whether we have to wait for it."""
@@ -1016,7 +1022,8 @@ class Campaigner:
             self._wake_in(patience)
         if 0 <= self._trouble.lasts(BucketNotFound, now) < self._known_ttl:
             self._wake_in(self._known_ttl - self._trouble.lasts(BucketNotFound, now))
-        rests, campaign = self._office.rests, self._driver.campaign
+        # Also of a record that came after the last pass had looked.
+        rests, campaign = self._office.rests or self._in_doubt, self._driver.campaign
         if self._retire_by < NEVER or blink or (rests and trouble is None):
             return
         if confirmation.answered and isinstance(error, BucketUnreachable):
@@ -1065,6 +1072,7 @@ class Campaigner:
             state=state,
             seen=seen,
             record=record,
+            revision=campaign.latest.revision if campaign and campaign.latest else 0,
             ours=ours,
             leader=leader,
             total=sum(self.resource.selector.matches(pod.labels) for pod in pods),

@@ -8,9 +8,9 @@ ours, one write of them, after the bucket's, moves the traffic, and the labels f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -78,6 +78,7 @@ class Office:
         corrected: is told of each pod that carried the leader label without leading.
         refused: is told why a request to step down cannot be carried out.
         recognised: is told of each process that labels pods here by right: it is a replica.
+        heard: is told of each status of the election that was read.
         wake: asks for another pass after so many seconds.
         turns: for changes of leader, of which only so many go on at a time.
         inquiry: where replicas ask each other while they cannot see the key.
@@ -98,6 +99,7 @@ class Office:
         corrected: Callable[[Pod], None],
         refused: Callable[[str], None],
         recognised: Callable[[str], None],
+        heard: Callable[[Mapping[str, Any]], None],
         wake: Callable[[float], None],
         turns: Turns,
         inquiry: Inquiry,
@@ -112,7 +114,7 @@ class Office:
         self._may_label = may_label
         self._corrected = corrected
         self._refused = refused
-        self._recognised = recognised
+        self._recognised, self._heard = recognised, heard
         self._step_down = StepDown(cluster)
         self._wake = wake
         self._turns = turns
@@ -793,8 +795,13 @@ class Office:
         if self._answers:
             until = min(until, campaign.ended_at)
         late = self._reached(until) and not self.resource.holds
-        if (withdrawn or late) and (self._answers or self._labels.suspects):
-            await self._strip_known()
+        if not ((withdrawn or late) and (self._answers or self._labels.suspects)):
+            return True
+        if not withdrawn and self._answers and await self._relieved_by_status():
+            # The steward answers for the label. The next pass knows it, or asks once more.
+            self._answers = False
+            return True
+        await self._strip_known()
         return True
 
     async def _end_doubt(self) -> None:
@@ -1055,8 +1062,9 @@ class Office:
                     election = await self._cluster.get_election(key.namespace, key.name)
         except (TimeoutError, ClusterError):
             return False
-        steward = ((election or {}).get("status") or {}).get("steward") or {}
-        return bool(steward.get("revision", 0) > held.revision)
+        status = (election or {}).get("status") or {}
+        self._heard(status)
+        return bool((status.get("steward") or {}).get("revision", 0) > held.revision)
 
     # Pods
 

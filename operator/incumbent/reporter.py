@@ -42,6 +42,8 @@ LONGEST_QUARREL = 30.0
 """The same while somebody else writes another status again and again."""
 FORGIVEN_AFTER = 60.0
 """Seconds without such a quarrel after which a change of somebody else is corrected at once."""
+HEARS_WITHIN = 2.0
+"""Seconds within which a replica sees a record that the status tells of; its watch may lag."""
 NEVER = math.inf
 AFTER_CONFLICT = 0.1
 """Seconds to wait before another try, at most, when somebody else wrote the status."""
@@ -89,6 +91,8 @@ class Reporter:
         """Whether the API server drops the fields of a proof (see `site`)."""
         self._repeats = 0
         """How often in a row we have written what somebody else had changed since."""
+        self._ahead: tuple[int, float] = 0, 0.0
+        """A revision that the status told of before this replica saw it, and since when."""
         self._events: list[Event] = []
         metadata = body["metadata"]
         self._log = log.bind(namespace=metadata["namespace"], election=metadata["name"])
@@ -243,6 +247,9 @@ class Reporter:
             before = self.status
             if _knows_less(situation, before):
                 return
+            if (left := self._may_know_less(situation, before)) > 0:
+                await self._wait(left)
+                continue
             status: Mapping[str, Any] = status_from(situation, before, _timestamp())
             if self._leaves_it(situation, before):
                 status = with_candidates(situation, before, _timestamp())
@@ -276,6 +283,28 @@ class Reporter:
             self._evicted = self._evicted and not evicted
             self._keep(*events_from(before, status, evicted=evicted))
             return
+
+    def _may_know_less(self, situation: Situation, before: Mapping[str, Any]) -> float:
+        """Return for how many seconds another replica may still be ahead of our watch."""
+        steward, created = (
+            before.get("steward") or {},
+            (before.get("bucket") or {}).get("createdTime"),
+        )
+        revision, bucket = steward.get("revision", 0), situation.bucket
+        if revision <= situation.revision or steward.get("replica") == self._replica:
+            return 0.0
+        if not situation.seen or bucket is None or bucket.created != created:
+            return 0.0
+        if revision != self._ahead[0]:
+            self._ahead = revision, clock.now()
+        return self._ahead[1] + HEARS_WITHIN - clock.now()
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until there is something else to say, for so long at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stirred.wait()
+                self._stirred.clear()
 
     async def _let_others_learn(self) -> None:
         """Wait before the same is written again, but not once there is something else to say.

@@ -122,6 +122,8 @@ class Situation:
     """The question in the status that this replica has answered, see `confirmation`."""
     process: str = ""
     """What tells the steward from an earlier process of its name."""
+    revision: int = 0
+    """The latest revision of the key that was seen; 0 if the key was empty then."""
     contested: str = ""
     """Why the labels do not stay as they should be; empty if they do."""
     waits: Settlement | None = None

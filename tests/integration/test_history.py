@@ -183,15 +183,9 @@ async def test_without_the_stream_elections_go_on_and_it_is_said(
     await election.lead()
     await operator.wait_said("history.unavailable")
     sentence = f"there is no stream {STREAM}: make it as docs/history.md says"
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"{operator.url}/readyz?verbose") as answer,
-    ):
-        assert answer.status == 200
-        assert f"[!]history: {sentence}\n" in await answer.text()
-    found = await history(operator, election)
-    assert found["problem"] == sentence
-    (term,) = found["terms"]  # what was seen is told all the same
+    await operator.wait_ready_line(f"[!]history: {sentence}")
+    (term,) = await until_causes(operator, election, [None])  # what was seen is told all the same
+    assert (await history(operator, election))["problem"] == sentence
     for shown in (term["from"], term["led"][0]["from"]):
         assert abs(datetime.fromisoformat(shown).timestamp() - time.time()) < 60
     assert len(operator.lines("history.unavailable")) == 1

@@ -342,6 +342,7 @@ async def test_younger_election_waits_for_the_key(shared, operator):
 async def test_stable_election_writes_nothing_to_the_api_server(site, shared, operator):
     """At rest there is no write request at all, however often the record is renewed."""
     await shared.lead()
+    await shared.wait_event("LeaderElected")
     campaigns = series("campaigns_total", shared, state="leader")
     await asyncio.sleep(0.5)
     since = site.audit.position()
@@ -353,7 +354,8 @@ async def test_stable_election_writes_nothing_to_the_api_server(site, shared, op
     writes = site.audit.requests(
         since=since, user="operator", namespace=shared.namespace, verbs=WRITES
     )
-    assert not [write for write in writes if write.name.startswith(shared.name)]
+    written = [write for write in writes if write.name.startswith(shared.name)]
+    assert not written, written
 
 
 @pytest.mark.timeout(120)

@@ -181,7 +181,9 @@ async def undisturbed(election: Election, *, watch: bool = True) -> AsyncIterato
     after = await election.status()
     for field in ("leader", "token", "holder", "transitions"):
         assert after[field] == status[field]
-    assert [event["reason"] for event in await election.events()] == ["LeaderElected"]
+    events = await election.events()
+    told = [f"{event['reason']}: {event['note']}" for event in events]
+    assert [event["reason"] for event in events] == ["LeaderElected"], told
 
 
 def _name(election: Election) -> tuple[str, str]:

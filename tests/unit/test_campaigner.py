@@ -1197,6 +1197,67 @@ async def test_replica_that_stood_still_writes_over_no_news(stage):
         assert stage.status == before
 
 
+async def test_record_of_a_replica_that_is_not_known_yet_is_no_news_of_another_site(stage):
+    """A report between the arrival of the record and the next pass says nothing of it."""
+    await stage.lead()
+    standby = await stage.start("two")
+    await asyncio.sleep(1)
+    record = stage.bucket._latest(KEY).entry
+    headers = {**wire.headers_of(record), wire.REPLICA: "three/new"}
+    stage.bucket.put(KEY, record.holder, headers)
+    standby._driver._seen(stage.bucket._latest(KEY))
+    standby._report()
+    await asyncio.sleep(0.3)
+    assert stage.reasons == ["LeaderElected"]
+    assert stage.condition() == ("True", "Leading")
+
+
+@pytest.mark.parametrize("later", (0, TTL), ids=("within its lease", "after its lease"))
+async def test_replica_that_stood_still_learns_from_the_status_who_relieved_it(stage, later):
+    """The record is of a replica of which it has not heard yet, and its own lease ends."""
+    view = View(stage.bucket)
+    first = await stage.start("one", view=view)
+    await stage.until(lambda: stage.condition() == ("True", "Leading"))
+    hears = stage.cluster.shown.pop()
+    second = await stage.start("two")
+    await asyncio.sleep(0.5)
+    patches, view.mute = len(stage.cluster.patches), True
+    await stage.until(lambda: second._driver.leads, timeout=TTL)
+    await asyncio.sleep(later)
+    view.mute = False
+    view._be(None)
+    await asyncio.sleep(TTL / 2)
+    stage.cluster.shown.append(hears)
+    await asyncio.sleep(TTL)
+    assert first._driver.lease is None
+    assert stage.leaders == ["a"]
+    assert len(stage.cluster.patches) == patches
+
+
+async def test_replica_that_has_not_heard_of_the_record_leaves_the_status_to_its_steward(stage):
+    """Its watch lags, and for what it knows nobody leads."""
+
+    async def refused(*_, **__):
+        return Answer(Outcome.REFUSED)
+
+    for name in ("a", "b"):
+        stage.cluster.change(name, ready=False)
+    view = View(stage.bucket)
+    late = await stage.start("late", view=view)
+    await stage.until(lambda: stage.condition() == ("False", "NoCandidates"))
+    view.mute, view.write = True, refused
+    await stage.start("one")
+    for name in ("a", "b"):
+        stage.cluster.change(name, ready=True)
+    await stage.until(lambda: stage.condition() == ("True", "Leading"))
+    late._report()
+    await asyncio.sleep(1)
+    view.mute = False
+    view._be(None)
+    await asyncio.sleep(TTL)
+    assert stage.reasons == ["NoCandidates", "LeaderElected"]
+
+
 async def test_older_view_of_the_resource_is_ignored(stage):
     """The answer to our own write can be faster than the watch."""
     old = await stage.cluster.get_election(NAMESPACE, "billing")
