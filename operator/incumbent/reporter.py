@@ -44,6 +44,8 @@ FORGIVEN_AFTER = 60.0
 """Seconds without such a quarrel after which a change of somebody else is corrected at once."""
 HEARS_WITHIN = 2.0
 """Seconds within which a replica sees a record that the status tells of; its watch may lag."""
+LEAST = 0.001
+"""Seconds of a wait, at least: a timer may come so much too early."""
 NEVER = math.inf
 AFTER_CONFLICT = 0.1
 """Seconds to wait before another try, at most, when somebody else wrote the status."""
@@ -302,7 +304,7 @@ class Reporter:
     async def _wait(self, seconds: float) -> None:
         """Wait until there is something else to say, for so long at most."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(max(LEAST, seconds)):
                 await self._stirred.wait()
                 self._stirred.clear()
 
