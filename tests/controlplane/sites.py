@@ -76,7 +76,7 @@ class AuditLog:
 def _request(event: dict[str, dict[str, str]]) -> Request:
     what = event.get("objectRef", {})
     return Request(
-        user=event["user"]["username"],
+        user=event["user"].get("username", ""),  # none if the request was given up before
         user_agent=str(event.get("userAgent", "")),
         verb=str(event["verb"]),
         resource=what.get("resource", ""),
