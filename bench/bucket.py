@@ -18,14 +18,16 @@ from bench.plots import cumulative, curves
 from bench.report import SHARES, Measurement, Result, Section, at, patience, say, spread, table
 from controlplane.natsserver import NatsCluster, NatsServer
 from controlplane.processes import ControlPlaneError
-from incumbent import clock, jetstream, wire
-from incumbent.access import NatsAccess
-from incumbent.bucket import Nats, NatsBucket
+from incumbent import clock
+from incumbent.campaign import wire
+from incumbent.campaign.ports import Outcome, Sighting
+from incumbent.campaign.records import Cause, Marker, Record
+from incumbent.campaign.timing import timing_for
 from incumbent.election import Election
 from incumbent.errors import BucketError
-from incumbent.model import Cause, Marker, Record
-from incumbent.ports import Outcome, Sighting
-from incumbent.timing import timing_for
+from incumbent.nats import jetstream
+from incumbent.nats.connection import NatsBucket, NatsConnection
+from incumbent.nats.login import NatsAccess
 
 SERVERS = ((1, False), (1, True), (3, False), (3, True))
 """Replicas, which is servers, too; and whether each write is synced to the disk before its answer.
@@ -80,13 +82,13 @@ async def _running(
 
 
 @contextlib.asynccontextmanager
-async def _connected(servers: Sequence[NatsServer]) -> AsyncIterator[Nats]:
-    async with Nats(NatsAccess([server.url for server in servers])) as nats:
+async def _connected(servers: Sequence[NatsServer]) -> AsyncIterator[NatsConnection]:
+    async with NatsConnection(NatsAccess([server.url for server in servers])) as nats:
         await nats.wait_connected()
         yield nats
 
 
-async def _create(nats: Nats, name: str, *, ttl: int, replicas: int) -> NatsBucket:
+async def _create(nats: NatsConnection, name: str, *, ttl: int, replicas: int) -> NatsBucket:
     """Create a bucket; a cluster that has just begun refuses at first."""
     deadline = clock.now() + LONGEST
     while True:
@@ -201,7 +203,9 @@ async def _expiry(
     return found
 
 
-async def _create_without_markers(nats: Nats, name: str, *, ttl: int, replicas: int) -> NatsBucket:
+async def _create_without_markers(
+    nats: NatsConnection, name: str, *, ttl: int, replicas: int
+) -> NatsBucket:
     """Create a bucket as clients do that know no markers."""
     config = dict(jetstream.stream_request(name, ttl=ttl, replicas=replicas))
     del config["subject_delete_marker_ttl"], config["allow_msg_ttl"]
@@ -330,7 +334,10 @@ async def _begin(election: Election) -> None:
 
 
 async def _kill(
-    nats: Nats, servers: Sequence[NatsServer], records: Mapping[int, Records], found: Result
+    nats: NatsConnection,
+    servers: Sequence[NatsServer],
+    records: Mapping[int, Records],
+    found: Result,
 ) -> None:
     victim = random.choice(servers)  # noqa: S311
     for one in records.values():
@@ -384,7 +391,7 @@ class Records:
             self.first.setdefault(key, (record, clock.now() - sighting.age))
 
 
-async def _lead(nats: Nats, bucket: NatsBucket, server: str) -> None:
+async def _lead(nats: NatsConnection, bucket: NatsBucket, server: str) -> None:
     """Let this server lead the stream of a bucket."""
     subject = f"$JS.API.STREAM.LEADER.STEPDOWN.KV_{bucket.name}"
     wish = json.dumps({"placement": {"preferred": server}}).encode()

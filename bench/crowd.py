@@ -22,10 +22,10 @@ from bench.scene import Scene, Usage, election_path, pod_path
 from controlplane.kube import ApiError, has_condition
 from controlplane.processes import Process
 from elections import LEADER
-from incumbent.access import NatsAccess
-from incumbent.bucket import Nats
-from incumbent.model import Cause, Marker, Record
-from incumbent.ports import Sighting
+from incumbent.campaign.ports import Sighting
+from incumbent.campaign.records import Cause, Marker, Record
+from incumbent.nats.connection import NatsConnection
+from incumbent.nats.login import NatsAccess
 
 BUCKET = "LEADER_ELECTION"
 _PODS = "/api/v1/pods"
@@ -128,7 +128,7 @@ class Crowd:
             else:
                 shown.set()
 
-        async with Nats(NatsAccess([self._scene.nats.url])) as nats:
+        async with NatsConnection(NatsAccess([self._scene.nats.url])) as nats:
             end = nats.bucket(BUCKET).follow(seen)
             following = asyncio.create_task(self._follow(listed))
             try:

@@ -29,11 +29,11 @@ from bench.scene import Scene
 from controlplane import build
 from controlplane.processes import ControlPlaneError, bound_to_us
 from incumbent import clock
-from incumbent.access import NatsAccess
-from incumbent.bucket import Nats
+from incumbent.campaign.records import Profile
+from incumbent.campaign.timing import timing_for
 from incumbent.election import Election
-from incumbent.model import Profile
-from incumbent.timing import timing_for
+from incumbent.nats.connection import NatsConnection
+from incumbent.nats.login import NatsAccess
 
 TTL = 15
 """Seconds: the lease duration of client-go's defaults."""
@@ -62,7 +62,7 @@ async def _measure(
 ) -> Result:
     found: Result = {"ttl": ttl, "keys": keys, "rounds": rounds}
     scene = Scene(folder)
-    async with scene.running(), Nats(NatsAccess([scene.nats.url])) as nats:
+    async with scene.running(), NatsConnection(NatsAccess([scene.nats.url])) as nats:
         await nats.wait_connected()
         await nats.create_bucket("LEADER_ELECTION", ttl=ttl, replicas=1)
         found["releases"] = await _releases(releases, scene.nats.url)

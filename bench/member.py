@@ -10,15 +10,15 @@ import asyncio
 import sys
 import time
 
-from incumbent.access import NatsAccess
-from incumbent.bucket import Nats
+from incumbent.campaign.records import Profile
 from incumbent.election import Election
-from incumbent.model import Profile
+from incumbent.nats.connection import NatsConnection
+from incumbent.nats.login import NatsAccess
 
 
 async def main(url: str, profile: str, keys: str, every: str, identity: str) -> None:
     """Campaign until killed."""
-    async with Nats(NatsAccess([url])) as nats, asyncio.TaskGroup() as campaigns:
+    async with NatsConnection(NatsAccess([url])) as nats, asyncio.TaskGroup() as campaigns:
         await nats.wait_connected()
         print("ready", flush=True)  # noqa: T201
         for number in range(int(keys)):

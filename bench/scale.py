@@ -23,7 +23,7 @@ from bench.plots import cumulative, curves
 from bench.report import Measurement, Result, Section, at, say, table
 from bench.scene import PER_NAMESPACE, PODS, Scene, Usage, shares, used
 from controlplane.processes import Process
-from incumbent import wire
+from incumbent.campaign import wire
 
 SIZES = (1000, 5000, 10000)
 TTL = 30

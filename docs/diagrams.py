@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from incumbent.timing import timing_for
+from incumbent.campaign.timing import timing_for
 
 WIDTH = 760
 INK, FAINT, BLUE, GREEN, RED = "#1f2933", "#9aa5b1", "#2f6fab", "#2e7d4f", "#b3403a"

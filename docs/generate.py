@@ -3,7 +3,7 @@
 - `reference/`: the resource from `crds/`, flags and variables from the commands, metrics from what
   an operator serves, conditions and events from the code that says them;
 - `guarantees.md`: the promises, from README.md;
-- `how-to/choose-the-ttl.md`: its tables, from `incumbent.timing` and from what was measured;
+- `how-to/choose-the-ttl.md`: its tables, from `campaign.timing` and from what was measured;
 - `nats.md`, `real-nodes.md`, `routing.md`, `security.md`, README.md: their figures (`measured.py`);
 - `reference/versions.md`: from the results of `make matrix`;
 - `diagrams/`: from the tables in `diagrams.py`.
@@ -23,16 +23,17 @@ import click
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-import incumbent.cli
-import incumbent.kubectl.cli
-from incumbent.metrics import Metrics
-from incumbent.model import ElectionKey
-from incumbent.status import Problem
-from incumbent.timing import timing_for
+import incumbent
+import incumbent.cli.main
+import incumbent.kubectl.main
+from incumbent.campaign.timing import timing_for
+from incumbent.kubernetes.objects import ElectionKey
+from incumbent.server.metrics import Metrics
+from incumbent.status.conditions import Problem
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-SOURCES = Path(incumbent.cli.__file__).parent
+SOURCES = Path(incumbent.__file__).parent
 NOTE = "<!-- Written by `make docs`. -->\n\n"
 TTLS = (5, 10, 15, 30, 60)
 """Seconds, of the buckets that are compared."""
@@ -182,8 +183,8 @@ def resource() -> str:
 def commands() -> Iterator[tuple[str, click.Command]]:
     """Return each command with its full name."""
     programs = (
-        ("incumbent", incumbent.cli.main),
-        ("kubectl incumbent", incumbent.kubectl.cli.main),
+        ("incumbent", incumbent.cli.main.main),
+        ("kubectl incumbent", incumbent.kubectl.main.main),
     )
     for program, group in programs:
         yield program, group
@@ -270,7 +271,7 @@ def metrics_page() -> str:
 
 def _calls(name: str) -> Iterator[tuple[list[Any], set[str | None]]]:
     """Return constant arguments (None for others), and names of others, of a function's calls."""
-    for path in sorted(SOURCES.glob("*.py")):
+    for path in sorted(SOURCES.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name:
                 arguments = [getattr(argument, "value", None) for argument in node.args]
@@ -302,9 +303,9 @@ def conditions() -> list[tuple[str, str, str]]:
     """Return type, status and reason of every condition that the code can write.
 
     Raises:
-        ValueError: `incumbent.status` is no longer written as this reads it.
+        ValueError: `incumbent.status.conditions` is no longer written as this reads it.
     """
-    tree = ast.parse((SOURCES / "status.py").read_text())
+    tree = ast.parse((SOURCES / "status" / "conditions.py").read_text())
     functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     found: list[tuple[str, str, str]] = []
     for pair in ast.walk(functions["_conditions"]):
@@ -320,7 +321,7 @@ def conditions() -> list[tuple[str, str, str]]:
                     reasons = [named] if isinstance(named, str) else problems(str(kind))
                     found += [(str(kind), ast.literal_eval(status), one) for one in reasons]
     if len({kind for kind, *_ in found}) < 6:  # noqa: PLR2004  # there are six conditions
-        msg = "the conditions are not found in status.py any more; adapt docs/generate.py"
+        msg = "the conditions are not found any more; adapt docs/generate.py"
         raise ValueError(msg)
     kinds, statuses = [kind for kind, *_ in found], ("True", "False", "Unknown")
     return sorted(
@@ -344,9 +345,13 @@ def events() -> list[tuple[str, str, str]]:
     Raises:
         KeyError: nobody has said what one means.
     """
-    said = {(kind, reason) for (kind, reason, *_), _ in _calls("Event") if isinstance(reason, str)}
+    said = {
+        (kind, reason)
+        for (kind, reason, *_), _ in _calls("KubernetesEvent")
+        if isinstance(reason, str)
+    }
     rows = [(kind, reason, EVENTS[reason]) for kind, reason in sorted(said)]
-    tree = ast.parse((SOURCES / "status.py").read_text())
+    tree = ast.parse((SOURCES / "status" / "conditions.py").read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_TROUBLES":
             assert isinstance(node.value, ast.Call)  # noqa: S101  # frozenset({…})

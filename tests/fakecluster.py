@@ -1,4 +1,4 @@
-"""An API server in memory, with the faults of a real one; implements `incumbent.ports.Cluster`."""
+"""An API server in memory, with the faults of a real one; implements `kubernetes.ports.Cluster`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from incumbent.errors import (
     Refused,
     Unsent,
 )
-from incumbent.model import Pod
-from incumbent.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced, PodsUnwatched
-from incumbent.resource import API_VERSION, KIND
-from incumbent.slices import SERVICE_NAME
-from incumbent.status import Event
+from incumbent.kubernetes.objects import Pod
+from incumbent.kubernetes.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced, PodsUnwatched
+from incumbent.kubernetes.resource import API_VERSION, KIND, SERVICE_NAME
+from incumbent.status.conditions import KubernetesEvent
 
 NAMESPACE = "shop"
 TIMEOUT = 5.0
@@ -130,7 +129,7 @@ class FakeCluster:
         self.calls: list[Operation] = []
         self.history: list[Pod] = []
         """Every state of a pod that was ever stored, in order."""
-        self.events: list[Event] = []
+        self.events: list[KubernetesEvent] = []
         self.pods: dict[tuple[str, str], Pod] = {}
         self.elections: dict[tuple[str, str], dict[str, Any]] = {}
         self.services: dict[tuple[str, str], dict[str, Any]] = {}
@@ -380,7 +379,7 @@ class FakeCluster:
     ) -> None:
         """Take in an event."""
         await self._arrive(Operation("emit_event", election["metadata"]["name"]))
-        self.events.append(Event(kind, reason, action, note))
+        self.events.append(KubernetesEvent(kind, reason, action, note))
 
     # What others do
 

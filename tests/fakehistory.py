@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+from incumbent.campaign.ports import Answer, Outcome
 from incumbent.errors import BucketError
-from incumbent.ports import Answer, Outcome, Stored
+from incumbent.history.ports import Stored
 
 
 class FakeHistory:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from incumbent import wire
+from incumbent.campaign import wire
+from incumbent.campaign.ports import Answer, Outcome, Sighting
+from incumbent.campaign.records import BucketInfo, Cause, Entry, Marker, Nothing, Record
 from incumbent.errors import BucketDenied, BucketError, BucketInvalid, BucketUnreachable
-from incumbent.model import BucketInfo, Cause, Entry, Marker, Nothing, Record
-from incumbent.ports import Answer, Outcome, Sighting
 
 INFO_TIMEOUT = 2.0
 SERVER_AHEAD = 1_800_000_000.0

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from incumbent.bucket import Nats, NatsAccess
+from incumbent.nats.connection import NatsAccess, NatsConnection
 from waiting import PATIENCE
 
 if TYPE_CHECKING:
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def connected(*urls: str, **access: Any) -> AsyncIterator[Nats]:
+async def connected(*urls: str, **access: Any) -> AsyncIterator[NatsConnection]:
     """Connect to one of the servers; `access` has the other fields of `NatsAccess`."""
-    async with Nats(NatsAccess(list(urls), **access)) as connection:
+    async with NatsConnection(NatsAccess(list(urls), **access)) as connection:
         async with asyncio.timeout(PATIENCE):
             await connection.wait_connected()
         yield connection

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from fakecluster import NAMESPACE, FakeCluster, make_election, make_pod
 from fakes import FakeBucket
-from incumbent.campaigner import Campaigner
+from incumbent.campaign.ports import Answer, Outcome
+from incumbent.controller.campaigner import Campaigner
 from incumbent.errors import BucketUnreachable
-from incumbent.pods import NamespacePods
-from incumbent.ports import Answer, Outcome
-from incumbent.resource import resource_from
-from incumbent.site import Replica, Site
-from incumbent.turns import CHANGES, Turns
+from incumbent.kubernetes.resource import resource_from
+from incumbent.kubernetes.turns import CHANGES, Turns
+from incumbent.pods.cache import NamespacePods
+from incumbent.replicas.site import Replica, Site
 
 KEY = "shop.billing"
 LABEL = "incumbent.dev/billing"
@@ -166,7 +166,7 @@ class Stage:
         self.views = {}
         self.tasks = {}
 
-    async def start(self, name="one", *, nonce="nonce", view=None, historian=None):
+    async def start(self, name="one", *, nonce="nonce", view=None, history_writer=None):
         """Start a replica."""
         body = await self.cluster.get_election(NAMESPACE, "billing")
         self.cluster.calls.pop()
@@ -181,7 +181,7 @@ class Stage:
             observer=Watches(),
             changed=lambda: None,
             turns=self.turns,
-            historian=historian,
+            history_writer=history_writer,
         )
 
         def shown(election):

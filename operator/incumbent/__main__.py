@@ -1,5 +1,5 @@
 """`python -m incumbent` is the command `incumbent`."""
 
-from incumbent.cli import main
+from incumbent.cli.main import main
 
 main(prog_name="incumbent")

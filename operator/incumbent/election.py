@@ -18,16 +18,16 @@ from typing import Self
 import structlog
 
 from incumbent import clock
-from incumbent.access import NatsAccess
-from incumbent.bucket import Nats
-from incumbent.campaign import Campaign, Member
-from incumbent.driver import Driver
+from incumbent.campaign.driver import Driver
+from incumbent.campaign.events import CampaignEvent, Lost, Relieved, Won
+from incumbent.campaign.machine import Campaign, Member
+from incumbent.campaign.ports import WatchedBucket
+from incumbent.campaign.records import BucketInfo, Nominee, Profile, Promotion, State
+from incumbent.campaign.timing import Backoff, Timing, timing_for
 from incumbent.errors import BucketInvalid, ConfigurationError, IncumbentError
-from incumbent.events import Event, Lost, Relieved, Won
-from incumbent.model import BucketInfo, Nominee, Profile, Promotion, State
-from incumbent.names import bucket_name, identity_name, key_name, nats_url
-from incumbent.ports import WatchedBucket
-from incumbent.timing import Backoff, Timing, timing_for
+from incumbent.nats.connection import NatsConnection
+from incumbent.nats.login import NatsAccess
+from incumbent.validation import bucket_name, identity_name, key_name, nats_url
 
 log = structlog.get_logger(__name__)
 
@@ -68,9 +68,9 @@ class Election:
     whatever must refuse an old leader.
 
     Args:
-        nats: a URL or several, a `NatsAccess` with credentials, or a `Nats` that was started and
-            is shared; only the last is not closed at the end. A client of nats-py cannot be used:
-            its reconnect sends writes after their callers have given up.
+        nats: a URL or several, a `NatsAccess` with credentials, or a `NatsConnection` that was
+            started and is shared; only the last is not closed at the end. A client of nats-py
+            cannot be used: its reconnect sends writes after their callers have given up.
         bucket: the name of the key-value bucket; it has to exist. Its TTL is that of the lease.
         key: the key in the bucket.
         identity: what the record says; for people, so it should be unique.
@@ -95,7 +95,7 @@ class Election:
 
     def __init__(
         self,
-        nats: str | Sequence[str] | NatsAccess | Nats,
+        nats: str | Sequence[str] | NatsAccess | NatsConnection,
         bucket: str,
         key: str,
         identity: str | None = None,
@@ -114,8 +114,8 @@ class Election:
         self.identity = identity_name(socket.gethostname() if identity is None else identity)
         self.problem: IncumbentError | None = None
         """Why it does not campaign, or cannot see the bucket; None while all is well."""
-        self._nats: NatsAccess | Nats
-        if isinstance(nats, NatsAccess | Nats):
+        self._nats: NatsAccess | NatsConnection
+        if isinstance(nats, NatsAccess | NatsConnection):
             self._nats = nats
         else:
             urls = [nats_url(url) for url in ([nats] if isinstance(nats, str) else nats)]
@@ -130,7 +130,7 @@ class Election:
         )
         self._on_won, self._on_lost, self._on_campaign = on_won, on_lost, on_campaign
         self._replica = f"{self.identity}/{secrets.token_hex(4)}"
-        self._connection: Nats | None = None
+        self._connection: NatsConnection | None = None
         self._store: WatchedBucket | None = None
         self._settings: BucketInfo | None = None
         self._driver: Driver | None = None
@@ -282,10 +282,10 @@ class Election:
 
     async def _start(self) -> None:
         self._check_running()
-        if isinstance(self._nats, Nats):
+        if isinstance(self._nats, NatsConnection):
             self._connection = self._nats
         else:
-            self._connection = Nats(self._nats)
+            self._connection = NatsConnection(self._nats)
             await self._connection.start()
         self._store = self._connection.bucket(self.bucket)
         self._driver = Driver(
@@ -381,7 +381,7 @@ class Election:
         if self._on_campaign is not None:
             self._callbacks.put_nowait(functools.partial(self._on_campaign, state))
 
-    def _happened(self, news: list[Event]) -> None:
+    def _happened(self, news: list[CampaignEvent]) -> None:
         """Tell everybody what the campaign reports."""
         for event in news:
             match event:

@@ -23,7 +23,7 @@
                 ├── Unconnected  because there is no connection
                 └── AdmissionUnavailable  because an admission webhook does not answer
 
-Libraries' errors are translated at the adapters (`bucket`, `cluster`) and nowhere else. Every
+Libraries' errors are translated at the adapters (`nats`, `kubernetes`) and nowhere else. Every
 message is one sentence for the person who operates the software.
 """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 class Settings:
     """The settings of one operator process.
 
-    `incumbent.flags` checks them. Here nothing is checked, and no file is read: credentials are
+    `incumbent.cli.flags` checks them. Here nothing is checked, and no file is read: credentials are
     read at each connect, so that a renewed file is used without a restart.
     """
 
@@ -108,7 +108,7 @@ class Settings:
 
     allow_locks: tuple[str, ...] = ()
     """`--allow-lock`: rules for locks that elections may use besides their own, see
-    `incumbent.locks`. None by default: the authors of elections in one namespace could otherwise
+    `controller.locks`. None by default: the authors of elections in one namespace could otherwise
     read and take the locks of another one, and any key of any bucket of the NATS account."""
 
     max_elections_per_namespace: int = 1000

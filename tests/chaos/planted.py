@@ -31,16 +31,17 @@ from typing import Any, TypeVar
 
 import structlog
 
-from incumbent import cli, clock
-from incumbent.cluster import ApiServer
-from incumbent.confirmation import Confirmation, Later
-from incumbent.connection import Connection
+from incumbent import clock
+from incumbent.cli import main as cli
 from incumbent.errors import ClusterError, ClusterUnreachable
-from incumbent.labels import Labels
-from incumbent.model import Pod
-from incumbent.pods import NamespacePods
-from incumbent.ports import PodEvent, PodsReplaced
-from incumbent.verdict import LEADER
+from incumbent.kubernetes.api import ApiServer
+from incumbent.kubernetes.connection import Connection
+from incumbent.kubernetes.objects import Pod
+from incumbent.kubernetes.ports import PodEvent, PodsReplaced
+from incumbent.pods.cache import NamespacePods
+from incumbent.pods.eligibility import LEADER
+from incumbent.pods.labels import Labels
+from incumbent.replicas.confirmation import Confirmation, Later
 
 log = structlog.get_logger("incumbent.planted")
 

@@ -22,7 +22,7 @@ import yaml
 from controlplane.kube import APPLY, STRATEGIC, ApiError, Kube, kubectl
 from elections import LED_STATUS, WHOLE_STATUS, Election
 from helm import CHART, Helm, objects
-from incumbent.resource import FINALIZER, LABELLING, STEP_DOWN
+from incumbent.kubernetes.resource import FINALIZER, LABELLING, STEP_DOWN
 from operatorprocess import run_cleanup
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import pytest
 from controlplane.kube import kubectl
 from elections import Election
 from helm import quickstart
-from incumbent.resource import FINALIZER
+from incumbent.kubernetes.resource import FINALIZER
 from operatorprocess import run_cleanup
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]

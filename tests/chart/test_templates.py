@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from helm import CHART, Helm, HelmError, granted, objects, roles_of_the_operator
-from incumbent import cli
-from incumbent.locks import Locks
-from incumbent.servers import server_from
+from incumbent.cli import main
+from incumbent.controller.locks import Locks
+from incumbent.nats.servers import server_from
 from incumbent.settings import Settings
 
 ROOT = CHART.parents[1]
@@ -131,7 +131,7 @@ def test_flags_are_those_of_the_program(rendered):
             command, *flags = container["args"]
             if "--" in flags:
                 flags = flags[: flags.index("--")]
-            found = cli.main.get_command(click.Context(cli.main), command)
+            found = main.main.get_command(click.Context(main.main), command)
             known = {option for parameter in found.params for option in parameter.opts}
             used = {flag.partition("=")[0] for flag in flags if flag.startswith("--")}
             assert used <= known, name

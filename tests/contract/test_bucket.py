@@ -19,11 +19,13 @@ from nats.js.api import KeyValueConfig
 from controlplane.natsserver import NatsCluster, NatsServer
 from controlplane.proxy import Proxy, Towards
 from fakes import FakeBucket
-from incumbent import clock, stream, wire
-from incumbent.bucket import Nats, NatsAccess
+from incumbent import clock
+from incumbent.campaign import wire
+from incumbent.campaign.ports import Answer, Outcome, Sighting, WatchedBucket
+from incumbent.campaign.records import Cause, Entry, Marker, Nothing, Record
 from incumbent.errors import BucketUnreachable
-from incumbent.model import Cause, Entry, Marker, Nothing, Record
-from incumbent.ports import Answer, Outcome, Sighting, WatchedBucket
+from incumbent.nats import bucket as stream
+from incumbent.nats.connection import NatsAccess, NatsConnection
 
 LONG = 60.0
 SHORT = 1.0
@@ -115,7 +117,9 @@ class FakeStore:
 class RealStore:
     """Buckets of a NATS server behind a proxy, and another client of that server."""
 
-    def __init__(self, connection: Nats, proxy: Proxy, stranger: nats.NATS, place: Place) -> None:
+    def __init__(
+        self, connection: NatsConnection, proxy: Proxy, stranger: nats.NATS, place: Place
+    ) -> None:
         self.markers = place.markers
         self.bucket = connection.bucket(f"LONG_{place.name}")
         self.short = connection.bucket(f"SHORT_{place.name}")
@@ -221,7 +225,7 @@ async def store(place: Place) -> AsyncIterator[Store]:
         return
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(Proxy(place.servers[0].port))
-        connection = await stack.enter_async_context(Nats(NatsAccess([proxy.address])))
+        connection = await stack.enter_async_context(NatsConnection(NatsAccess([proxy.address])))
         stranger = await nats.connect(place.servers[0].url)
         stack.push_async_callback(stranger.close)
         await connection.wait_connected()
@@ -690,7 +694,7 @@ async def test_writes_go_on_after_the_stream_lost_its_leader(
     cluster: NatsCluster, restarted: None, key: str
 ) -> None:
     """With three replicas a server that dies with the stream's leader costs a few seconds."""
-    async with Nats(NatsAccess(cluster.urls)) as connection:
+    async with NatsConnection(NatsAccess(cluster.urls)) as connection:
         await connection.wait_connected()
         bucket = connection.bucket("LEADERLESS")
         await bucket.create(ttl=LONG, replicas=3)

@@ -11,9 +11,6 @@ import pytest
 
 import admission
 from controlplane.kube import Kube, kubectl
-from incumbent import cluster
-from incumbent.cluster import ApiServer
-from incumbent.connection import UnknownKind
 from incumbent.errors import (
     AdmissionDenied,
     AdmissionUnavailable,
@@ -23,8 +20,11 @@ from incumbent.errors import (
     NotFound,
     Refused,
 )
-from incumbent.ports import PodChanged, PodDeleted, PodsReplaced
-from incumbent.resource import PRIORITY, lean
+from incumbent.kubernetes import api as cluster
+from incumbent.kubernetes.api import ApiServer
+from incumbent.kubernetes.connection import UnknownKind
+from incumbent.kubernetes.ports import PodChanged, PodDeleted, PodsReplaced
+from incumbent.kubernetes.resource import PRIORITY, lean
 from waiting import until
 
 SECONDS = 30

@@ -14,10 +14,11 @@ from nats.js.api import StreamConfig
 
 from controlplane.natsserver import NatsServer
 from fakehistory import FakeHistory
-from incumbent import historystream
-from incumbent.bucket import Nats, NatsAccess
+from incumbent.campaign.ports import Outcome
 from incumbent.errors import BucketDenied, BucketInvalid, BucketNotFound
-from incumbent.ports import Outcome
+from incumbent.history import stream
+from incumbent.history.stream import HistoryStream
+from incumbent.nats.connection import NatsAccess, NatsConnection
 
 BUCKET, KEY = "LEADER_ELECTION", "shop.billing"
 KEPT = 4
@@ -36,10 +37,12 @@ class RealStream:
         """Connect, and make the stream."""
         self.client = await nats.connect(self.server.url)
         self.stack.push_async_callback(self.client.close)
-        self.connection = await self.stack.enter_async_context(Nats(NatsAccess((self.server.url,))))
+        self.connection = await self.stack.enter_async_context(
+            NatsConnection(NatsAccess((self.server.url,)))
+        )
         await self.connection.wait_connected()
         await self.make(**config)
-        return self.connection.history(self.name)
+        return HistoryStream(self.connection, self.name)
 
     async def make(self, **config):
         """Make the stream."""
@@ -68,7 +71,7 @@ def real(nats_server):
 @pytest.fixture(params=("fake", "real"))
 async def place(request, nats_server, monkeypatch):
     """A place, and a view of it that looks at the settings each time."""
-    monkeypatch.setattr(historystream, "INFO_EVERY", 0.0)
+    monkeypatch.setattr(stream, "INFO_EVERY", 0.0)
     async with AsyncExitStack() as stack:
         if request.param == "fake":
             fake = FakeHistory(kept=KEPT)
@@ -164,10 +167,10 @@ async def test_a_stream_that_cannot_keep_a_history_is_refused(real, config, said
 
 async def test_missing_stream_is_named(nats_server):
     """It is never made here."""
-    async with Nats(NatsAccess((nats_server.url,))) as connection:
+    async with NatsConnection(NatsAccess((nats_server.url,))) as connection:
         await connection.wait_connected()
         with pytest.raises(BucketNotFound, match="there is no stream NONE: make it as docs/hist"):
-            await connection.history("NONE").look()
+            await HistoryStream(connection, "NONE").look()
 
 
 async def test_other_prefix_is_taken_from_the_stream(real):
@@ -234,9 +237,9 @@ async def test_rights_of_the_docs_are_enough_and_none_is_too_many(tmp_path, miss
             )
         )
         url = server.url.replace("//", "//incumbent:secret@")
-        connection = await stack.enter_async_context(Nats(NatsAccess((url,))))
+        connection = await stack.enter_async_context(NatsConnection(NatsAccess((url,))))
         await connection.wait_connected()
-        store = connection.history("INCUMBENT_HISTORY")
+        store = HistoryStream(connection, "INCUMBENT_HISTORY")
         if missing is None:
             assert await use(store) == [b"one"]
             return

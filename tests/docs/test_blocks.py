@@ -14,8 +14,8 @@ import click
 import pytest
 import yaml
 
-import incumbent.cli
-import incumbent.kubectl.cli
+import incumbent.cli.main
+import incumbent.kubectl.main
 from controlplane import build
 from docpages import ROOT, blocks, programs
 from helm import CHART, Helm, HelmError
@@ -128,9 +128,9 @@ def check(program, arguments, site, folder):
     """Check a call of a program."""
     match program.removeprefix(".venv/bin/"), arguments:
         case "incumbent", _:
-            check_click(incumbent.cli.main, arguments)
+            check_click(incumbent.cli.main.main, arguments)
         case "kubectl", ["incumbent", *rest]:
-            check_click(incumbent.kubectl.cli.main, rest)
+            check_click(incumbent.kubectl.main.main, rest)
         case "kubectl", ["__complete", *_]:
             pass  # what shells ask for a completion
         case "kubectl", _:

@@ -6,7 +6,7 @@ import functools
 import pytest
 
 from elections import LEADER, LED_STATUS, condition_of
-from incumbent.resource import FINALIZER
+from incumbent.kubernetes.resource import FINALIZER
 from operatorprocess import run_cleanup
 
 

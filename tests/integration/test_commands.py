@@ -22,8 +22,9 @@ from click.testing import CliRunner
 import incumbent
 from controlplane.natsserver import NatsServer
 from controlplane.processes import free_port
-from incumbent import Election, NatsAccess, cli, clock
-from incumbent.bucket import Nats
+from incumbent import Election, NatsAccess, clock
+from incumbent.cli import main
+from incumbent.nats.connection import NatsConnection
 from waiting import PATIENCE, until
 
 KEY = "nightly"
@@ -91,7 +92,7 @@ class Shell:
 @pytest.fixture
 async def shell(nats_server):
     """A shell, with a bucket of its own."""
-    async with Nats(NatsAccess([nats_server.url])) as connection:
+    async with NatsConnection(NatsAccess([nats_server.url])) as connection:
         await connection.wait_connected()
         shell = Shell(nats_server, next(NAMES))
         await connection.create_bucket(shell.bucket, ttl=TTL, replicas=1)
@@ -436,7 +437,7 @@ async def test_watch_ends_with_its_reader(shell):
 )
 def test_bad_input_gets_one_sentence(arguments, sentence):
     """And exit code 2, before anything is connected."""
-    result = CliRunner().invoke(cli.main, arguments)
+    result = CliRunner().invoke(main.main, arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert sentence in result.stderr.splitlines()[-1]
 

@@ -19,10 +19,11 @@ import pytest
 import incumbent
 from controlplane.natsserver import NatsCluster
 from controlplane.proxy import Towards
-from incumbent import Election, Lost, NatsAccess, Profile, State, clock, stream
-from incumbent.bucket import Nats
+from incumbent import Election, Lost, NatsAccess, Profile, State, clock
+from incumbent.campaign.events import Loss
 from incumbent.errors import BucketNotFound
-from incumbent.events import Loss
+from incumbent.nats import bucket as stream
+from incumbent.nats.connection import NatsConnection
 from waiting import PATIENCE, until
 
 KEY = "jobs"
@@ -43,7 +44,7 @@ def soon(monkeypatch):
 async def bucket_on(server, *, ttl=TTL, name=None):
     """A new bucket on a server."""
     name = name or next(NAMES)
-    async with Nats(NatsAccess([server.url])) as connection:
+    async with NatsConnection(NatsAccess([server.url])) as connection:
         await connection.wait_connected()
         await connection.create_bucket(name, ttl=ttl, replicas=1)
         yield connection.bucket(name)
@@ -342,7 +343,7 @@ async def test_one_vacancy_is_no_stampede(nats_server):
 async def test_a_change_of_the_stream_leader_changes_no_leader(tmp_path):
     """With three servers, each of which leads the stream for a while."""
     async with NatsCluster(tmp_path) as cluster, AsyncExitStack() as stack:
-        connection = await stack.enter_async_context(Nats(NatsAccess(cluster.urls)))
+        connection = await stack.enter_async_context(NatsConnection(NatsAccess(cluster.urls)))
         await connection.wait_connected()
         name = next(NAMES)
         await connection.create_bucket(name, ttl=6, replicas=3)

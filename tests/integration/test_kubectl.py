@@ -25,7 +25,8 @@ from controlplane.natsserver import NatsServer
 from controlplane.processes import free_port
 from elections import LEADER, Election, Store, with_bucket
 from incumbent import logs
-from incumbent.kubectl import cli, common
+from incumbent.kubectl import main as cli
+from incumbent.kubectl import options
 from operatorprocess import SOURCES, OperatorProcess
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
@@ -37,7 +38,7 @@ COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 """A command in a block of the documentation, and what it prints."""
 DOCUMENT = SOURCES.parent / "docs" / "kubectl.md"
 PROGRAMS = {
-    "kubectl-incumbent": "from incumbent.kubectl.cli import run",
+    "kubectl-incumbent": "from incumbent.kubectl.main import run",
     "kubectl_complete-incumbent": "from incumbent.kubectl.completion import run",
 }
 LITTLE = {
@@ -96,7 +97,7 @@ class Shell:
             cli.main,
             arguments,
             env=self.environment | environment,
-            prog_name=common.PROGRAM,
+            prog_name=options.PROGRAM,
         )
         assert result.exit_code == code, result.output
         assert "Traceback" not in result.output

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from elections import Election, condition_of, with_bucket
-from incumbent.descriptors import RESERVED
+from incumbent.controller.descriptors import RESERVED
 from operatorprocess import OperatorProcess
 
 pytestmark = pytest.mark.timeout(180)

@@ -20,17 +20,12 @@ from structlog.typing import EventDict
 from controlplane.natsserver import NatsCluster, NatsServer
 from controlplane.processes import free_port
 from controlplane.proxy import Proxy, Towards
-from incumbent import bucket as bucket_module
-from incumbent import stream
-from incumbent.bucket import Nats, NatsAccess, NatsBucket
-from incumbent.errors import (
-    BucketDenied,
-    BucketInvalid,
-    BucketNotFound,
-    BucketUnreachable,
-)
-from incumbent.model import Entry, Nothing, Record
-from incumbent.ports import Answer, Outcome, Sighting
+from incumbent.campaign.ports import Answer, Outcome, Sighting
+from incumbent.campaign.records import Entry, Nothing, Record
+from incumbent.errors import BucketDenied, BucketInvalid, BucketNotFound, BucketUnreachable
+from incumbent.nats import bucket as stream
+from incumbent.nats import connection as bucket_module
+from incumbent.nats.connection import NatsAccess, NatsBucket, NatsConnection
 from natsconnection import connected
 from natslogins import GENERATIONS, LOGINS, login
 from waiting import PATIENCE, until
@@ -54,7 +49,7 @@ async def write(bucket: NatsBucket, expected: int = 0, *, key: str = KEY) -> Ans
 
 
 @asynccontextmanager
-async def watched(connection: Nats, name: str = "") -> AsyncIterator[Watched]:
+async def watched(connection: NatsConnection, name: str = "") -> AsyncIterator[Watched]:
     """A new bucket with a watch that is up."""
     name = name or next(NAMES)
     await connection.wait_connected()
@@ -93,7 +88,7 @@ async def test_it_waits_for_a_server_and_says_for_which(
 ) -> None:
     """Before a server runs there is a sentence, once in the log for every outage."""
     server = NatsServer(tmp_path)
-    async with Nats(NatsAccess([server.url])) as connection:
+    async with NatsConnection(NatsAccess([server.url])) as connection:
         assert connection.problem == "not connected to NATS yet"
         problem = f"NATS at 127.0.0.1:{server.port} cannot be reached: connection refused"
         await until(lambda: connection.problem == problem)
@@ -284,7 +279,7 @@ async def test_every_kind_of_login_works(
             await connection.create_bucket(NAME, ttl=5, replicas=1)
             assert (await write(connection.bucket(NAME))).outcome is Outcome.STORED
         refused = NatsAccess([wrong.url(server.url)], **wrong.install(tmp_path / "wrong"))
-        async with Nats(refused) as connection:
+        async with NatsConnection(refused) as connection:
             await until(lambda: "NATS at" in connection.problem)
             assert not connection.connected
             assert right.refusal in connection.problem
@@ -299,7 +294,7 @@ async def test_a_missing_client_certificate_is_asked_for(tmp_path: Path) -> None
     ours = login("client certificate", tmp_path)
     async with NatsServer(tmp_path, config=ours.config) as server:
         access = NatsAccess([server.url], tls_ca=ours.files["tls_ca"])
-        async with Nats(access) as connection:
+        async with NatsConnection(access) as connection:
             await until(lambda: "asks for a client certificate: give one" in connection.problem)
 
 
@@ -342,12 +337,12 @@ def _quoted(subjects: Iterable[str]) -> str:
 
 
 @asynccontextmanager
-async def restricted(folder: Path, config: str) -> AsyncIterator[Nats]:
+async def restricted(folder: Path, config: str) -> AsyncIterator[NatsConnection]:
     """A connection with few rights to a server that has the bucket."""
     async with NatsServer(folder, config=config) as server:
         async with connected(server.url.replace("//", "//admin:admin@")) as admin:
             await admin.create_bucket(NAME, ttl=60, replicas=1)
-        async with Nats(NatsAccess([server.url.replace("//", "//op:op@")])) as connection:
+        async with NatsConnection(NatsAccess([server.url.replace("//", "//op:op@")])) as connection:
             yield connection
 
 
@@ -514,7 +509,7 @@ async def test_a_domain_is_asked_and_written_to(tmp_path: Path) -> None:
                 assert nothing.entry == Nothing()
 
 
-async def eventually_answers(connection: Nats) -> None:
+async def eventually_answers(connection: NatsConnection) -> None:
     """Wait until the leaf node is connected, which its port does not tell."""
     async with asyncio.timeout(PATIENCE):
         while True:

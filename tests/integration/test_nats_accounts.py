@@ -18,12 +18,12 @@ import pytest
 from controlplane.natsserver import NatsServer
 from controlplane.processes import free_port
 from elections import LEADER, Election, condition_of, with_bucket
-from incumbent import jetstream
-from incumbent.bucket import Nats, NatsAccess, NatsBucket
+from incumbent.campaign.ports import Outcome, Sighting
+from incumbent.campaign.records import Record
+from incumbent.campaign.wire import headers_of
 from incumbent.errors import BucketDenied, BucketError
-from incumbent.model import Record
-from incumbent.ports import Outcome, Sighting
-from incumbent.wire import headers_of
+from incumbent.nats import jetstream
+from incumbent.nats.connection import NatsAccess, NatsBucket, NatsConnection
 from natslogins import GENERATIONS, LOGINS, credentials, flags_from, key, login, operator_mode
 from operatorprocess import SOURCES, OperatorProcess
 from waiting import PATIENCE, until
@@ -59,10 +59,12 @@ def account(*, more: Iterable[str] = (), missing: Iterable[str] = ()) -> str:
 
 
 @asynccontextmanager
-async def connected(server: NatsServer, user: str = "", **access: object) -> AsyncIterator[Nats]:
+async def connected(
+    server: NatsServer, user: str = "", **access: object
+) -> AsyncIterator[NatsConnection]:
     """A connection to a server, whether it is up or not."""
     url = server.url.replace("//", f"//{user}@") if user else server.url
-    async with Nats(NatsAccess([url], **access)) as connection:
+    async with NatsConnection(NatsAccess([url], **access)) as connection:
         yield connection
 
 
@@ -94,7 +96,7 @@ async def campaign(bucket: NatsBucket, key: str = "shop.billing") -> None:
         end()
 
 
-async def refusal(connection: Nats, key: str = "shop.billing") -> BucketError | None:
+async def refusal(connection: NatsConnection, key: str = "shop.billing") -> BucketError | None:
     """Try the same, and return what the election is told."""
     bucket = connection.bucket(BUCKET)
     end = bucket.watch(key, lambda _: None)
@@ -178,7 +180,7 @@ async def test_the_same_rights_in_a_jwt_are_enough(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def behind_a_leaf(folder: Path, permissions: str) -> AsyncIterator[Nats]:
+async def behind_a_leaf(folder: Path, permissions: str) -> AsyncIterator[NatsConnection]:
     """A user with these rights on a leaf node, whose hub has the bucket."""
     leaves = free_port()
     hub = NatsServer(

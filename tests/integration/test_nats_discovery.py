@@ -19,8 +19,8 @@ from certificates import Authority
 from controlplane.natsserver import NatsServer
 from controlplane.processes import free_port
 from elections import Election
-from incumbent.bucket import Nats
-from incumbent.ports import Outcome, Sighting
+from incumbent.campaign.ports import Outcome, Sighting
+from incumbent.nats.connection import NatsConnection
 from natsconnection import connected
 from operatorprocess import OperatorProcess
 from waiting import PATIENCE, until
@@ -54,7 +54,7 @@ async def running(
         yield servers
 
 
-def servers_known(connection: Nats) -> set[str]:
+def servers_known(connection: NatsConnection) -> set[str]:
     """Return the addresses of the servers that the connection would try."""
     return {server.address for server in connection._pool.round()}
 
@@ -68,7 +68,7 @@ def say_goodbye(server: NatsServer) -> None:
     os.kill(server.process.pid, signal.SIGUSR2)
 
 
-async def works(connection: Nats) -> None:
+async def works(connection: NatsConnection) -> None:
     """Wait until a write is stored: the bucket's leader may just have gone."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:

@@ -13,8 +13,8 @@ from structlog.typing import EventDict
 from certificates import Authority
 from controlplane.natsserver import NatsServer
 from controlplane.processes import free_port
-from incumbent.bucket import Nats, NatsAccess
-from incumbent.ports import Outcome
+from incumbent.campaign.ports import Outcome
+from incumbent.nats.connection import NatsAccess, NatsConnection
 from natsconnection import connected
 from waiting import until
 
@@ -132,7 +132,7 @@ async def test_each_listener_is_met_on_its_own_terms(
     url, access = listeners.url(scheme), given(authority, *what.split())
     async with listeners.server:
         if problem:
-            async with Nats(NatsAccess([url], **access)) as connection:
+            async with NatsConnection(NatsAccess([url], **access)) as connection:
                 await until(lambda: "NATS at" in connection.problem)
                 assert problem in connection.problem
                 assert connection.problem.startswith(f"NATS at {url.partition('//')[2]} ")
@@ -159,7 +159,7 @@ async def test_a_password_in_the_url_is_decoded(
         async with connected(url, **access) as connection:
             assert connection.connected
         wrong = url.replace(ENCODED, f"not{ENCODED}")
-        async with Nats(NatsAccess([wrong], **access)) as refused:
+        async with NatsConnection(NatsAccess([wrong], **access)) as refused:
             await until(lambda: "refuses the login" in refused.problem)
             said = f"{refused.problem} {logs} {refused.access}"
     assert not [secret for secret in (PASSWORD, ENCODED, "o%2Fp", "w#1") if secret in said]
@@ -190,5 +190,5 @@ async def test_a_port_that_is_no_websocket_is_told(tmp_path: Path) -> None:
     """A web server may stand there."""
     async with NatsServer(tmp_path) as server:
         url = server._monitor.replace("http", "ws")
-        async with Nats(NatsAccess([url])) as connection:
+        async with NatsConnection(NatsAccess([url])) as connection:
             await until(lambda: "there is no websocket" in connection.problem)

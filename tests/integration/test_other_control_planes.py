@@ -10,7 +10,7 @@ from controlplane.httpproxy import HttpProxy
 from controlplane.kube import Kube
 from controlplane.nodes import NodeAgent
 from elections import LEADER, Election, LabelWatch, store_on, with_bucket
-from incumbent.routing import LOOK_EVERY
+from incumbent.routing.writer import LOOK_EVERY
 from operatorprocess import OperatorProcess
 
 pytestmark = pytest.mark.timeout(240)

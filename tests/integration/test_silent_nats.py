@@ -16,8 +16,8 @@ import pytest
 
 from controlplane.natsserver import NatsServer
 from elections import BUCKET, LEADER, LabelWatch, condition_of, store_on, with_bucket
-from incumbent import jetstream
-from incumbent.bucket import Nats, NatsAccess
+from incumbent.nats import jetstream
+from incumbent.nats.connection import NatsAccess, NatsConnection
 from operatorprocess import SOURCES
 
 pytestmark = pytest.mark.timeout(120)
@@ -53,7 +53,7 @@ no_auth_user: a
 async def make_bucket(server, user=""):
     """Make the bucket as somebody else does."""
     url = server.url.replace("//", f"//{user}@") if user else server.url
-    async with Nats(NatsAccess([url])) as connection:
+    async with NatsConnection(NatsAccess([url])) as connection:
         await asyncio.wait_for(connection.wait_connected(), timeout=5)
         await connection.create_bucket(BUCKET, ttl=TTL, replicas=1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from incumbent import http
+from incumbent.server import http
 from page.chromium import PROGRAM, Chromium
 from page.directory import Elections
 

@@ -12,7 +12,7 @@ import pytest
 
 from controlplane.processes import Process
 from elections import BUCKET, LEADER, Election, store_on
-from incumbent.bucket import Nats, NatsAccess
+from incumbent.nats.connection import NatsAccess, NatsConnection
 from operatorprocess import SOURCES, OperatorProcess
 from scenarios.conftest import TTL
 from scenarios.timeline import Timeline, settled
@@ -67,7 +67,7 @@ async def sides(election, elsewhere, private_nats, start, proxy):
 
 async def make_bucket(server, *, ttl):
     """Make the bucket before an operator does."""
-    async with Nats(NatsAccess([server.url])) as connection:
+    async with NatsConnection(NatsAccess([server.url])) as connection:
         await asyncio.wait_for(connection.wait_connected(), timeout=5)
         await connection.create_bucket(BUCKET, ttl=ttl, replicas=1)
 

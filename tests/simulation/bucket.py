@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
-from incumbent import wire
-from incumbent.model import Cause, Entry, Marker, Nothing, Record
-from incumbent.ports import Answer, Outcome, Sighting
+from incumbent.campaign import wire
+from incumbent.campaign.ports import Answer, Outcome, Sighting
+from incumbent.campaign.records import Cause, Entry, Marker, Nothing, Record
 from simulation.world import Process, World
 
 INFO_EVERY = 10.0

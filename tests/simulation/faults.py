@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
-from incumbent.campaign import NEVER, Campaign, Look, Write
-from incumbent.campaign import Member as Who
-from incumbent.model import Cause, Marker, Nominee, Record
-from incumbent.ports import Answer, Outcome, Sighting
-from incumbent.timing import Timing
-from incumbent.wire import headers_of, release_headers
+from incumbent.campaign.machine import NEVER, Campaign, Look, Write
+from incumbent.campaign.machine import Member as Who
+from incumbent.campaign.ports import Answer, Outcome, Sighting
+from incumbent.campaign.records import Cause, Marker, Nominee, Record
+from incumbent.campaign.timing import Timing
+from incumbent.campaign.wire import headers_of, release_headers
 from simulation.members import Member
 
 

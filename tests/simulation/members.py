@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from incumbent.campaign import Campaign, Create, Lease, Look, Renew, Wait, Write
-from incumbent.campaign import Member as Who
-from incumbent.events import Event, Lost
-from incumbent.model import Marker, Nominee, Profile, Record
-from incumbent.ports import Answer, Outcome, Sighting
-from incumbent.steps import Step
-from incumbent.timing import MAXIMUM_SPLAY, STAND_DOWN, Timing
+from incumbent.campaign.events import CampaignEvent, Lost
+from incumbent.campaign.machine import Campaign, Create, Lease, Look, Renew, Wait, Write
+from incumbent.campaign.machine import Member as Who
+from incumbent.campaign.ports import Answer, Outcome, Sighting
+from incumbent.campaign.records import Marker, Nominee, Profile, Record
+from incumbent.campaign.steps import Step
+from incumbent.campaign.timing import MAXIMUM_SPLAY, STAND_DOWN, Timing
 from simulation.bucket import Link, Message, Nature, Server, Words
 from simulation.world import Process, World
 
@@ -21,7 +21,7 @@ from simulation.world import Process, World
 class Judge(Protocol):
     """Who is told what members do."""
 
-    def reported(self, member: Member, event: Event) -> None:
+    def reported(self, member: Member, event: CampaignEvent) -> None:
         """A campaign reported an event."""
 
     def announced(self, member: Member, record: Record) -> None:
@@ -123,7 +123,7 @@ class Member(Process):
         """When it was started, resumed or told to lead."""
         self.creates = 0
         """Attempts since the key was last taken."""
-        self.outstanding: Event | None = None
+        self.outstanding: CampaignEvent | None = None
         """The `Won` that no `Lost` has followed."""
         kin = party if party.site else None
         party.processes.add(name)

@@ -42,9 +42,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from incumbent.campaign import Write
-from incumbent.events import Event, Won
-from incumbent.model import Entry, Profile, Record
+from incumbent.campaign.events import CampaignEvent, Won
+from incumbent.campaign.machine import Write
+from incumbent.campaign.records import Entry, Profile, Record
 from simulation.members import Choria, Member, Party
 from simulation.world import Process, Violation, World
 
@@ -78,7 +78,7 @@ class Referee:
 
     # What members tell
 
-    def reported(self, member: Member, event: Event) -> None:
+    def reported(self, member: Member, event: CampaignEvent) -> None:
         """Check an event."""
         if isinstance(event, Won):
             if member.outstanding is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from incumbent import wire
-from incumbent.campaign import Campaign
-from incumbent.model import Profile, Promotion, Record
-from incumbent.timing import Backoff, timing_for
+from incumbent.campaign import wire
+from incumbent.campaign.machine import Campaign
+from incumbent.campaign.records import Profile, Promotion, Record
+from incumbent.campaign.timing import Backoff, timing_for
 from simulation.bucket import Habits, Nature, Server, Weather
 from simulation.members import Choria, Goal, Member, Party
 from simulation.referee import Referee

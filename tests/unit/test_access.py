@@ -10,9 +10,9 @@ import nats.errors
 import nkeys
 import pytest
 
-from incumbent.access import NatsAccess, words
 from incumbent.errors import ConfigurationError
-from incumbent.servers import server_from
+from incumbent.nats.login import NatsAccess, words
+from incumbent.nats.servers import server_from
 
 SECRET = "s3cr3t-of-the-test"
 URL = f"nats://op:{SECRET}@nats.example.org:4222"

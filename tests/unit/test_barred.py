@@ -7,8 +7,8 @@ import pytest
 
 from fakecluster import NAMESPACE, make_election, make_pod
 from incumbent import clock
-from incumbent.site import Site
-from incumbent.status import Problem
+from incumbent.replicas.site import Site
+from incumbent.status.conditions import Problem
 from stage import KEY, LABEL, TOKEN, TTL, Stage
 
 pytestmark = [
@@ -56,12 +56,12 @@ class Untouchable:
 
 
 class Unread(Untouchable):
-    """A historian that nobody may ask."""
+    """A history_writer that nobody may ask."""
 
 
 async def start(stage, problem=LOCK, **options):
     """Start a replica that must not serve the election."""
-    options = {"view": Untouchable(), "historian": Unread(), **options}
+    options = {"view": Untouchable(), "history_writer": Unread(), **options}
     campaigner = await stage.start(**options)
     campaigner.block(problem)
     return campaigner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from incumbent.brake import FORGIVEN_AFTER, FREE, Brake
+from incumbent.controller.brake import FORGIVEN_AFTER, FREE, Brake
 
 
 def pulled(brake, times, *, at=0.0):

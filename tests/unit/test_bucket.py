@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from incumbent.bucket import Nats, NatsAccess
+from incumbent.campaign.ports import Answer, Outcome
 from incumbent.errors import BucketDenied, BucketUnreachable
-from incumbent.ports import Answer, Outcome
+from incumbent.nats.connection import NatsAccess, NatsConnection
 from waiting import PATIENCE, until
 
 SECRET = "s3cr3t-of-the-test"
@@ -85,9 +85,9 @@ async def scripted(*, version: str = "2.12.0", silent: bool = False) -> AsyncIte
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[tuple[Scripted, Nats]]:
+async def connected() -> AsyncIterator[tuple[Scripted, NatsConnection]]:
     """A connection that is up, and the server behind it."""
-    async with scripted() as server, Nats(NatsAccess([server.url])) as connection:
+    async with scripted() as server, NatsConnection(NatsAccess([server.url])) as connection:
         async with asyncio.timeout(PATIENCE):
             await connection.wait_connected()
         yield server, connection
@@ -101,7 +101,7 @@ async def test_an_old_server_is_refused_in_one_sentence(version: str) -> None:
     """Nothing is told to it, no login either."""
     async with scripted(version=version) as server:
         url = server.url.replace("//", f"//user:{SECRET}@")
-        async with Nats(NatsAccess([url])) as connection:
+        async with NatsConnection(NatsAccess([url])) as connection:
             name = server.url.removeprefix("nats://")
             sentence = f"NATS at {name} has version {version}: upgrade it to 2.11 or newer"
             await until(lambda: connection.problem == sentence)
@@ -112,7 +112,10 @@ async def test_an_old_server_is_refused_in_one_sentence(version: str) -> None:
 @pytest.mark.parametrize("version", ("2.11.0", "2.15.1", "2.12.0-RC.2", "3.0.0", "2.100.0"))
 async def test_a_new_server_is_accepted(version: str) -> None:
     """From 2.11 on, preliminary versions included."""
-    async with scripted(version=version) as server, Nats(NatsAccess([server.url])) as connection:
+    async with (
+        scripted(version=version) as server,
+        NatsConnection(NatsAccess([server.url])) as connection,
+    ):
         async with asyncio.timeout(PATIENCE):
             await connection.wait_connected()
         assert b"CONNECT" in server.heard
@@ -124,7 +127,9 @@ async def test_a_server_without_tls_is_told_no_secret(tmp_path: Path) -> None:
     password.write_text(SECRET)
     async with scripted() as server:
         url = server.url.replace("nats://", "tls://")
-        async with Nats(NatsAccess([url], user="op", password_file=password)) as connection:
+        async with NatsConnection(
+            NatsAccess([url], user="op", password_file=password)
+        ) as connection:
             await until(lambda: "offers no TLS" in connection.problem)
         assert server.heard == b""
 
@@ -146,7 +151,7 @@ async def test_a_strange_greeting_is_survived(greeting: bytes) -> None:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
         port = listening.sockets[0].getsockname()[1]
-        async with Nats(NatsAccess([f"nats://127.0.0.1:{port}"])) as connection:
+        async with NatsConnection(NatsAccess([f"nats://127.0.0.1:{port}"])) as connection:
             await until(lambda: accepted >= 2)
             assert f"NATS at 127.0.0.1:{port} cannot be reached: " in connection.problem
 
@@ -209,7 +214,7 @@ async def test_a_server_that_shuts_down_may_be_the_only_one() -> None:
 async def test_the_end_may_come_while_it_connects(after: float) -> None:
     """Also when the other end accepts and says nothing."""
     async with scripted(silent=True) as server:
-        connection = Nats(NatsAccess([server.url]))
+        connection = NatsConnection(NatsAccess([server.url]))
         await connection.start()
         await asyncio.sleep(after)
         started = time.monotonic()
@@ -227,7 +232,7 @@ async def test_a_server_that_drops_every_connection_is_not_hammered() -> None:
             await reader.readline()
 
         server.serve = drop
-        async with Nats(NatsAccess([server.url])) as connection:
+        async with NatsConnection(NatsAccess([server.url])) as connection:
             await asyncio.sleep(1.5)
             assert "cannot be reached" in connection.problem
         assert 3 <= server.accepted <= 12
@@ -350,14 +355,14 @@ async def test_a_file_that_is_of_no_use_is_named(
     if content is not None:
         file.write_text(content)
     access = NatsAccess(["nats://127.0.0.1:1"], **{option: file})
-    async with Nats(access) as connection:
+    async with NatsConnection(access) as connection:
         await until(lambda: sentence in connection.problem)
         assert "\n" not in connection.problem
 
 
 async def test_buckets_that_nobody_uses_any_more_are_forgotten() -> None:
     """Elections may name any number of them, one after the other."""
-    async with scripted() as server, Nats(NatsAccess([server.url])) as connection:
+    async with scripted() as server, NatsConnection(NatsAccess([server.url])) as connection:
         await until(lambda: connection.connected)
         kept = connection.bucket("KEPT")
         for number in range(100):

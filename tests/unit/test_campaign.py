@@ -5,13 +5,22 @@ from dataclasses import replace
 
 import pytest
 
-from incumbent.campaign import NEVER, Campaign, Create, Look, Member, Renew, Wait
-from incumbent.events import Loss, Lost, Relieved, Won
-from incumbent.model import Cause, Marker, Nominee, Nothing, Profile, Promotion, Record, State
-from incumbent.ports import Answer, Outcome, Sighting
-from incumbent.succession import Awaited
-from incumbent.timing import timing_for
-from incumbent.wire import entry_from
+from incumbent.campaign.events import Loss, Lost, Relieved, Won
+from incumbent.campaign.machine import NEVER, Campaign, Create, Look, Member, Renew, Wait
+from incumbent.campaign.ports import Answer, Outcome, Sighting
+from incumbent.campaign.records import (
+    Cause,
+    Marker,
+    Nominee,
+    Nothing,
+    Profile,
+    Promotion,
+    Record,
+    State,
+)
+from incumbent.campaign.succession import Awaited
+from incumbent.campaign.timing import timing_for
+from incumbent.campaign.wire import entry_from
 
 TTL = 30.0
 INTERVAL = TTL / 3

@@ -16,12 +16,12 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from incumbent.campaign import Campaign, Create, Look, Member, Renew, Wait, Write
-from incumbent.events import Won
-from incumbent.model import Cause, Entry, Marker, Nominee, Nothing, Record, State
-from incumbent.ports import Answer, Outcome, Sighting
-from incumbent.timing import timing_for
-from incumbent.wire import entry_from
+from incumbent.campaign.events import Won
+from incumbent.campaign.machine import Campaign, Create, Look, Member, Renew, Wait, Write
+from incumbent.campaign.ports import Answer, Outcome, Sighting
+from incumbent.campaign.records import Cause, Entry, Marker, Nominee, Nothing, Record, State
+from incumbent.campaign.timing import timing_for
+from incumbent.campaign.wire import entry_from
 
 TTL = 10.0
 STRANGER_TICK = 0.75 * TTL

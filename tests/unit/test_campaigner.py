@@ -11,8 +11,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from fakecluster import NAMESPACE, make_election, make_pod
-from incumbent import clock, wire
-from incumbent.campaigner import DELETE_WITHIN, PATIENCE, Trouble
+from incumbent import clock
+from incumbent.campaign import wire
+from incumbent.campaign.ports import Answer, Outcome
+from incumbent.controller.campaigner import DELETE_WITHIN, PATIENCE, Trouble
 from incumbent.errors import (
     BucketDenied,
     BucketNotFound,
@@ -23,10 +25,10 @@ from incumbent.errors import (
     Forbidden,
     Unconnected,
 )
-from incumbent.ports import Answer, Outcome, PodChanged, PodsReplaced
-from incumbent.resource import resource_from
-from incumbent.status import Problem
-from incumbent.turns import CHANGES
+from incumbent.kubernetes.ports import PodChanged, PodsReplaced
+from incumbent.kubernetes.resource import resource_from
+from incumbent.kubernetes.turns import CHANGES
+from incumbent.status.conditions import Problem
 from stage import KEY, LABEL, MARGIN, TOKEN, TTL, View
 
 pytestmark = [
@@ -552,7 +554,7 @@ async def two_replicas(stage):
     """Start two, and return the way of the first, the steward, which can be made slow."""
     stage.first = await stage.start("one")
     await stage.until(lambda: stage.leaders == ["a"])
-    stage.first._office._labels._cluster = slow = Slow(stage.cluster)
+    stage.first._reconciler._labels._cluster = slow = Slow(stage.cluster)
     stage.second = await stage.start("two")
     await asyncio.sleep(1)
     return slow
@@ -598,7 +600,7 @@ async def test_hand_over_does_not_go_on_in_a_later_tenure_of_the_same_term(stage
 async def test_office_is_taken_only_on_the_vacancy_that_was_prepared_for(stage, monkeypatch):
     """Another replica may have held the record meanwhile, and its label be on the way."""
     await stage.lead()
-    labels = stage.first._office._labels
+    labels = stage.first._reconciler._labels
     strip_one, prepared = labels.strip_one, []
 
     async def strip_and_miss(pod, **options):
@@ -743,7 +745,7 @@ async def test_error_of_our_own_does_not_end_the_campaign(stage, monkeypatch):
             raise LookupError(msg)
         return True
 
-    monkeypatch.setattr(stage.first._office, "settle", settle)
+    monkeypatch.setattr(stage.first._reconciler, "settle", settle)
     with capture_logs() as logs:
         stage.first._wake()
         await asyncio.sleep(2 * TTL)
@@ -1273,7 +1275,7 @@ async def test_work_that_the_steward_leaves_undone_is_done_by_another(stage):
     await stage.until(lambda: stage.leaders == ["a"])
     second = await stage.start("two")
     await asyncio.sleep(1)
-    first._office.settle = _hang
+    first._reconciler.settle = _hang
     stage.cluster.change("a", ready=False)
     gone = clock.now()
     await stage.until(lambda: stage.leaders == ["b"])

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from incumbent.changelog import MOST_GONE, ChangeLog
+from incumbent.server.changelog import MOST_GONE, ChangeLog
 
 
 @given(st.lists(st.sampled_from("abc")), st.integers(0, 60))

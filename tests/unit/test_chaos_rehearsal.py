@@ -12,11 +12,11 @@ from chaos import operators
 from chaos.planted import FAULTS
 from chaos.rehearsal import SCENARIOS
 from incumbent import clock
-from incumbent.cluster import ApiServer
-from incumbent.confirmation import Confirmation
-from incumbent.connection import Connection
-from incumbent.labels import Labels
-from incumbent.pods import NamespacePods
+from incumbent.kubernetes.api import ApiServer
+from incumbent.kubernetes.connection import Connection
+from incumbent.pods.cache import NamespacePods
+from incumbent.pods.labels import Labels
+from incumbent.replicas.confirmation import Confirmation
 
 TESTS = Path(__file__).parents[1]
 

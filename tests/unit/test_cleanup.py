@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from click.testing import CliRunner
 
-from incumbent.commands import cleanup
+from incumbent.cli import cleanup
 
 
 class Hooked(cleanup._Cluster):

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from incumbent import cli, names
+from incumbent import validation
+from incumbent.cli import main as cli
 from incumbent.errors import ConfigurationError
 from incumbent.settings import Settings
 
@@ -32,8 +33,8 @@ def settings_of(monkeypatch):
     configured = []
     operation = SimpleNamespace(run=lambda settings, *, version: ran.append(settings) or 0)
     logs = SimpleNamespace(configure=lambda *args, **kwargs: configured.append((args, kwargs)))
-    monkeypatch.setattr("incumbent.operation", operation, raising=False)
-    monkeypatch.setitem(sys.modules, "incumbent.operation", operation)
+    monkeypatch.setattr("incumbent.controller.process", operation, raising=False)
+    monkeypatch.setitem(sys.modules, "incumbent.controller.process", operation)
     monkeypatch.setattr("incumbent.logs.configure", logs.configure)
 
     def call(*flags, **environment):
@@ -319,14 +320,14 @@ def test_the_exit_code_is_that_of_the_operator(settings_of):
 )
 def test_durations(text, seconds):
     """Durations are written as in Go; a plain number is one of seconds."""
-    assert names.duration(text) == seconds
+    assert validation.duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ("", "s", "-1s", "1 s", "1d", "1s30", "1m30", ".5s", "1e3", "inf"))
 def test_what_is_no_duration(text):
     """Everything else is refused, also what could be guessed."""
     with pytest.raises(ConfigurationError, match="not a duration"):
-        names.duration(text)
+        validation.duration(text)
 
 
 @pytest.mark.parametrize("arguments", (("--help",), ("operator", "--help"), ("--version",)))
@@ -334,7 +335,7 @@ def test_help_and_version_import_little(arguments):
     """Neither kopf nor nats nor kubernetes is imported to say what the program does."""
     code = (
         "import json, sys\n"
-        "from incumbent.cli import main\n"
+        "from incumbent.cli.main import main\n"
         "main(sys.argv[1:], standalone_mode=False)\n"
         "print(json.dumps([*sys.modules]))\n"
     )

@@ -14,9 +14,7 @@ from aiohttp import web
 from kubernetes.aio.client import Configuration
 from structlog.testing import capture_logs
 
-from incumbent import clock, cluster
-from incumbent.cluster import ApiServer
-from incumbent.connection import Connection, UnknownKind
+from incumbent import clock
 from incumbent.errors import (
     AdmissionDenied,
     ClusterError,
@@ -27,10 +25,13 @@ from incumbent.errors import (
     Unconnected,
     Unsent,
 )
-from incumbent.fairness import Limits, Rank
-from incumbent.model import Pod
-from incumbent.ports import PodChanged, PodDeleted, PodsReplaced, PodsUnwatched
-from incumbent.turns import REQUESTS, Turns
+from incumbent.kubernetes import api as cluster
+from incumbent.kubernetes.api import ApiServer
+from incumbent.kubernetes.connection import Connection, UnknownKind
+from incumbent.kubernetes.fairness import Limits, Rank
+from incumbent.kubernetes.objects import Pod
+from incumbent.kubernetes.ports import PodChanged, PodDeleted, PodsReplaced, PodsUnwatched
+from incumbent.kubernetes.turns import REQUESTS, Turns
 
 # Without this, pytest-asyncio makes an event loop that nobody closes, when the first test of a run
 # is no coroutine.

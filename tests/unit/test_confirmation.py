@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 
-from incumbent.confirmation import (
+from incumbent.campaign.timing import timing_for
+from incumbent.replicas.confirmation import (
     ANSWER_WITHIN,
     ASK_AFTER,
     LATE_AFTER,
@@ -18,7 +19,6 @@ from incumbent.confirmation import (
     Steward,
     Stewards,
 )
-from incumbent.timing import timing_for
 
 TIMING = timing_for(30.0)
 START = 1000.0

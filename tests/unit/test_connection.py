@@ -17,8 +17,6 @@ from aiohttp import web
 from kubernetes.aio.config import incluster_config
 
 from controlplane.httpproxy import HttpProxy
-from incumbent import connection
-from incumbent.connection import Connection, Expired, UnknownKind
 from incumbent.errors import (
     AdmissionDenied,
     AdmissionUnavailable,
@@ -29,6 +27,8 @@ from incumbent.errors import (
     NotFound,
     Refused,
 )
+from incumbent.kubernetes import connection
+from incumbent.kubernetes.connection import Connection, Expired, UnknownKind
 
 # Without this, pytest-asyncio makes an event loop that nobody closes, when the first test of a run
 # is no coroutine.
@@ -89,7 +89,7 @@ async def access_of(kubeconfig=None, context=None):
 async def test_a_kubeconfig_gives_server_token_and_namespace(kubeconfig):
     """The current context is taken."""
     access = await access_of(kubeconfig())
-    assert access == connection.Access(
+    assert access == connection.KubernetesAccess(
         server="http://one.example", scheme="Bearer", token="t1", default_namespace="n1"
     )
 
@@ -250,7 +250,7 @@ def service_account(tmp_path, monkeypatch):
 async def test_a_service_account_is_used_and_its_token_renewed(service_account, look_at_once):
     """In a pod the mounted token counts, and is read again when it changes."""
     async with connected() as found:
-        assert await found.access() == connection.Access(
+        assert await found.access() == connection.KubernetesAccess(
             server="https://10.0.0.1:443",
             ca_path=str(service_account / "ca.crt"),
             scheme="bearer",

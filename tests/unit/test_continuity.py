@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from incumbent.continuity import MOST_GAPS, TOGETHER, Continuity
+from incumbent.nats.continuity import MOST_GAPS, TOGETHER, Continuity
 
 KEYS = "abc"
 

@@ -6,8 +6,8 @@ import resource
 
 import pytest
 
-from incumbent import descriptors
-from incumbent.descriptors import ENOUGH, RESERVED, raise_limit, watches_for
+from incumbent.controller import descriptors
+from incumbent.controller.descriptors import ENOUGH, RESERVED, raise_limit, watches_for
 
 INFINITE = resource.RLIM_INFINITY
 

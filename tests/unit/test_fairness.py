@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from incumbent.fairness import Bounds, FairQueue, Limits, Rank
-from incumbent.turns import CHANGES, QUESTIONS, REQUESTS
+from incumbent.kubernetes.fairness import Bounds, FairQueue, Limits, Rank
+from incumbent.kubernetes.turns import CHANGES, QUESTIONS, REQUESTS
 
 FOREVER = math.inf
 SMALL = Limits(

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from fakes import FakeBucket
-from incumbent import wire
+from incumbent.campaign import wire
+from incumbent.campaign.ports import Answer, Outcome, Sighting
+from incumbent.campaign.records import Marker, Nothing, Record
 from incumbent.errors import BucketUnreachable
-from incumbent.model import Marker, Nothing, Record
-from incumbent.ports import Answer, Outcome, Sighting
 
 pytestmark = pytest.mark.looptime
 

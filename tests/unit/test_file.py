@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from incumbent import clock
-from incumbent.cli import main
-from incumbent.commands import file, trusted
+from incumbent.cli import file, trusted
+from incumbent.cli.main import main
 from incumbent.errors import ConfigurationError
 
 SOMEBODY = 12345

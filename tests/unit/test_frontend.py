@@ -13,9 +13,9 @@ import pytest
 import structlog
 
 from fakedirectory import FakeProcess
-from incumbent.feed import Feed
-from incumbent.frontend import OOM_SCORE, Frontend
-from incumbent.listen import addresses_of, bind
+from incumbent.server.feed import Feed
+from incumbent.server.frontend import OOM_SCORE, Frontend
+from incumbent.server.listen import addresses_of, bind
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def children():
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
         except OSError:
             continue
-        if int(parent) == os.getpid() and b"incumbent.frontend" in command:
+        if int(parent) == os.getpid() and b"incumbent.server.frontend" in command:
             found.append(int(folder.name))
     return found
 

@@ -1,4 +1,4 @@
-"""Looks for garbage, with Python's own."""
+"""Looks for gc_pauses, with Python's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from incumbent import garbage
+from incumbent.controller import gc_pauses
 
 
 class Cycle:
@@ -25,7 +25,7 @@ def turnover():
 
 @pytest.fixture
 def looking(turnover):
-    with garbage.looked_for_briefly(lambda: turnover.count):
+    with gc_pauses.looked_for_briefly(lambda: turnover.count):
         yield
 
 
@@ -36,7 +36,7 @@ def cycle():
 
 
 def is_found(first=2):
-    """Whether what a look, at this generation at most, has left is found once it is garbage."""
+    """Whether what a look, at this generation at most, has left is found once it is gc_pauses."""
     clear, found = cycle()
     gc.collect(first)
     clear()
@@ -47,19 +47,19 @@ def is_found(first=2):
 @pytest.mark.usefixtures("looking")
 def test_what_a_long_look_has_left_is_not_looked_through_again(monkeypatch):
     """It was no garbage then; that it has become some is not found out."""
-    monkeypatch.setattr(garbage, "LONG", 0)
+    monkeypatch.setattr(gc_pauses, "LONG", 0)
     assert not is_found()
 
 
 @pytest.mark.usefixtures("looking")
 def test_after_a_large_turnover_everything_is_looked_through_once_more(monkeypatch, turnover):
     """Not while elections begin and end: what of them stays will be known when that is over."""
-    monkeypatch.setattr(garbage, "LONG", 0)
+    monkeypatch.setattr(gc_pauses, "LONG", 0)
     clear, found = cycle()
     gc.collect()
     clear()
     for _ in range(2):
-        turnover.count += garbage.MANY
+        turnover.count += gc_pauses.MANY
         gc.collect()
         assert found() is not None
     gc.collect()
@@ -70,11 +70,11 @@ def test_after_a_large_turnover_everything_is_looked_through_once_more(monkeypat
 @pytest.mark.usefixtures("looking")
 def test_a_few_elections_that_come_and_go_hold_nobody_up(monkeypatch, turnover):
     """Whoever may create elections could otherwise stop all renewals again and again."""
-    monkeypatch.setattr(garbage, "LONG", 0)
+    monkeypatch.setattr(gc_pauses, "LONG", 0)
     clear, found = cycle()
     gc.collect()
     clear()
-    turnover.count += garbage.MANY - 1
+    turnover.count += gc_pauses.MANY - 1
     for _ in range(5):
         gc.collect()
     assert found() is not None
@@ -88,8 +88,8 @@ def test_a_few_elections_that_come_and_go_hold_nobody_up(monkeypatch, turnover):
 def test_many_elections_that_come_and_go_hold_everybody_up_seldom(monkeypatch, turnover):
     """However many they are."""
     now = 1000.0
-    monkeypatch.setattr(garbage.clock, "now", lambda: now)
-    monkeypatch.setattr(garbage, "LONG", -1)
+    monkeypatch.setattr(gc_pauses.clock, "now", lambda: now)
+    monkeypatch.setattr(gc_pauses, "LONG", -1)
 
     def is_looked_through(*, after):
         nonlocal now
@@ -97,35 +97,35 @@ def test_many_elections_that_come_and_go_hold_everybody_up_seldom(monkeypatch, t
         gc.collect()
         clear()
         now += after
-        turnover.count += 10 * garbage.MANY
+        turnover.count += 10 * gc_pauses.MANY
         for _ in range(3):
             gc.collect()
         return found() is None
 
     assert is_looked_through(after=0)
     assert not is_looked_through(after=0)
-    assert not is_looked_through(after=garbage.SELDOM - 1)
+    assert not is_looked_through(after=gc_pauses.SELDOM - 1)
     assert is_looked_through(after=1)
 
 
 @pytest.mark.usefixtures("looking")
 def test_short_looks_go_on_to_look_through_everything(monkeypatch):
     """Few elections need no care."""
-    monkeypatch.setattr(garbage, "LONG", 60)
+    monkeypatch.setattr(gc_pauses, "LONG", 60)
     assert is_found()
 
 
 @pytest.mark.usefixtures("looking")
 def test_small_looks_are_as_they_were(monkeypatch):
     """Only those through everything take long."""
-    monkeypatch.setattr(garbage, "LONG", 0)
+    monkeypatch.setattr(gc_pauses, "LONG", 0)
     assert is_found(first=1)
 
 
 def test_what_was_there_before_is_passed_over_meanwhile(turnover):
     """Imports stay. Afterwards all is as before."""
     clear, found = cycle()
-    with garbage.looked_for_briefly(lambda: turnover.count):
+    with gc_pauses.looked_for_briefly(lambda: turnover.count):
         clear()
         gc.collect()
         assert found() is not None

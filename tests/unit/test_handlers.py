@@ -8,7 +8,7 @@ import logging
 
 import kopf
 
-from incumbent.handlers import watch_elections
+from incumbent.controller.lifecycle import watch_elections
 
 
 async def test_user_of_the_process_needs_no_name(monkeypatch, caplog):

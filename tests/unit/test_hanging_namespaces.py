@@ -9,14 +9,14 @@ import pytest
 from fakecluster import make_election, make_pod
 from fakes import FakeBucket
 from incumbent import clock
-from incumbent.campaigner import Campaigner
-from incumbent.confirmation import Stewards
+from incumbent.controller.campaigner import Campaigner
 from incumbent.errors import ClusterUnreachable, Unsent
-from incumbent.fairness import Rank
-from incumbent.pods import NamespacePods
-from incumbent.resource import resource_from
-from incumbent.site import Peers, Replica, Site
-from incumbent.turns import CHANGES, QUESTIONS, REQUESTS, Turns
+from incumbent.kubernetes.fairness import Rank
+from incumbent.kubernetes.resource import resource_from
+from incumbent.kubernetes.turns import CHANGES, QUESTIONS, REQUESTS, Turns
+from incumbent.pods.cache import NamespacePods
+from incumbent.replicas.confirmation import Stewards
+from incumbent.replicas.site import Peers, Replica, Site
 from stage import Cluster, View, Watches
 
 pytestmark = [

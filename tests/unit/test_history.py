@@ -14,10 +14,14 @@ import pytest
 
 from fakehistory import FakeHistory
 from fakes import SERVER_AHEAD, FakeBucket
-from incumbent import clock, historian, history, wire
+from incumbent import clock
+from incumbent.campaign import wire
+from incumbent.campaign.ports import Sighting
+from incumbent.campaign.records import Cause, Marker, Nothing, Record
 from incumbent.errors import BucketNotFound, BucketUnreachable
-from incumbent.historian import Historian
-from incumbent.history import (
+from incumbent.history import terms as history
+from incumbent.history import writer as history_writer
+from incumbent.history.terms import (
     Began,
     Ended,
     LabelChange,
@@ -27,8 +31,8 @@ from incumbent.history import (
     decode,
     encode,
 )
-from incumbent.model import Cause, Marker, Nothing, Pod, Record
-from incumbent.ports import Sighting
+from incumbent.history.writer import HistoryWriter
+from incumbent.kubernetes.objects import Pod
 from stage import two_candidates
 
 KEY = "shop.billing"
@@ -437,7 +441,7 @@ def test_what_others_write_to_the_stream_is_passed_over(data):
 
 
 class Observer(Counter):
-    """Counts what a historian reports."""
+    """Counts what a history_writer reports."""
 
     def history_entry(self, outcome):
         """See `HistoryObserver`."""
@@ -462,7 +466,7 @@ class Scene:
 
     def start(self, name):
         """Start a replica."""
-        one = Historian(self.store.view(), replica=name, observer=Observer())
+        one = HistoryWriter(self.store.view(), replica=name, observer=Observer())
         end = one.follow(self.bucket, KEY)
         self.running[one] = asyncio.create_task(one.run()), end
         return one
@@ -513,7 +517,7 @@ async def test_steward_writes_at_once_and_the_others_look_a_moment_later(scene):
     await asyncio.sleep(0.1)
     assert [(entry["token"], entry["writer"]) for entry in scene.entries] == [(token, "one")]
 
-    await asyncio.sleep(2 * historian.OTHERS_AFTER + 0.1)
+    await asyncio.sleep(2 * history_writer.OTHERS_AFTER + 0.1)
     assert len(scene.entries) == 1
     assert one._observer["stored"] == two._observer["known"] == 1
     assert one._observer["began "] == 1
@@ -527,7 +531,7 @@ async def test_term_outlives_the_steward_that_dies_before_it_writes(scene):
     await asyncio.sleep(0.5)
     token = scene.write("one")
     stored_at = asyncio.get_running_loop().time()
-    await asyncio.sleep(2 * historian.OTHERS_AFTER + 0.1)
+    await asyncio.sleep(2 * history_writer.OTHERS_AFTER + 0.1)
 
     (entry,) = scene.entries
     assert (entry["token"], entry["writer"], entry["how"]) == (token, "two", "Elected")
@@ -628,7 +632,7 @@ async def test_without_a_stream_it_goes_on_and_says_so(scene):
     assert began_at == pytest.approx(ZERO, abs=5), "by the server's clock, though no stream tells"
 
     scene.store.problem = None
-    await asyncio.sleep(historian.LONGEST_PAUSE + 1)
+    await asyncio.sleep(history_writer.LONGEST_PAUSE + 1)
     assert one.problem == ""
     assert scene.tokens[0] == 1
 
@@ -638,13 +642,13 @@ async def test_what_waits_is_bounded(scene):
     """Of too much the oldest is dropped, and counted."""
     scene.store.problem = BucketUnreachable("NATS is away")
     one = scene.start("one")
-    for number in range(historian.MOST_WAITING + 5):
+    for number in range(history_writer.MOST_WAITING + 5):
         scene.write("one", f"pod-{number}")
         await asyncio.sleep(0.01)
     assert one._observer["dropped"] == 5
     scene.store.problem = None
     await asyncio.sleep(60)
-    assert len(scene.tokens) == historian.MOST_WAITING
+    assert len(scene.tokens) == history_writer.MOST_WAITING
 
 
 @pytest.mark.looptime
@@ -694,7 +698,7 @@ async def test_deleted_election_is_followed_until_its_release_was_seen(scene):
     await asyncio.sleep(1)
     scene.running[one][1]()
     scene.bucket._store(KEY, "", wire.release_headers("one"))
-    await asyncio.sleep(historian.LINGER + 1)
+    await asyncio.sleep(history_writer.LINGER + 1)
     assert [entry["kind"] for entry in scene.entries] == ["began", "ended"]
     assert one._keys == {}
     one.follow(scene.bucket, KEY)
@@ -844,9 +848,9 @@ async def test_history_of_an_operator_has_the_labels_of_its_pods(spec):
     async with two_candidates() as stage:
         stage.change(**spec)
         store = FakeHistory()
-        keeper = Historian(store, replica="one/nonce", observer=Observer())
+        keeper = HistoryWriter(store, replica="one/nonce", observer=Observer())
         writing = asyncio.create_task(keeper.run())
-        one = await stage.start(historian=keeper)
+        one = await stage.start(history_writer=keeper)
         if spec:
             stage.bucket.put(KEY, "a")  # as Choria does
         await stage.until(lambda: stage.leaders == ["a"])
@@ -882,7 +886,7 @@ async def test_every_replica_tells_what_is_left_of_the_lease():
         assert abs(views[0]["remainingSeconds"] - views[1]["remainingSeconds"]) < 0.1
         assert views[0]["candidates"] == {"total": 2, "ready": 2}
         found = await standby.history(limit=9)
-        assert (found["problem"], found["terms"]) == (historian.OFF, [])
+        assert (found["problem"], found["terms"]) == (history_writer.OFF, [])
 
 
 # What is kept in memory, and what a reader may ask for
@@ -915,12 +919,12 @@ async def test_entries_that_nobody_uses_are_forgotten(scene, reader):
     """They are read again when somebody asks; whoever asks again and again keeps them."""
     bucket = scene.bucket.name
     assert len(await reader.terms(bucket, "k1", limit=99)) == 20
-    await asyncio.sleep(historian.FORGOTTEN_AFTER / 2)
+    await asyncio.sleep(history_writer.FORGOTTEN_AFTER / 2)
     assert len(await reader.terms(bucket, "k2", limit=99)) == 20
-    await asyncio.sleep(0.6 * historian.FORGOTTEN_AFTER)
+    await asyncio.sleep(0.6 * history_writer.FORGOTTEN_AFTER)
     found = in_memory(reader)
     assert (found["k1"], found["k2"], reader._entries) == (0, 20, 20)
-    await asyncio.sleep(historian.FORGOTTEN_AFTER)
+    await asyncio.sleep(history_writer.FORGOTTEN_AFTER)
     assert (set(in_memory(reader).values()), reader._entries) == ({0}, 0)
     assert len(await reader.terms(bucket, "k1", limit=99)) == 20
 
@@ -928,7 +932,7 @@ async def test_entries_that_nobody_uses_are_forgotten(scene, reader):
 @pytest.mark.looptime
 async def test_entries_in_memory_are_limited_over_all_keys(scene, reader, monkeypatch):
     """Those that were not used for longest go first, and every answer is complete."""
-    monkeypatch.setattr(historian, "MOST_READ", 50)
+    monkeypatch.setattr(history_writer, "MOST_READ", 50)
     for number in (0, 1, 2, 3, 0, 4):
         assert len(await reader.terms(scene.bucket.name, f"k{number}", limit=99)) == 20
     found = in_memory(reader)
@@ -944,7 +948,7 @@ async def test_deleted_election_leaves_no_entry_in_memory(scene, reader):
     await reader.terms(scene.bucket.name, "deleted", limit=99)
     assert reader._entries == 20
     end()
-    await asyncio.sleep(historian.LINGER + 0.1)
+    await asyncio.sleep(history_writer.LINGER + 0.1)
     assert reader._entries == 0
     assert not [one for one in reader._in_memory if one.key == "deleted"]
 
@@ -952,8 +956,8 @@ async def test_deleted_election_leaves_no_entry_in_memory(scene, reader):
 @pytest.mark.looptime
 async def test_readers_wait_so_that_nats_has_few_requests(scene, reader, monkeypatch):
     """Whoever asks for many histories at once; what is in memory costs one request."""
-    monkeypatch.setattr(historian, "READS_PER_SECOND", 10.0)
-    monkeypatch.setattr(historian, "READS_AT_ONCE", 10)
+    monkeypatch.setattr(history_writer, "READS_PER_SECOND", 10.0)
+    monkeypatch.setattr(history_writer, "READS_AT_ONCE", 10)
     loop = asyncio.get_running_loop()
     began = loop.time()
     keys = [f"k{number}" for number in range(10)]

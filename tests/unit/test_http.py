@@ -8,9 +8,9 @@ import pytest
 import structlog
 
 from fakedirectory import FakeProcess, election
-from incumbent import http
 from incumbent.errors import ConfigurationError
-from incumbent.listen import parse_address
+from incumbent.server import http
+from incumbent.server.listen import parse_address
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import aiohttp
 import pytest
 
 from fakedirectory import FakeProcess
-from incumbent import http
-from incumbent.feed import AT_A_TIME
-from incumbent.gate import MOST_ADDRESSES, Gate, Limits
-from incumbent.mirror import Mirror
+from incumbent.server import http
+from incumbent.server.feed import AT_A_TIME
+from incumbent.server.gate import MOST_ADDRESSES, Gate, Limits
+from incumbent.server.mirror import Mirror
 
 FEW = {
     "connections": 4,
@@ -254,7 +254,7 @@ async def test_whole_answer_has_a_time_limit(serve, process):
 
 async def test_body_is_made_once_and_shared(serve, process, monkeypatch):
     """Whoever asks at about the same time gets the same, with the same tag."""
-    monkeypatch.setattr("incumbent.mirror.SHARED_FOR", 60.0)
+    monkeypatch.setattr("incumbent.server.mirror.SHARED_FOR", 60.0)
     process.put(*(f"e{number}" for number in range(5)))
     address = await serve(connections=50, per_address=50)
     found = await asyncio.gather(*(answered(address, request("/metrics")) for _ in range(40)))
@@ -269,8 +269,8 @@ async def test_body_is_made_once_and_shared(serve, process, monkeypatch):
 
 async def test_unchanged_elections_are_not_read_again(serve, process, monkeypatch):
     """Only those that have changed are, however often all are asked for."""
-    monkeypatch.setattr("incumbent.mirror.SHARED_FOR", 0.0)
-    monkeypatch.setattr("incumbent.mirror.SHORTEST_PAUSE", 0.0)
+    monkeypatch.setattr("incumbent.server.mirror.SHARED_FOR", 0.0)
+    monkeypatch.setattr("incumbent.server.mirror.SHORTEST_PAUSE", 0.0)
     process.put(*(f"e{number}" for number in range(100)))
     address = await serve()
     assert await status(address, "/v1/elections") == 200
@@ -333,7 +333,7 @@ async def test_compressed_for_who_asks(serve, process):
 
 async def test_loop_that_stands_still_is_not_alive(serve, process, monkeypatch):
     """And is alive again as soon as it answers."""
-    monkeypatch.setattr("incumbent.mirror.PATIENCE", 0.2)
+    monkeypatch.setattr("incumbent.server.mirror.PATIENCE", 0.2)
     address = await serve()
     stopped = asyncio.Event()
 
@@ -341,7 +341,7 @@ async def test_loop_that_stands_still_is_not_alive(serve, process, monkeypatch):
         await stopped.wait()
         yield '{"problems": {}, "notes": {}}'
 
-    monkeypatch.setattr("incumbent.feed.Feed._tell_health", stand_still)
+    monkeypatch.setattr("incumbent.server.feed.Feed._tell_health", stand_still)
     server_address = await serve()
     assert await status(address, "/livez") == 200
     code, answer = await answered(server_address, request("/livez"))
@@ -353,9 +353,9 @@ async def test_loop_that_stands_still_is_not_alive(serve, process, monkeypatch):
 
 async def test_pause_of_the_machine_is_no_false_alarm(process, monkeypatch):
     """The process that renews is asked once more before it is denied."""
-    monkeypatch.setattr("incumbent.mirror.PATIENCE", 0.1)
+    monkeypatch.setattr("incumbent.server.mirror.PATIENCE", 0.1)
     now = 100.0
-    monkeypatch.setattr("incumbent.mirror.clock.now", lambda: now)
+    monkeypatch.setattr("incumbent.server.mirror.clock.now", lambda: now)
     asked = []
 
     class Link:

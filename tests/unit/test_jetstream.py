@@ -6,11 +6,11 @@ import base64
 
 import pytest
 
-from incumbent import jetstream
+from incumbent.campaign.ports import Answer, Outcome
+from incumbent.campaign.records import BucketInfo, Cause, Marker, Peer, Record
 from incumbent.errors import BucketError, BucketInvalid, BucketNotFound, BucketUnreachable
-from incumbent.jetstream import Delivery
-from incumbent.model import BucketInfo, Cause, Marker, Peer, Record
-from incumbent.ports import Answer, Outcome
+from incumbent.nats import jetstream
+from incumbent.nats.jetstream import Delivery
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from incumbent import connection
-from incumbent.connection import Connection, Overrides
 from incumbent.errors import ConfigurationError
+from incumbent.kubernetes import connection
+from incumbent.kubernetes.connection import Connection, Overrides
 
 CONFIG = {
     "apiVersion": "v1",

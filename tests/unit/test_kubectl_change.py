@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from incumbent.connection import Expired
+from incumbent.cli.flags import Failure
 from incumbent.errors import ClusterUnreachable
-from incumbent.flags import Failure
-from incumbent.kubectl import change, cli, client
+from incumbent.kubectl import change, client, main
 from incumbent.kubectl.change import merged
 from incumbent.kubectl.client import Client
-from incumbent.model import Pod
-from incumbent.resource import STEP_DOWN, STEP_DOWN_TERM
+from incumbent.kubernetes.connection import Expired
+from incumbent.kubernetes.objects import Pod
+from incumbent.kubernetes.resource import STEP_DOWN, STEP_DOWN_TERM
 
 REASONS = {"Leading": "True", "LedElsewhere": "True", "NoCandidates": "False"}
 
@@ -73,7 +73,7 @@ def step_down(monkeypatch):
         monkeypatch.setattr(
             client, "run", lambda work, _, options: asyncio.run(work(Server(), **options)) or 0
         )
-        return CliRunner().invoke(cli.main, ["step-down", "web", *flags]), patches
+        return CliRunner().invoke(main.main, ["step-down", "web", *flags]), patches
 
     return run
 

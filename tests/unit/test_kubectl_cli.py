@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from incumbent.kubectl import cli, client, common
+from incumbent.kubectl import client
+from incumbent.kubectl import main as cli
+from incumbent.kubectl import options as common
 from incumbent.kubectl.printing import now
 
 OPERATOR = Path(cli.__file__).parents[2]
@@ -54,7 +56,7 @@ def test_help_imports_little(arguments):
     """Neither kubernetes nor nats is imported to say what a command does."""
     code = (
         "import json, sys\n"
-        "from incumbent.kubectl.cli import main\n"
+        "from incumbent.kubectl.main import main\n"
         "main(sys.argv[1:], standalone_mode=False)\n"
         "print(json.dumps([*sys.modules]))\n"
     )

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from incumbent.kubectl import describe
-from incumbent.model import Pod
-from incumbent.resource import EXCLUDE, PRIORITY, STEP_DOWN, resource_from
+from incumbent.kubernetes.objects import Pod
+from incumbent.kubernetes.resource import EXCLUDE, PRIORITY, STEP_DOWN, resource_from
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 LABEL = "incumbent.dev/web"

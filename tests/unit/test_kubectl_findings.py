@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from incumbent.kubectl import cli, findings
-from incumbent.kubectl.findings import Level, Right
-from incumbent.model import BucketInfo, Pod, Record
-from incumbent.resource import FINALIZER, STEP_DOWN, resource_from
+from incumbent.campaign.records import BucketInfo, Record
+from incumbent.kubectl import main
+from incumbent.kubectl.doctor import findings
+from incumbent.kubectl.doctor.findings import Level, Right
+from incumbent.kubernetes.objects import Pod
+from incumbent.kubernetes.resource import FINALIZER, STEP_DOWN, resource_from
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-SOURCE = Path(cli.__file__).parents[3] / "crds" / "leaderelections.yaml"
+SOURCE = Path(main.__file__).parents[3] / "crds" / "leaderelections.yaml"
 OURS = yaml.safe_load(SOURCE.read_text())
 LABEL, TOKEN = "incumbent.dev/web", "incumbent.dev/web.token"
 INFO = BucketInfo(

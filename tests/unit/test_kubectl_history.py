@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from incumbent.errors import Forbidden, NotFound
-from incumbent.kubectl import cli, client, history
-from incumbent.kubectl.common import OPERATOR_LABELS
+from incumbent.kubectl import client, history, main
+from incumbent.kubectl.options import OPERATOR_LABELS
 
 LATEST = {
     "token": 9,
@@ -77,7 +77,7 @@ def call(monkeypatch):
         monkeypatch.setattr(
             client, "run", lambda work, _, options: asyncio.run(work(server, **options)) or 0
         )
-        result = CliRunner().invoke(cli.main, ["history", "web", *arguments])
+        result = CliRunner().invoke(main.main, ["history", "web", *arguments])
         return result, asked
 
     return run

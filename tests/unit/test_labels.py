@@ -20,8 +20,8 @@ from incumbent.errors import (
     NotFound,
     Unsent,
 )
-from incumbent.labels import LONGEST_WRITE, RESEND_AFTER, TRIES, Labels, insist
-from incumbent.resource import resource_from
+from incumbent.kubernetes.resource import resource_from
+from incumbent.pods.labels import LONGEST_WRITE, RESEND_AFTER, TRIES, Labels, insist
 
 pytestmark = [pytest.mark.looptime, pytest.mark.usefixtures("clock_of_the_loop")]
 

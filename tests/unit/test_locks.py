@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from incumbent.controller.locks import Locks, lock_rule
 from incumbent.errors import ConfigurationError
-from incumbent.locks import Locks, lock_rule
 
 OWN = "ELECTIONS"
 

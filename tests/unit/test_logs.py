@@ -39,7 +39,7 @@ def configure(capsys):
 
 
 def ours():
-    return structlog.get_logger("incumbent.bucket")
+    return structlog.get_logger("incumbent.nats.connection")
 
 
 def test_our_events(configure):
@@ -50,7 +50,7 @@ def test_our_events(configure):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", line.pop("timestamp"))
     assert line == {
         "level": "info",
-        "logger": "incumbent.bucket",
+        "logger": "incumbent.nats.connection",
         "event": "nats.connected",
         "server": "nats://a:4222",
         "tries": 3,
@@ -276,7 +276,9 @@ def test_text(configure):
     lines = configure("text")
     ours().info("nats.connected", server="nats://a:4222")
     [line] = lines()
-    assert re.match(r"\d{4}-\S+Z \[info     \] nats.connected +\[incumbent.bucket\] server=", line)
+    assert re.match(
+        r"\d{4}-\S+Z \[info     \] nats.connected +\[incumbent.nats.connection\] server=", line
+    )
     assert "\x1b" not in line
 
 
@@ -332,7 +334,9 @@ class Lines:
         self.now = 0.0
         self._limit = logs.Limit(clock=lambda: self.now)
 
-    def write(self, times, event="election.won", *, logger="incumbent.campaigner", **fields):
+    def write(
+        self, times, event="election.won", *, logger="incumbent.controller.campaigner", **fields
+    ):
         """Write lines; return the fields of those that came through."""
         messages = [{"event": event, **fields} for _ in range(times)]
         records = [logging.makeLogRecord({"name": logger, "msg": msg}) for msg in messages]
@@ -364,7 +368,7 @@ def test_lines_of_other_namespaces_and_of_the_operator_are_written_all_the_same(
     assert len(lines.write(logs.BURST + 1, **fields)) == logs.BURST
     assert not lines.write(1, "pass.failed", namespace="shop")
     assert lines.write(1, namespace="bank")
-    assert lines.write(1, "nats.unreachable", logger="incumbent.bucket")
+    assert lines.write(1, "nats.unreachable", logger="incumbent.nats.connection")
 
 
 def test_an_event_that_names_no_namespace_is_limited_on_its_own():

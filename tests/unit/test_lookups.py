@@ -11,8 +11,8 @@ import pytest
 
 from incumbent import clock
 from incumbent.errors import BucketDenied, BucketError, BucketNotFound
-from incumbent.lookups import LONGEST_PAUSE, PER_SECOND, SELDOM, Throttle
-from incumbent.stream import NatsBucket
+from incumbent.nats.bucket import NatsBucket
+from incumbent.nats.lookups import LONGEST_PAUSE, PER_SECOND, SELDOM, Throttle
 
 pytestmark = pytest.mark.looptime
 

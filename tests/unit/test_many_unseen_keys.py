@@ -10,13 +10,13 @@ import pytest
 from fakecluster import NAMESPACE, make_election, make_pod
 from fakes import FakeBucket
 from incumbent import clock
-from incumbent.campaigner import Campaigner
-from incumbent.confirmation import Stewards
-from incumbent.pods import NamespacePods
-from incumbent.ports import Answer, Outcome
-from incumbent.resource import resource_from
-from incumbent.site import Peers, Replica, Site
-from incumbent.turns import CHANGES, QUESTIONS, Turns
+from incumbent.campaign.ports import Answer, Outcome
+from incumbent.controller.campaigner import Campaigner
+from incumbent.kubernetes.resource import resource_from
+from incumbent.kubernetes.turns import CHANGES, QUESTIONS, Turns
+from incumbent.pods.cache import NamespacePods
+from incumbent.replicas.confirmation import Stewards
+from incumbent.replicas.site import Peers, Replica, Site
 from stage import Cluster, View, Watches
 
 pytestmark = [

@@ -8,9 +8,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from incumbent.metrics import MemberCollector, Metrics
-from incumbent.model import ElectionKey, State
-from incumbent.ports import Outcome
+from incumbent.campaign.ports import Outcome
+from incumbent.campaign.records import State
+from incumbent.kubernetes.objects import ElectionKey
+from incumbent.server.metrics import MemberCollector, Metrics
 
 ELECTION = {"namespace": "shop", "election": "billing"}
 NAMES = {

@@ -1,7 +1,7 @@
-"""The private parts of nats-py that `incumbent.bucket` replaces or reads.
+"""The private parts of nats-py that `incumbent.nats.connection` replaces or reads.
 
 A change there may break what no other test shows: an error that is no longer told, a connection
-that is not closed. Read what changed, adapt `incumbent.bucket` if it has to be, and only then put
+that is not closed. Read what changed, adapt `nats.connection` if it has to be, and only then put
 the new digest here.
 """
 
@@ -20,7 +20,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
-from incumbent import bucket
+from incumbent.nats import connection as bucket
 
 DIGESTS = {
     # What is replaced, with other manners:

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from fakecluster import make_election, make_pod
-from incumbent import wire
+from incumbent.campaign import wire
 from stage import KEY, LABEL, TOKEN, TTL, View
 
 pytestmark = [

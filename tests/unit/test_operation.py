@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from incumbent.operation import Operator
+from incumbent.controller.process import Operator
 
 BAD = "the watch delivers nothing"
 
@@ -20,9 +20,9 @@ def operator(*elections):
         )
         for number, (name, trouble) in enumerate(elections)
     }
-    made.roster = SimpleNamespace(campaigners=campaigners)
+    made.registry = SimpleNamespace(campaigners=campaigners)
     made.health = SimpleNamespace(problems=dict)
-    made.historian = None
+    made.history_writer = None
     made._settings = SimpleNamespace(bucket="mine")
     return made
 

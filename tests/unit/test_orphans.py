@@ -3,7 +3,7 @@
 import pytest
 
 from fakecluster import FakeCluster, make_election, make_pod
-from incumbent.orphans import orphans, take_back
+from incumbent.pods.orphans import orphans, take_back
 
 LED = {"labels": {"app": "web", "incumbent.dev/web": "leader"}}
 LED |= {"annotations": {"incumbent.dev/web.token": "7", "note": "mine"}}

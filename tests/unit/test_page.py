@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from fakedirectory import FakeProcess
-from incumbent import http
+from incumbent.server import http
 
 EVENTS = {"Accept": "text/event-stream"}
 

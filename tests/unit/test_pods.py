@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from fakecluster import NAMESPACE, FakeCluster, make_pod
-from incumbent import pods as pods_module
 from incumbent.errors import Forbidden
-from incumbent.pods import ElectionPods, NamespacePods
-from incumbent.ports import PodChanged, PodDeleted, PodsReplaced
-from incumbent.resource import resource_from
+from incumbent.kubernetes.ports import PodChanged, PodDeleted, PodsReplaced
+from incumbent.kubernetes.resource import resource_from
+from incumbent.pods import cache as pods_module
+from incumbent.pods.cache import ElectionPods, NamespacePods
 
 EVERYBODY = {"matchExpressions": [{"key": "none", "operator": "DoesNotExist"}]}
 NOBODY = {"matchLabels": {"none": "none"}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from incumbent.errors import ConfigurationError
-from incumbent.proxies import proxy_from
+from incumbent.kubernetes.proxies import proxy_from
 
 PROXY = "http://proxy:3128"
 SERVER = "https://kube.example.com:6443"

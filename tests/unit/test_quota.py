@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakecluster import make_election
-from incumbent.model import ElectionKey
-from incumbent.quota import Quota
-from incumbent.resource import resource_from
+from incumbent.controller.quota import Quota
+from incumbent.kubernetes.objects import ElectionKey
+from incumbent.kubernetes.resource import resource_from
 
 
 def resource(name, age=0, *, site="", namespace="shop", uid=""):

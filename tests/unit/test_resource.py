@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakecluster import make_election, selects
-from incumbent.model import ElectionKey, Profile, Promotion
-from incumbent.resource import (
+from incumbent.campaign.records import Profile, Promotion
+from incumbent.campaign.timing import ExponentialBackoff
+from incumbent.kubernetes.objects import ElectionKey
+from incumbent.kubernetes.resource import (
     FINALIZER,
     LABELLING,
     STEP_DOWN,
@@ -18,7 +20,6 @@ from incumbent.resource import (
     lean,
     resource_from,
 )
-from incumbent.timing import ExponentialBackoff
 
 
 def resource(election=None, **spec):

@@ -8,9 +8,9 @@ import weakref
 import pytest
 
 from fakecluster import make_election
+from incumbent.controller.registry import Registry
 from incumbent.errors import ClusterUnreachable
-from incumbent.model import ElectionKey
-from incumbent.roster import Roster
+from incumbent.kubernetes.objects import ElectionKey
 
 
 class FakeCampaigner:
@@ -76,10 +76,10 @@ class FakeCampaigner:
 class Served:
     """An election that is being served."""
 
-    def __init__(self, roster, body):
+    def __init__(self, registry, body):
         self.stopped = asyncio.Event()
         self.ending = ""
-        work = roster.serve(body, self.stopped.wait(), ending=lambda: self.ending)
+        work = registry.serve(body, self.stopped.wait(), ending=lambda: self.ending)
         self.task = asyncio.create_task(work)
 
     async def end(self, how=""):
@@ -90,19 +90,19 @@ class Served:
 
 
 @pytest.fixture
-def roster():
-    return Roster(
+def registry():
+    return Registry(
         FakeCampaigner, default_bucket="B", allowed_locks=["*/*/*"], label_prefixes=("example.com",)
     )
 
 
 @pytest.fixture
-async def serve(roster):
+async def serve(registry):
     """Return a function that serves elections; whatever is still served is stopped at the end."""
     served = []
 
     async def begin(*bodies):
-        new = [Served(roster, body) for body in bodies]
+        new = [Served(registry, body) for body in bodies]
         served.extend(new)
         await asyncio.sleep(0)  # for `serve` to begin
         await asyncio.sleep(0)  # for the work to begin
@@ -125,21 +125,21 @@ def election(name, age=0, *, uid=None, version="1", **spec):
     )
 
 
-def campaigner(roster, name):
-    return roster.campaigners[ElectionKey("shop", name)]
+def campaigner(registry, name):
+    return registry.campaigners[ElectionKey("shop", name)]
 
 
-async def served_by(roster, uid):
+async def served_by(registry, uid):
     """Wait until the election `a` is served as this resource."""
     async with asyncio.timeout(1):
-        while not (found := roster.elections()) or campaigner(roster, "a").resource.uid != uid:
-            await roster.changed(roster.version)
+        while not (found := registry.elections()) or campaigner(registry, "a").resource.uid != uid:
+            await registry.changed(registry.version)
     assert len(found) == 1
 
 
-def reason(roster, name):
+def reason(registry, name):
     """Return why an election is blocked, or nothing."""
-    problem = campaigner(roster, name).problem
+    problem = campaigner(registry, name).problem
     return problem.reason if problem else ""
 
 
@@ -153,42 +153,42 @@ LABEL = {"label": {"key": "example.com/shared"}}
     ("shared", "blocked"), ((KEY, "KeyInUse"), (LABEL, "LabelKeyInUse"), (KEY | LABEL, "KeyInUse"))
 )
 @pytest.mark.parametrize("order", tuple(itertools.permutations(("oldest", "middle", "youngest"))))
-async def test_the_younger_is_blocked_whoever_comes_first(roster, serve, shared, blocked, order):
+async def test_the_younger_is_blocked_whoever_comes_first(registry, serve, shared, blocked, order):
     """And by a sentence that names the oldest."""
     ages = {"oldest": 1, "middle": 2, "youngest": 3}
     for name in order:
         await serve(election(name, ages[name], **shared))
-    assert reason(roster, "oldest") == ""
-    assert reason(roster, "middle") == reason(roster, "youngest") == blocked
-    problem = campaigner(roster, "youngest").problem
+    assert reason(registry, "oldest") == ""
+    assert reason(registry, "middle") == reason(registry, "youngest") == blocked
+    problem = campaigner(registry, "youngest").problem
     assert "election shop/oldest already uses" in problem.message
     assert not problem.of_bucket
 
 
 @pytest.mark.parametrize("shared", (KEY, LABEL))
-async def test_the_younger_is_free_when_the_older_is_gone(roster, serve, shared):
+async def test_the_younger_is_free_when_the_older_is_gone(registry, serve, shared):
     """Then the next one in age is the oldest."""
     bodies = [election("a", 1, **shared), election("b", 2, **shared), election("c", 3, **shared)]
     first, *_ = await serve(*bodies)
     await first.end("retire")
-    assert reason(roster, "b") != ""
-    roster.forget_body(bodies[0])
-    assert reason(roster, "b") == ""
-    assert "shop/b already uses" in campaigner(roster, "c").problem.message
+    assert reason(registry, "b") != ""
+    registry.forget_body(bodies[0])
+    assert reason(registry, "b") == ""
+    assert "shop/b already uses" in campaigner(registry, "c").problem.message
 
 
-async def test_an_older_election_blocks_before_it_is_served(roster, serve):
+async def test_an_older_election_blocks_before_it_is_served(registry, serve):
     """It was seen, and will be served soon."""
-    roster.look(election("a", 1, **KEY))
+    registry.look(election("a", 1, **KEY))
     await serve(election("b", 2, **KEY))
-    assert reason(roster, "b") == "KeyInUse"
+    assert reason(registry, "b") == "KeyInUse"
 
 
 @pytest.mark.parametrize(("first", "second"), (("a", "b"), ("b", "a")))
-async def test_elections_of_one_age_have_an_order(roster, serve, first, second):
+async def test_elections_of_one_age_have_an_order(registry, serve, first, second):
     """Creation times are whole seconds; the UID decides between equals."""
     await serve(election(first, 1, uid="1", **KEY), election(second, 1, uid="2", **KEY))
-    assert (reason(roster, first), reason(roster, second)) == ("", "KeyInUse")
+    assert (reason(registry, first), reason(registry, second)) == ("", "KeyInUse")
 
 
 @pytest.mark.parametrize(
@@ -199,52 +199,52 @@ async def test_elections_of_one_age_have_an_order(roster, serve, first, second):
         pytest.param(LABEL, {"label": {"key": "example.com/other"}}, id="one prefix"),
     ),
 )
-async def test_who_shares_nothing_is_not_blocked(roster, serve, first, second):
+async def test_who_shares_nothing_is_not_blocked(registry, serve, first, second):
     """Only the same key of the same bucket counts, and the same label key."""
     await serve(election("a", 1, **first), election("b", 2, **second))
-    assert (reason(roster, "a"), reason(roster, "b")) == ("", "")
+    assert (reason(registry, "a"), reason(registry, "b")) == ("", "")
 
 
-async def test_a_label_key_is_used_within_a_namespace(roster, serve):
+async def test_a_label_key_is_used_within_a_namespace(registry, serve):
     """Pods of another namespace are other pods; but the bucket is the same for all."""
     elsewhere = make_election("a", namespace="other", spec=KEY | LABEL)
     elsewhere["metadata"]["creationTimestamp"] = "2027-01-01T00:00:00Z"
     await serve(election("a", 1, **LABEL), elsewhere)
-    assert roster.campaigners[ElectionKey("other", "a")].problem is None
-    roster.look(election("b", 2, **KEY))
-    assert roster.campaigners[ElectionKey("other", "a")].problem.reason == "KeyInUse"
+    assert registry.campaigners[ElectionKey("other", "a")].problem is None
+    registry.look(election("b", 2, **KEY))
+    assert registry.campaigners[ElectionKey("other", "a")].problem.reason == "KeyInUse"
 
 
-async def test_a_service_is_led_by_the_oldest_election_that_names_it(roster, serve):
+async def test_a_service_is_led_by_the_oldest_election_that_names_it(registry, serve):
     """The younger one goes on without it, until it is free."""
     routing = {"service": "web"}
     one, two = election("one", 1, routing=routing), election("two", 2, routing=routing)
     await serve(two, one)
-    first, second = (roster.campaigners[ElectionKey("shop", name)] for name in ("one", "two"))
+    first, second = (registry.campaigners[ElectionKey("shop", name)] for name in ("one", "two"))
     assert first.obstacle is None
     assert (second.obstacle.reason, second.problem) == ("ServiceInUse", None)
     assert "shop/one" in second.obstacle.message
-    roster.look(election("one", 1, routing={"service": "other"}))
+    registry.look(election("one", 1, routing={"service": "other"}))
     assert second.obstacle is None
 
 
-async def test_the_default_bucket_is_a_bucket(roster, serve):
+async def test_the_default_bucket_is_a_bucket(registry, serve):
     """Whoever names it and whoever does not share it."""
     await serve(election("a", 1, **KEY), election("b", 2, bucket="B", **KEY))
-    assert reason(roster, "b") == "KeyInUse"
+    assert reason(registry, "b") == "KeyInUse"
 
 
-async def test_claims_move_with_their_election(roster, serve):
+async def test_claims_move_with_their_election(registry, serve):
     """A key that somebody writes into a status by hand is claimed, and the old one is free."""
     body = election("a", 1, **KEY)
     await serve(body, election("b", 2, **KEY))
-    assert reason(roster, "b") == "KeyInUse"
-    roster.look(body | {"status": {"key": "moved"}})
-    assert reason(roster, "b") == ""
+    assert reason(registry, "b") == "KeyInUse"
+    registry.look(body | {"status": {"key": "moved"}})
+    assert reason(registry, "b") == ""
     await serve(election("c", 3, key="moved"))
-    assert reason(roster, "c") == "KeyInUse"
-    roster.forget_body(body)
-    assert reason(roster, "c") == ""
+    assert reason(registry, "c") == "KeyInUse"
+    registry.forget_body(body)
+    assert reason(registry, "c") == ""
 
 
 # Locks that are not an election's own, and too many elections
@@ -252,13 +252,13 @@ async def test_claims_move_with_their_election(roster, serve):
 
 @pytest.fixture
 def strict():
-    """A roster whose elections may use their own locks only, and of them two in each namespace."""
-    return Roster(FakeCampaigner, default_bucket="B", most_per_namespace=2)
+    """A registry whose elections may use their own locks only, two in each namespace."""
+    return Registry(FakeCampaigner, default_bucket="B", most_per_namespace=2)
 
 
-async def serve_in(roster, *bodies):
+async def serve_in(registry, *bodies):
     """Serve elections; return what stops them."""
-    served = [Served(roster, body) for body in bodies]
+    served = [Served(registry, body) for body in bodies]
     await asyncio.sleep(0.01)
     return served
 
@@ -377,38 +377,38 @@ async def test_new_election_that_waits_ends_with_its_process(strict):
     await asyncio.wait_for(served[0].end("leave"), 1)
 
 
-async def test_an_election_made_anew_is_the_younger(roster, serve):
+async def test_an_election_made_anew_is_the_younger(registry, serve):
     """Under its old name, with another UID, it comes last."""
     old = election("a", 1, uid="old", **KEY)
     first, _ = await serve(old, election("b", 2, **KEY))
     await first.end("retire")
-    roster.look(election("a", 3, uid="new", **KEY))
-    assert reason(roster, "b") == ""
+    registry.look(election("a", 3, uid="new", **KEY))
+    assert reason(registry, "b") == ""
     await serve(election("a", 3, uid="new", **KEY))
-    assert reason(roster, "a") == "KeyInUse"
+    assert reason(registry, "a") == "KeyInUse"
 
 
-async def test_a_late_farewell_is_not_the_new_elections(roster, serve):
+async def test_a_late_farewell_is_not_the_new_elections(registry, serve):
     """The deletion of an earlier resource does not take the present one away."""
     old = election("a", 1, uid="old", **KEY)
     await serve(election("a", 2, uid="new", **KEY), election("b", 3, **KEY))
-    roster.forget_body(old)
-    roster.forget_body(election("unknown"))
-    assert reason(roster, "b") == "KeyInUse"
+    registry.forget_body(old)
+    registry.forget_body(election("unknown"))
+    assert reason(registry, "b") == "KeyInUse"
 
 
-async def test_who_retires_is_not_told_about_a_namesake(roster, serve):
+async def test_who_retires_is_not_told_about_a_namesake(registry, serve):
     """Its finalizer was taken by force, and it still has labels to take back."""
     old = election("a", 2, uid="old", **KEY)
     first = await serve(old)
-    retiring = campaigner(roster, "a")
-    roster.look(election("b", 1, **KEY))
+    retiring = campaigner(registry, "a")
+    registry.look(election("b", 1, **KEY))
     before = (retiring.problem, retiring.body)
-    roster.look(election("a", 3, uid="new", **LABEL))
+    registry.look(election("a", 3, uid="new", **LABEL))
     assert (retiring.problem, retiring.body) == before
     await serve(election("a", 3, uid="new", **LABEL))
     await first.end("retire")
-    await served_by(roster, "new")
+    await served_by(registry, "new")
 
 
 @pytest.mark.parametrize(
@@ -420,10 +420,10 @@ async def test_who_retires_is_not_told_about_a_namesake(roster, serve):
         ("example.org/x", False),
     ),
 )
-async def test_a_label_prefix_has_to_be_allowed(roster, serve, key, allowed):
+async def test_a_label_prefix_has_to_be_allowed(registry, serve, key, allowed):
     """Who may write elections could otherwise set any label on any pod."""
     await serve(election("a", label={"key": key}))
-    problem = campaigner(roster, "a").problem
+    problem = campaigner(registry, "a").problem
     if allowed:
         assert problem is None
     else:
@@ -431,60 +431,60 @@ async def test_a_label_prefix_has_to_be_allowed(roster, serve, key, allowed):
         assert f"--label-prefix {key.partition('/')[0]}" in problem.message
 
 
-async def test_what_is_gone_leaves_nothing_behind(roster):
-    """A roster does not grow with the elections that there were."""
+async def test_what_is_gone_leaves_nothing_behind(registry):
+    """A registry does not grow with the elections that there were."""
     for name in "ab":
         body = election(name, **KEY)
-        roster.look(body)
-        roster.forget_body(body)
-    assert not roster._claims
-    assert not roster._resources
+        registry.look(body)
+        registry.forget_body(body)
+    assert not registry._claims
+    assert not registry._resources
 
 
 # Looking
 
 
-async def test_a_change_reaches_the_campaigner(roster, serve):
+async def test_a_change_reaches_the_campaigner(registry, serve):
     """The resource and its body are handed on."""
     await serve(election("a"))
     changed = election("a", suspend=True)
-    resource = roster.look(changed)
+    resource = registry.look(changed)
     assert resource.suspend
-    assert campaigner(roster, "a").body == changed
-    assert campaigner(roster, "a").resource == resource
+    assert campaigner(registry, "a").body == changed
+    assert campaigner(registry, "a").resource == resource
 
 
-async def test_elections_are_listed_in_order(roster, serve):
+async def test_elections_are_listed_in_order(registry, serve):
     """By namespace and name, and only those that are served."""
-    roster.look(election("z"))
+    registry.look(election("z"))
     await serve(election("b"), election("a"), make_election("c", namespace="other"))
-    assert [one["name"] for one in roster.elections()] == ["c", "a", "b"]
-    assert roster.election("shop", "a")["name"] == "a"
-    assert roster.election("shop", "z") is None
+    assert [one["name"] for one in registry.elections()] == ["c", "a", "b"]
+    assert registry.election("shop", "a")["name"] == "a"
+    assert registry.election("shop", "z") is None
 
 
-async def test_whoever_waits_hears_of_changes(roster, serve):
+async def test_whoever_waits_hears_of_changes(registry, serve):
     """Of elections that come, change or go, and of what a campaigner tells; once for each."""
     seen = []
 
     async def follow():
-        version = roster.version
+        version = registry.version
         while True:
-            await roster.changed(version)
-            version = roster.version
-            seen.append([one["name"] for one in roster.elections()])
+            await registry.changed(version)
+            version = registry.version
+            seen.append([one["name"] for one in registry.elections()])
 
     follower = asyncio.create_task(follow())
     await asyncio.sleep(0)
     served = await serve(election("a"))
     await asyncio.sleep(0)
     assert seen == [["a"]]
-    roster.look(election("a"))
+    registry.look(election("a"))
     await asyncio.sleep(0)
-    roster.touch()
+    registry.touch()
     await asyncio.sleep(0)
     assert seen == [["a"]] * 3
-    roster.look(election("another"))
+    registry.look(election("another"))
     await asyncio.sleep(0)
     assert len(seen) == 3
     await served.end()
@@ -493,53 +493,53 @@ async def test_whoever_waits_hears_of_changes(roster, serve):
     follower.cancel()
 
 
-async def test_a_change_that_came_before_is_not_waited_for(roster):
+async def test_a_change_that_came_before_is_not_waited_for(registry):
     """Nothing is missed between a look and the wait."""
-    version = roster.version
-    roster.touch()
-    await asyncio.wait_for(roster.changed(version), timeout=1)
+    version = registry.version
+    registry.touch()
+    await asyncio.wait_for(registry.changed(version), timeout=1)
 
 
 # Serving
 
 
 @pytest.mark.parametrize("how", ("retire", "leave", "resign"))
-async def test_an_election_ends_as_it_is_told(roster, serve, how):
+async def test_an_election_ends_as_it_is_told(registry, serve, how):
     """While its work still goes on, and then nothing of it is left."""
     served = await serve(election("a"))
-    one = campaigner(roster, "a")
-    assert roster.turnover == 1
+    one = campaigner(registry, "a")
+    assert registry.turnover == 1
     await served.end(how)
     assert one.told == [f"{how} while running"]
     assert not one.running
-    assert roster.campaigners == {}
-    assert roster.turnover == 2
+    assert registry.campaigners == {}
+    assert registry.turnover == 2
 
 
-async def test_an_election_may_end_without_a_word(roster, serve):
+async def test_an_election_may_end_without_a_word(registry, serve):
     """When nobody says why, nothing is taken back."""
     served = await serve(election("a"))
-    one = campaigner(roster, "a")
+    one = campaigner(registry, "a")
     await served.end()
     assert one.told == []
     assert not one.running
 
 
-async def test_a_bug_in_the_work_is_not_hidden(roster, serve):
+async def test_a_bug_in_the_work_is_not_hidden(registry, serve):
     """Whoever serves hears of it, and serves again."""
     served = await serve(election("a"))
-    campaigner(roster, "a").fail.set()
+    campaigner(registry, "a").fail.set()
     with pytest.raises(ValueError, match="a bug"):
         await served.task
-    assert roster.campaigners == {}
+    assert registry.campaigners == {}
     await serve(election("a"))
-    assert campaigner(roster, "a").running
+    assert campaigner(registry, "a").running
 
 
-async def test_an_end_does_not_wait_for_work_that_has_failed(roster, serve):
+async def test_an_end_does_not_wait_for_work_that_has_failed(registry, serve):
     """Nobody would do what it waits for, and the finalizer would stay for ever."""
     served = await serve(election("a"))
-    one = campaigner(roster, "a")
+    one = campaigner(registry, "a")
     one.ended.clear()
     end = asyncio.create_task(served.end("retire"))
     await asyncio.sleep(0.01)
@@ -547,14 +547,14 @@ async def test_an_end_does_not_wait_for_work_that_has_failed(roster, serve):
     one.fail.set()
     with pytest.raises(ValueError, match="a bug"):
         await end
-    assert roster.campaigners == {}
+    assert registry.campaigners == {}
 
 
 @pytest.mark.parametrize("stopping", (False, True))
-async def test_whoever_serves_can_be_cancelled(roster, serve, stopping):
+async def test_whoever_serves_can_be_cancelled(registry, serve, stopping):
     """At work or at the end: nothing goes on."""
     served = await serve(election("a"))
-    one = campaigner(roster, "a")
+    one = campaigner(registry, "a")
     if stopping:
         one.ended.clear()
         served.ending = "retire"
@@ -564,20 +564,20 @@ async def test_whoever_serves_can_be_cancelled(roster, serve, stopping):
     with pytest.raises(asyncio.CancelledError):
         await served.task
     assert not one.running
-    assert roster.campaigners == {}
+    assert registry.campaigners == {}
 
 
 class Body(dict):
     """A resource of which one can tell whether anybody still has it."""
 
 
-async def test_an_election_is_not_kept_as_it_was_at_first(roster, serve):
+async def test_an_election_is_not_kept_as_it_was_at_first(registry, serve):
     """What was looked at first goes, although the election is served on."""
     body = Body(election("a"))
     await serve(body)
     first = weakref.ref(body)
     del body
-    roster.look(election("a"))
+    registry.look(election("a"))
     gc.collect()
     assert first() is None
 
@@ -585,118 +585,118 @@ async def test_an_election_is_not_kept_as_it_was_at_first(roster, serve):
 # Gone without a word
 
 
-async def test_who_is_gone_without_a_deletion_is_retired(roster, serve):
+async def test_who_is_gone_without_a_deletion_is_retired(registry, serve):
     """A finalizer may be removed by hand, and then nothing else ends the election."""
     body = election("a")
     served = await serve(body)
-    gone = campaigner(roster, "a")
-    roster.forget_body(body)
+    gone = campaigner(registry, "a")
+    registry.forget_body(body)
     await served.task
     assert gone.told == ["retire while running"]
-    assert not roster.campaigners
+    assert not registry.campaigners
 
 
-async def test_who_has_a_successor_makes_way_for_it(roster, serve):
+async def test_who_has_a_successor_makes_way_for_it(registry, serve):
     """Nobody may have seen the end of the first one."""
     served = await serve(election("a", uid="first"))
-    first = campaigner(roster, "a")
+    first = campaigner(registry, "a")
     second = await serve(election("a", uid="second", version="2"))
     await served.task
     assert first.told == ["retire while running"]
-    await served_by(roster, "second")
-    roster.forget_body(election("a", uid="first"))
+    await served_by(registry, "second")
+    registry.forget_body(election("a", uid="first"))
     assert not second.task.done()
 
 
-async def test_who_had_to_wait_begins_as_it_is_by_then(roster, serve):
+async def test_who_had_to_wait_begins_as_it_is_by_then(registry, serve):
     """What kopf gives is a view that goes on changing."""
     await serve(election("a", uid="first"))
-    first = campaigner(roster, "a")
+    first = campaigner(registry, "a")
     first.ended.clear()
     body = election("a", uid="second", version="2")
     await serve(body)
     body["spec"] = {**body["spec"], "key": "changed"}
     first.ended.set()
-    await served_by(roster, "second")
-    assert campaigner(roster, "a").resource.record_key == "changed"
+    await served_by(registry, "second")
+    assert campaigner(registry, "a").resource.record_key == "changed"
 
 
-async def test_late_word_of_an_earlier_resource_ends_nobody(roster, serve):
+async def test_late_word_of_an_earlier_resource_ends_nobody(registry, serve):
     """Each resource has a queue of its own, so what comes last need not be what was last."""
     await serve(election("a", uid="second", version="10"))
-    second = campaigner(roster, "a")
-    roster.look(election("a", uid="first", version="9"))
+    second = campaigner(registry, "a")
+    registry.look(election("a", uid="first", version="9"))
     late = await serve(election("a", uid="first", version="9"))
     await late.task
-    assert campaigner(roster, "a") is second
+    assert campaigner(registry, "a") is second
     assert not second.told
 
 
 # After an interruption of the watch
 
 
-async def look_again(roster, *pages, namespace=None):
+async def look_again(registry, *pages, namespace=None):
     async def listed():
         for page in pages:
             yield page
 
-    return await roster.look_again(namespace, listed())
+    return await registry.look_again(namespace, listed())
 
 
-async def test_a_list_counts_whatever_its_versions(roster, serve):
+async def test_a_list_counts_whatever_its_versions(registry, serve):
     """Etcd was restored: the resource is older than the one that is known."""
     await serve(make_election("a", resourceVersion="9", spec={"suspend": True}))
-    one = campaigner(roster, "a")
+    one = campaigner(registry, "a")
     older = make_election("a", resourceVersion="3")
-    assert not await look_again(roster, [older])
+    assert not await look_again(registry, [older])
     assert one.body == older
     assert one.listed
-    roster.look(make_election("a", resourceVersion="4"))
+    registry.look(make_election("a", resourceVersion="4"))
     assert not one.listed
 
 
-async def test_an_election_that_is_not_listed_is_gone(roster, serve):
+async def test_an_election_that_is_not_listed_is_gone(registry, serve):
     """It was made after the backup. Those of other namespaces are not looked for."""
     ends, *_ = await serve(
         make_election("gone"), make_election("kept"), make_election("a", namespace="elsewhere")
     )
-    gone, kept = campaigner(roster, "gone"), campaigner(roster, "kept")
-    elsewhere = roster.campaigners[ElectionKey("elsewhere", "a")]
-    assert await look_again(roster, [make_election("kept")], namespace="shop")
+    gone, kept = campaigner(registry, "gone"), campaigner(registry, "kept")
+    elsewhere = registry.campaigners[ElectionKey("elsewhere", "a")]
+    assert await look_again(registry, [make_election("kept")], namespace="shop")
     await ends.task
     assert gone.told == ["retire while running"]
     assert kept.told == elsewhere.told == []
 
 
-async def test_an_election_that_was_made_anew_gives_way_to_the_one_of_the_backup(roster, serve):
+async def test_an_election_that_was_made_anew_gives_way_to_the_one_of_the_backup(registry, serve):
     """Also though that one is older; kopf has to hear of it."""
     anew = make_election("a", uid="anew", creationTimestamp="2026-01-02T00:00:00Z")
     of_backup = make_election("a", uid="of the backup")
     served = await serve(anew)
-    later = campaigner(roster, "a")
-    assert await look_again(roster, [make_election("b")], [of_backup])
+    later = campaigner(registry, "a")
+    assert await look_again(registry, [make_election("b")], [of_backup])
     await served.task
     assert later.told == ["retire while running"]
     await serve(of_backup)
-    assert campaigner(roster, "a").resource.uid == "of the backup"
+    assert campaigner(registry, "a").resource.uid == "of the backup"
 
 
-async def test_what_kopf_has_to_hear_of(roster, serve):
+async def test_what_kopf_has_to_hear_of(registry, serve):
     """What begins, what ends, and what is to be deleted; nothing else."""
     await serve(make_election("a"))
     changed = make_election("a", resourceVersion="2", spec={"suspend": True})
-    assert not await look_again(roster, [changed])
-    assert await look_again(roster, [changed, make_election("b")])
-    assert not await look_again(roster, [changed, make_election("b")])
+    assert not await look_again(registry, [changed])
+    assert await look_again(registry, [changed, make_election("b")])
+    assert not await look_again(registry, [changed, make_election("b")])
     deleted = make_election("b", deletionTimestamp="2026-01-02T00:00:00Z")
-    assert await look_again(roster, [changed, deleted])
-    assert not await look_again(roster, [changed, deleted])
+    assert await look_again(registry, [changed, deleted])
+    assert not await look_again(registry, [changed, deleted])
 
 
-async def test_a_list_that_fails_ends_nothing(roster, serve):
+async def test_a_list_that_fails_ends_nothing(registry, serve):
     """Whoever is not on its first page may be on the second."""
     await serve(make_election("a"))
-    one = campaigner(roster, "a")
+    one = campaigner(registry, "a")
 
     async def broken():
         yield []
@@ -704,33 +704,33 @@ async def test_a_list_that_fails_ends_nothing(roster, serve):
         raise ClusterUnreachable(message)
 
     with pytest.raises(ClusterUnreachable):
-        await roster.look_again(None, broken())
+        await registry.look_again(None, broken())
     await asyncio.sleep(0.01)
     assert one.told == []
 
 
-async def test_what_is_not_known_yet_is_pending_until_all_are_served(roster, serve):
+async def test_what_is_not_known_yet_is_pending_until_all_are_served(registry, serve):
     """Before the first list everything is, and what is gone meanwhile is not waited for."""
     a, gone, other = (ElectionKey("shop", name) for name in ("a", "gone", "other"))
-    assert roster.pending()
-    assert roster.pending("shop", "other")
-    roster.expect([a, gone])
-    assert roster.pending()
-    assert roster.pending("shop", "a")
-    assert not roster.pending("shop", "other")
+    assert registry.pending()
+    assert registry.pending("shop", "other")
+    registry.expect([a, gone])
+    assert registry.pending()
+    assert registry.pending("shop", "a")
+    assert not registry.pending("shop", "other")
     await serve(election("a"))
-    assert not roster.pending("shop", "a")
-    assert roster.pending()
-    roster.expect([a, other])
-    assert not roster.pending(), "what comes later is no part of the start"
+    assert not registry.pending("shop", "a")
+    assert registry.pending()
+    registry.expect([a, other])
+    assert not registry.pending(), "what comes later is no part of the start"
 
 
-async def test_nobody_is_told_that_an_election_is_gone_when_the_process_ends(roster, serve):
+async def test_nobody_is_told_that_an_election_is_gone_when_the_process_ends(registry, serve):
     """It serves fewer and fewer then."""
-    roster.expect([])
+    registry.expect([])
     await serve(election("a"))
-    version = roster.version
-    roster.close()
-    assert roster.pending("shop", "a")
-    assert roster.pending()
-    assert roster.version != version
+    version = registry.version
+    registry.close()
+    assert registry.pending("shop", "a")
+    assert registry.pending()
+    assert registry.version != version

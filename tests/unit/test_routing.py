@@ -9,10 +9,9 @@ import pytest
 from fakecluster import NAMESPACE, Operation, make_election, make_pod
 from incumbent import clock
 from incumbent.errors import AdmissionDenied, ClusterUnreachable, Forbidden, Unsent
-from incumbent.model import ElectionKey
-from incumbent.resource import resource_from
-from incumbent.routing import Routing
-from incumbent.slices import (
+from incumbent.kubernetes.objects import ElectionKey
+from incumbent.kubernetes.resource import resource_from
+from incumbent.routing.endpoint_slices import (
     FAMILIES,
     MANAGED_BY,
     SERVICE_NAME,
@@ -22,6 +21,7 @@ from incumbent.slices import (
     service_from,
     shows,
 )
+from incumbent.routing.writer import SliceWriter
 from stage import KEY, LABEL, TOKEN, TTL, View, Watches
 
 pytestmark = [
@@ -498,7 +498,7 @@ async def routing(stage, counts):
     """The writer of the slices, and a Service."""
     stage.cluster.put_service()
     resource = resource_from(make_election(spec={"routing": ROUTING}), default_bucket="B")
-    return Routing(stage.cluster, resource, lambda _: None, counts)
+    return SliceWriter(stage.cluster, resource, lambda _: None, counts)
 
 
 async def point(stage, routing, name, *, token=7, granted=True, tenure=1, left=10.0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from incumbent.errors import ConfigurationError
-from incumbent.servers import (
+from incumbent.nats.servers import (
     Login,
     Server,
     ServerPool,

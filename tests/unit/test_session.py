@@ -10,12 +10,12 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from incumbent import session as module
-from incumbent.connection import Connection
 from incumbent.errors import ClusterUnreachable
-from incumbent.fairness import Limits
-from incumbent.session import ListAgain, Session
-from incumbent.turns import Turns
+from incumbent.kubernetes import session as module
+from incumbent.kubernetes.connection import Connection
+from incumbent.kubernetes.fairness import Limits
+from incumbent.kubernetes.session import ListAgain, Session
+from incumbent.kubernetes.turns import Turns
 
 pytestmark = pytest.mark.usefixtures("no_access_from_outside")
 

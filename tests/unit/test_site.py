@@ -10,11 +10,11 @@ import pytest
 
 from fakecluster import NAMESPACE, make_election, make_pod
 from fakes import FakeBucket
-from incumbent import wire
-from incumbent.campaigner import ACCOUNT_WITHIN, QUIET_TTLS
+from incumbent.campaign import wire
+from incumbent.campaign.records import Record
+from incumbent.controller.campaigner import ACCOUNT_WITHIN, QUIET_TTLS
 from incumbent.errors import Conflict, Refused
-from incumbent.model import Record
-from incumbent.site import MOST_PROCESSES, Kinship, Peers, Site
+from incumbent.replicas.site import MOST_PROCESSES, Kinship, Peers, Site
 from stage import KEY, LABEL, MARGIN, TOKEN, TTL, Stage, View
 
 pytestmark = [pytest.mark.looptime(noop_cycles=2), pytest.mark.usefixtures("clock_of_the_loop")]

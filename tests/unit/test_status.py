@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakecluster import make_election, make_pod
+from incumbent.campaign.records import BucketInfo, Record, State
+from incumbent.campaign.succession import Awaited, Settlement
 from incumbent.errors import (
     AdmissionDenied,
     BucketDenied,
@@ -22,17 +24,15 @@ from incumbent.errors import (
     Forbidden,
     Refused,
 )
-from incumbent.model import BucketInfo, Record, State
-from incumbent.resource import resource_from
-from incumbent.status import (
-    Event,
+from incumbent.kubernetes.resource import resource_from
+from incumbent.status.conditions import (
+    KubernetesEvent,
     Problem,
     Situation,
     events_from,
     problem_from,
     status_from,
 )
-from incumbent.succession import Awaited, Settlement
 
 CRD = Path(__file__).parents[2] / "crds/leaderelections.yaml"
 BORN = {"observedGeneration": -1}
@@ -755,10 +755,10 @@ def test_an_eviction_is_told_as_such():
 def test_events_say_who_and_why():
     """One sentence each, with the pod, the token and the reason."""
     assert told(led_by(A, 5)) == [
-        Event("Normal", "LeaderElected", "Elect", "pod a leads with token 5")
+        KubernetesEvent("Normal", "LeaderElected", "Elect", "pod a leads with token 5")
     ]
     assert told(led_by(A, 5), led_by(B, 9)) == [
-        Event("Normal", "HandedOver", "HandOver", "pod b leads after pod a, with token 9")
+        KubernetesEvent("Normal", "HandedOver", "HandOver", "pod b leads after pod a, with token 9")
     ]
     first, second = (
         situation(record=strange(pod.name, 5), ours=True, leader=pod, state=State.LEADER)
@@ -767,7 +767,7 @@ def test_events_say_who_and_why():
     assert told(first)[0].note == "pod a leads"
     assert told(first, second)[0].note == "pod b leads after pod a"
     assert told(led_by(A, 5), led_elsewhere()) == [
-        Event(
+        KubernetesEvent(
             "Warning",
             "LeaderLost",
             "StepDown",
@@ -776,18 +776,18 @@ def test_events_say_who_and_why():
         )
     ]
     assert told(led_by(A, 5), NOBODY) == [
-        Event(
+        KubernetesEvent(
             "Normal",
             "Released",
             "Release",
             "pod a does not lead any more: no pod matches the selector app in (billing)",
         ),
-        Event(
+        KubernetesEvent(
             "Warning", "NoCandidates", "Campaign", "no pod matches the selector app in (billing)"
         ),
     ]
     assert told(led_by(A, 5), VACANT, evicted=True) == [
-        Event(
+        KubernetesEvent(
             "Warning",
             "Evicted",
             "StepDown",

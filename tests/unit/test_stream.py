@@ -15,7 +15,10 @@ from unittest.mock import AsyncMock
 import pytest
 from structlog.testing import capture_logs
 
-from incumbent import clock, stream
+from incumbent import clock
+from incumbent.campaign.ports import Outcome, Sighting
+from incumbent.campaign.records import Nothing
+from incumbent.controller.process import if_missing
 from incumbent.errors import (
     BucketDenied,
     BucketInvalid,
@@ -23,11 +26,9 @@ from incumbent.errors import (
     BucketSilent,
     BucketUnreachable,
 )
-from incumbent.model import Nothing
-from incumbent.operation import if_missing
-from incumbent.ports import Outcome, Sighting
+from incumbent.nats import bucket as stream
+from incumbent.nats.bucket import NatsBucket, Take
 from incumbent.settings import Settings
-from incumbent.stream import NatsBucket, Take
 
 pytestmark = pytest.mark.looptime
 

@@ -14,14 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from incumbent import terminal
-from incumbent.commands import common, look
+from incumbent.campaign.ports import Outcome, Sighting
+from incumbent.campaign.records import BucketInfo, Peer, Record
+from incumbent.cli import bucket as look
+from incumbent.cli import session as common
+from incumbent.cli.flags import Failure, Refusal
 from incumbent.display import line
 from incumbent.errors import ClusterUnreachable, Forbidden
-from incumbent.flags import Failure, Refusal
-from incumbent.kubectl import cli, client, examination
-from incumbent.kubectl import common as kubectl_common
-from incumbent.model import BucketInfo, Peer, Pod, Record
-from incumbent.ports import Outcome, Sighting
+from incumbent.kubectl import client, main
+from incumbent.kubectl import options as kubectl_common
+from incumbent.kubectl.doctor import cluster
+from incumbent.kubernetes.objects import Pod
 
 HOSTILE = st.text(
     st.sampled_from("ab \x1b\x07\x9b\n\r\t\x7f\u202e\u200b\u0301\u05d0\u3164\ud800"),
@@ -155,7 +158,7 @@ def called(arguments, text):
     """Return all that a command of the plugin prints."""
     server = _Server(text)
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(examination, "LOOK_AGAIN", 0)
+        patches.setattr(cluster, "LOOK_AGAIN", 0)
         patches.setattr(kubectl_common, "SAY_AFTER", 3600)
         patches.setattr(_Server, "missing", client.Client.missing, raising=False)
 
@@ -164,7 +167,7 @@ def called(arguments, text):
                 return asyncio.run(work(server, **options)) or 0
 
         patches.setattr(client, "run", run)
-        result = CliRunner().invoke(cli.main, arguments.split())
+        result = CliRunner().invoke(main.main, arguments.split())
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.output
 
@@ -187,7 +190,7 @@ def test_no_command_of_the_plugin_prints_what_a_terminal_obeys(arguments, text):
 
 def test_every_command_of_the_plugin_is_among_them():
     """A new one must be, too."""
-    assert {arguments.partition(" ")[0] for arguments in PLUGIN} == {*cli.COMMANDS}
+    assert {arguments.partition(" ")[0] for arguments in PLUGIN} == {*main.COMMANDS}
 
 
 @pytest.mark.parametrize("output", ("json", "yaml"))

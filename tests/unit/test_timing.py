@@ -2,9 +2,8 @@ import math
 
 import pytest
 
-from incumbent.errors import ConfigurationError
-from incumbent.model import Profile, Promotion
-from incumbent.timing import (
+from incumbent.campaign.records import Profile, Promotion
+from incumbent.campaign.timing import (
     FAST_TRIES,
     TOGETHER,
     ExponentialBackoff,
@@ -12,6 +11,7 @@ from incumbent.timing import (
     retry_pause,
     timing_for,
 )
+from incumbent.errors import ConfigurationError
 
 PROMPT, CHORIA = Profile.PROMPT, Profile.CHORIA
 

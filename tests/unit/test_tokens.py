@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from incumbent.model import Record
-from incumbent.steps import Lease
-from incumbent.tokens import TokenGuard
+from incumbent.campaign.records import Record
+from incumbent.campaign.steps import Lease
+from incumbent.campaign.tokens import TokenGuard
 
 
 def lease(term, *, revision=None, sent_at=10.0):

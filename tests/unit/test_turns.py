@@ -11,14 +11,14 @@ from aiohttp import web
 from kubernetes.aio.client import Configuration
 
 from incumbent import clock
-from incumbent.cluster import ApiServer
-from incumbent.connection import Connection
 from incumbent.errors import ClusterUnreachable, Overloaded, Unsent
-from incumbent.fairness import Bounds, Limits, Rank
-from incumbent.labels import Labels
-from incumbent.model import Pod
-from incumbent.resource import resource_from
-from incumbent.turns import REQUESTS, Turns, apart, urgent, work, working_for
+from incumbent.kubernetes.api import ApiServer
+from incumbent.kubernetes.connection import Connection
+from incumbent.kubernetes.fairness import Bounds, Limits, Rank
+from incumbent.kubernetes.objects import Pod
+from incumbent.kubernetes.resource import resource_from
+from incumbent.kubernetes.turns import REQUESTS, Turns, apart, urgent, work, working_for
+from incumbent.pods.labels import Labels
 
 SECONDS = 30
 """A condition that takes so long is an error."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from incumbent.commands.uninstall import why_not
+from incumbent.cli.uninstall import why_not
 
 HELM = {"meta.helm.sh/release-name": "incumbent", "meta.helm.sh/release-namespace": "incumbent"}
 HOOK = {"helm.sh/hook": "pre-delete"}

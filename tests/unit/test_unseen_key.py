@@ -9,8 +9,8 @@ import pytest
 
 from fakecluster import NAMESPACE
 from incumbent import clock
-from incumbent.confirmation import Confirmation, Later
 from incumbent.errors import ClusterUnreachable
+from incumbent.replicas.confirmation import Confirmation, Later
 from stage import KEY, LABEL, TTL, View
 
 pytestmark = [
@@ -56,7 +56,7 @@ async def test_a_moment_that_passes_while_it_is_looked_at_is_not_missed(stage, m
     await stage.lead()
     await stage.kill(stage.first)
     replica, _ = await start_blind(stage, "one")
-    office, passes = replica._office, []
+    office, passes = replica._reconciler, []
     monkeypatch.setattr(office, "_wake", passes.append)
     monkeypatch.setattr(Confirmation, "act", lambda _, now, *_args, **_seen: Later(now))
     await office._seek_confirmation(withdrawn=False)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakecluster import make_election, make_pod
-from incumbent.model import Nominee, Record
-from incumbent.resource import EXCLUDE, PRIORITY, resource_from
-from incumbent.verdict import (
+from incumbent.campaign.records import Nominee, Record
+from incumbent.kubernetes.resource import EXCLUDE, PRIORITY, resource_from
+from incumbent.pods.eligibility import (
     Marking,
     candidates,
     choose,

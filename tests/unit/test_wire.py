@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from incumbent.model import Cause, Marker, Record
-from incumbent.wire import entry_from, headers_of, release_headers
+from incumbent.campaign.records import Cause, Marker, Record
+from incumbent.campaign.wire import entry_from, headers_of, release_headers
 
 words = st.text("aZ09-./", max_size=8)
 headers_of_anybody = st.dictionaries(

@@ -1,5 +1,5 @@
 """`python -m incumbent.kubectl` is `kubectl incumbent`."""
 
-from incumbent.kubectl.cli import run
+from incumbent.kubectl.main import run
 
 run()

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from incumbent import terminal
-from incumbent.flags import Failure
-from incumbent.kubectl.common import (
+from incumbent.cli.flags import Failure
+from incumbent.kubectl.completion import from_cluster
+from incumbent.kubectl.describe import condition, led_by, nobody, status_of
+from incumbent.kubectl.options import (
     DURATION,
     OBJECT_FORMATS,
     POD,
@@ -24,10 +26,8 @@ from incumbent.kubectl.common import (
     kind_and_name,
     output_flag,
 )
-from incumbent.kubectl.completion import from_cluster
-from incumbent.kubectl.describe import condition, led_by, nobody, status_of
-from incumbent.resource import STEP_DOWN, STEP_DOWN_TERM, Resource, resource_from
-from incumbent.verdict import candidates, why_not
+from incumbent.kubernetes.resource import STEP_DOWN, STEP_DOWN_TERM, Resource, resource_from
+from incumbent.pods.eligibility import candidates, why_not
 
 if TYPE_CHECKING:
     from incumbent.kubectl.client import Client

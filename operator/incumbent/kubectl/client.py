@@ -10,12 +10,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 from incumbent import clock, logs, terminal
-from incumbent.cluster import MERGE_PATCH, ApiServer, elections_path
-from incumbent.connection import JSON, Expired, Overrides
+from incumbent.cli.flags import INTERRUPTED, Failure, said_by_click
 from incumbent.errors import ClusterUnreachable
-from incumbent.flags import INTERRUPTED, Failure, said_by_click
-from incumbent.kubectl.common import PROGRAM
-from incumbent.resource import KIND
+from incumbent.kubectl.options import PROGRAM
+from incumbent.kubernetes.api import MERGE_PATCH, ApiServer, elections_path
+from incumbent.kubernetes.connection import JSON, Expired, Overrides
+from incumbent.kubernetes.resource import KIND
 
 REQUEST_TIMEOUT = 10.0
 """Seconds for one request, unless --request-timeout says otherwise."""

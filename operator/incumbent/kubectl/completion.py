@@ -20,7 +20,7 @@ import click
 from click.shell_completion import CompletionItem, ShellComplete
 
 from incumbent import terminal
-from incumbent.names import DOMAIN
+from incumbent.validation import DOMAIN
 
 NO_FILES = 4
 """cobra's `ShellCompDirectiveNoFileComp`: do not offer files where there are no candidates."""
@@ -77,8 +77,8 @@ def from_kubeconfig(what: str) -> Complete:
 
 def candidates(words: Sequence[str]) -> list[CompletionItem]:
     """Return how the last of the words behind `kubectl incumbent` may go on."""
-    from incumbent.kubectl.cli import main  # noqa: PLC0415  # it imports this module
-    from incumbent.kubectl.common import PROGRAM  # noqa: PLC0415
+    from incumbent.kubectl.main import main  # noqa: PLC0415  # it imports this module
+    from incumbent.kubectl.options import PROGRAM  # noqa: PLC0415
 
     *before, incomplete = words or [""]
     return ShellComplete(main, {}, PROGRAM, "").get_completions(before, incomplete)

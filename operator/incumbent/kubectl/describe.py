@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from incumbent.kubectl.printing import age, lines
-from incumbent.model import Pod
-from incumbent.resource import GROUP, STEP_DOWN, Resource
-from incumbent.verdict import LEADER, candidates, priority, why_not
+from incumbent.kubernetes.objects import Pod
+from incumbent.kubernetes.resource import GROUP, STEP_DOWN, Resource
+from incumbent.pods.eligibility import LEADER, candidates, priority, why_not
 
 SCREEN_VERSION = f"kubectl.{GROUP}/v1"
 """Version of what `status -o json` prints; changes when a field changes its meaning."""
@@ -189,7 +189,7 @@ def data(
                 "type": event.get("type"),
                 "reason": event.get("reason"),
                 "note": event.get("note"),
-                "reporter": event.get("reportingInstance"),
+                "status_writer": event.get("reportingInstance"),
             }
             for event in events
         ],

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from incumbent import terminal
-from incumbent.flags import Refusal
-from incumbent.kubectl.common import (
+from incumbent.cli.flags import Refusal
+from incumbent.kubectl.completion import from_cluster
+from incumbent.kubectl.options import (
     ELECTION,
     OBJECT_FORMATS,
     SETTINGS,
@@ -18,9 +19,8 @@ from incumbent.kubectl.common import (
     kind_and_name,
     output_flag,
 )
-from incumbent.kubectl.completion import from_cluster
 from incumbent.kubectl.printing import lines, widths
-from incumbent.resource import API_VERSION, PLURAL, whole
+from incumbent.kubernetes.resource import API_VERSION, PLURAL, whole
 
 if TYPE_CHECKING:
     from incumbent.kubectl.client import Client

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from incumbent import terminal
+from incumbent.cli.flags import Failure, Text
 from incumbent.errors import Forbidden, NotFound
-from incumbent.flags import Failure, Text
-from incumbent.kubectl.common import (
+from incumbent.kubectl.options import (
     OPERATOR_LABELS,
     SETTINGS,
     command,

@@ -11,15 +11,10 @@ import click
 from incumbent import terminal
 from incumbent.errors import ClusterError
 from incumbent.kubectl import describe
-from incumbent.kubectl.common import (
-    SETTINGS,
-    command,
-    election_argument,
-    output_flag,
-)
+from incumbent.kubectl.options import SETTINGS, command, election_argument, output_flag
 from incumbent.kubectl.printing import now
-from incumbent.model import Pod
-from incumbent.resource import Resource, resource_from
+from incumbent.kubernetes.objects import Pod
+from incumbent.kubernetes.resource import Resource, resource_from
 
 if TYPE_CHECKING:
     from incumbent.kubectl.client import Client

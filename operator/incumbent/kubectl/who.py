@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from incumbent import terminal
+from incumbent.cli.flags import Failure, Text
 from incumbent.errors import ConfigurationError
-from incumbent.flags import Failure, Text
-from incumbent.kubectl.common import (
+from incumbent.kubectl.completion import from_cluster
+from incumbent.kubectl.describe import about_leader, led_by, nobody
+from incumbent.kubectl.options import (
     DURATION,
     SETTINGS,
     TIMED_OUT,
@@ -22,8 +24,6 @@ from incumbent.kubectl.common import (
     output_flag,
     pod_name,
 )
-from incumbent.kubectl.completion import from_cluster
-from incumbent.kubectl.describe import about_leader, led_by, nobody
 
 if TYPE_CHECKING:
     from incumbent.kubectl.client import Client

@@ -25,7 +25,7 @@ LAME_DUCK = 2.0
 """Seconds for which it serves on after SIGTERM, as programs behind Services have to."""
 
 
-class Office:
+class Reconciler:
     """What the program knows about itself."""
 
     token = 0
@@ -42,19 +42,21 @@ def follow() -> None:
                     if line.startswith(b"data:"):
                         found = json.loads(line[5:])
                         if (found.get("leader") or {}).get("podName") == POD:
-                            Office.token = int(found["token"])
+                            Reconciler.token = int(found["token"])
         except (OSError, ValueError, http.client.HTTPException):
             time.sleep(0.2)
 
 
 def write(local: threading.local) -> str:
     """Write into the ledger; return what became of it."""
-    if not Office.token:
+    if not Reconciler.token:
         return "none"
     try:
         if not hasattr(local, "ledger"):
             local.ledger = http.client.HTTPConnection(LEDGER.hostname or "", LEDGER.port, timeout=1)
-        local.ledger.request("POST", LEDGER.path, json.dumps({"pod": POD, "token": Office.token}))
+        local.ledger.request(
+            "POST", LEDGER.path, json.dumps({"pod": POD, "token": Reconciler.token})
+        )
         with local.ledger.getresponse() as answer:
             answer.read()
             return "accepted" if answer.status == http.HTTPStatus.OK else "refused"
@@ -75,14 +77,14 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer."""
         if self.path == "/ready":
-            self.answer(200 if Office.ready else 503, {})
+            self.answer(200 if Reconciler.ready else 503, {})
         else:
             done = "none" if self.path == "/who" else write(self.local)
-            self.answer(200, {"pod": POD, "token": Office.token, "write": done})
+            self.answer(200, {"pod": POD, "token": Reconciler.token, "write": done})
 
     def do_PUT(self) -> None:
         """Change the answer of the probe."""
-        Office.ready = self.path == "/ready/true"
+        Reconciler.ready = self.path == "/ready/true"
         self.answer(200, {})
 
     def answer(self, status: int, found: dict[str, object]) -> None:

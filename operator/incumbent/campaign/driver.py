@@ -1,0 +1,344 @@
+"""The driver of a campaign: it does to a bucket what the campaign asks for.
+
+Renewals wait for nothing but the bucket, so nothing else makes them late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from incumbent import clock
+from incumbent.campaign.events import CampaignEvent
+from incumbent.campaign.machine import (
+    NEVER,
+    Campaign,
+    Create,
+    Lease,
+    Look,
+    Member,
+    Renew,
+    Wait,
+    Write,
+)
+from incumbent.campaign.ports import Answer, Bucket, Observer, Outcome, Sighting
+from incumbent.campaign.records import Entry, Nominee, Record, State
+from incumbent.campaign.timing import Timing
+from incumbent.errors import BucketError
+from incumbent.flag import Flag
+
+log = structlog.get_logger(__name__)
+
+TICK = 0.001
+"""Seconds to wait at least: the timers of an event loop are not exact, and may come too early."""
+REST = 1.0
+"""Seconds to wait after an error that should not happen."""
+RELEASE_TRIES = 3
+"""How often a release is tried that is refused, each time after a look."""
+
+
+class Driver:
+    """Drives one campaign for one key.
+
+    Only one write is on its way at a time, for each expects the revision of the one before.
+
+    Args:
+        member: who campaigns.
+        bucket: where.
+        key: the key in it.
+        happened: is called with what the campaign reports, after everything that it was told.
+        vacant: is called when the record should be created, which the owner has to do: `create`.
+            Without it the record is created as soon as it is due.
+        trying: is called with the state before each campaign.
+        observer: is told how long writes took.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        bucket: Bucket,
+        key: str,
+        *,
+        happened: Callable[[list[CampaignEvent]], None],
+        vacant: Callable[[], None] | None = None,
+        trying: Callable[[State], None] | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.campaign: Campaign | None = None
+        """None before `begin` and after `end`."""
+        self.attempts: Counter[State] = Counter()
+        """Campaigns: writes of a record that were begun, by the state before."""
+        self._member = member
+        self._bucket = bucket
+        self._key = key
+        self._happened = happened
+        self._vacant = vacant
+        self._trying = trying
+        self._observer = observer
+        self._writing = asyncio.Lock()
+        self._stirred = Flag()
+        self._end_watch: Callable[[], None] | None = None
+
+    # What is known
+
+    @property
+    def lease(self) -> Lease | None:
+        """Our own record, while it counts."""
+        return self.campaign.lease if self.campaign is not None else None
+
+    @property
+    def tenure(self) -> int:
+        """Which of our leases this is, in a row that counts those without a gap as one."""
+        return self.campaign.tenure if self.campaign is not None else 0
+
+    @property
+    def latest(self) -> Entry | None:
+        """The latest entry known, a record or not."""
+        return self.campaign.latest if self.campaign is not None else None
+
+    @property
+    def record(self) -> Record | None:
+        """The live record, whoever wrote it."""
+        return self.campaign.record if self.campaign is not None else None
+
+    @property
+    def leads(self) -> bool:
+        """Whether the holder of our record may act at this moment."""
+        return self.campaign is not None and self.campaign.leads(clock.now())
+
+    @property
+    def state(self) -> State:
+        """What this member is at this moment."""
+        return self.campaign.state(clock.now()) if self.campaign is not None else State.UNKNOWN
+
+    @property
+    def create_due(self) -> bool:
+        """Whether the record should be created now."""
+        return self.campaign is not None and isinstance(self.campaign.poll(clock.now()), Create)
+
+    # From the owner
+
+    def begin(self, timing: Timing) -> None:
+        """Begin a campaign."""
+        self.campaign = Campaign(self._member, timing, clock.now(), random=random.random)
+        self._end_watch = self._bucket.watch(self._key, self._seen)
+        self._tell()
+
+    def adjust(self, timing: Timing) -> None:
+        """Go on with other durations."""
+        if self.campaign is not None:
+            self.campaign.timing = timing
+            self._tell()
+
+    def forget(self) -> None:
+        """Take in that the bucket is another one than before."""
+        if self.campaign is not None:
+            self.campaign.forget(clock.now())
+            self._tell()
+
+    def reconsider(self) -> None:
+        """Look again at what is known: a replica of our site was recognised."""
+        self._tell()
+
+    def end(self) -> None:
+        """End the campaign, as if the process ended: nothing is written."""
+        if self._end_watch is not None:
+            self._end_watch()
+        self.campaign = self._end_watch = None
+        self._stirred.set()
+
+    def nominate(self, nominee: Nominee | None) -> None:
+        """Say for whom a record would be created; None: for nobody."""
+        if self.campaign is not None and self.campaign.nominee != nominee:
+            self.campaign.nominate(nominee)
+            self._stirred.set()
+
+    def urge(self) -> None:
+        """As a standby, take the record at the next chance."""
+        if self.campaign is not None:
+            self.campaign.urge()
+            self._stirred.set()
+
+    async def look(self) -> bool:
+        """Read the record from the stream's leader now; return whether that worked."""
+        campaign = self.campaign
+        if campaign is None or campaign.latest is None:
+            return False
+        timeout = campaign.timing.write_timeout
+        return await self._look(campaign, Look(campaign.latest.revision, timeout))
+
+    async def run(self) -> None:
+        """Renew, and look, for as long as this is not cancelled."""
+        while True:
+            try:
+                await self._step()
+            except Exception:
+                # Without renewals a leader would be lost for a fault that may never come again.
+                log.exception("campaign.broke", key=self._key)
+                await asyncio.sleep(REST)
+
+    async def renew(self, *, leaving: bool = False) -> bool:
+        """Renew the record, which may not be due; return whether that was stored.
+
+        Args:
+            leaving: whether this is our last renewal, so that a standby takes over at once.
+        """
+        async with self._writing:
+            campaign = self.campaign
+            if campaign is None:
+                return False
+            write = campaign.begin_renewal(clock.now(), leaving=leaving)
+            return await self._write(campaign, write) is Outcome.STORED
+
+    async def create(
+        self, nominee: Nominee | None, *, still: Callable[[], bool] | None = None
+    ) -> bool:
+        """Create the record, if that is due and for this nominee; return whether it was stored.
+
+        Args:
+            nominee: for whom.
+            still: whether the vacancy is the one that was prepared for.
+        """
+        async with self._writing:
+            campaign = self.campaign
+            if campaign is None or campaign.nominee != nominee or not (still is None or still()):
+                return False
+            return await self._write(campaign, campaign.begin_create(clock.now())) is Outcome.STORED
+
+    async def transfer(self, nominee: Nominee, *, tenure: int) -> bool:
+        """Hand our record to somebody else, in this tenure; return whether that was stored."""
+        async with self._writing:
+            campaign = self.campaign
+            if campaign is None:
+                return False
+            write = campaign.begin_transfer(nominee, clock.now(), tenure=tenure)
+            return await self._write(campaign, write) is Outcome.STORED
+
+    async def release(
+        self, *, tenure: int | None = None, first: Callable[[], Awaitable[None]] | None = None
+    ) -> bool:
+        """Give our record up; return whether that was stored.
+
+        Args:
+            tenure: in which the holder was stopped; None: it is stopped by `first`.
+            first: is awaited between the end of our lease, which is reported before, and the write.
+        """
+        outcome: Outcome | None = None
+        async with self._writing:
+            for _ in range(RELEASE_TRIES):
+                campaign = self.campaign
+                if campaign is None:
+                    break
+                write = campaign.begin_release(clock.now(), tenure=tenure)
+                if write is None:
+                    break
+                self._tell()
+                if first is not None:
+                    await first()
+                outcome = await self._write(campaign, write)
+                if outcome is not Outcome.REFUSED:
+                    break
+                # Perhaps for a renewal of ours that was stored without an answer.
+                step = campaign.poll(clock.now())
+                if isinstance(step, Look):
+                    await self._look(campaign, step)
+        if outcome not in {None, Outcome.STORED}:
+            log.info("record.not_released", key=self._key, refused=outcome is Outcome.REFUSED)
+        return outcome is Outcome.STORED
+
+    # Inside
+
+    async def _step(self) -> None:
+        """Do what the campaign asks for next, or wait until there is something."""
+        self._stirred.clear()
+        campaign = self.campaign
+        if campaign is None:
+            await self._stirred.wait()
+            return
+        step = campaign.poll(clock.now())
+        if campaign.has_events:
+            self._tell()
+        match step:
+            case Look():
+                await self._look(campaign, step)
+            case Renew():
+                await self.renew()
+            case Create() if self._vacant is not None:
+                self._vacant()
+                await self._stirred.wait()
+            case Create():
+                await self.create(campaign.nominee)
+            case Wait(until):
+                await self._sleep(until)
+
+    async def _sleep(self, until: float) -> None:
+        """Wait until then, or until something stirs."""
+        seconds = None if until == NEVER else max(TICK, until - clock.now())
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stirred.wait()
+        except TimeoutError:
+            return
+
+    async def _look(self, campaign: Campaign, look: Look) -> bool:
+        """Read the record; return whether that worked."""
+        sighting = None
+        try:
+            sighting = await self._bucket.read(self._key, timeout=look.timeout)
+        except BucketError:
+            campaign.unreadable(clock.now())
+        else:
+            campaign.observe(sighting, clock.now(), look=look)
+        self._tell()
+        return sighting is not None
+
+    async def _write(self, campaign: Campaign, write: Write | None) -> Outcome | None:
+        """Carry out a write that was begun, if any; return how it ended."""
+        if write is None:
+            return None
+        if write.record is not None:
+            state = campaign.state(write.sent_at)
+            self.attempts[state] += 1
+            if self._trying is not None:
+                self._trying(state)
+        answer = Answer(Outcome.UNKNOWN)
+        try:
+            if write.record is None:
+                answer = await self._bucket.remove(
+                    self._key,
+                    expected=write.expected,
+                    headers=write.headers,
+                    timeout=write.timeout,
+                )
+            else:
+                answer = await self._bucket.write(
+                    self._key,
+                    write.record.holder,
+                    expected=write.expected,
+                    headers=write.headers,
+                    timeout=write.timeout,
+                )
+        finally:
+            # Also when cancelled: the write may have been stored.
+            now = clock.now()
+            campaign.answered(write, answer, now)
+            if self._observer is not None:
+                self._observer.bucket_write(answer.outcome, now - write.sent_at)
+            self._tell()
+        return answer.outcome
+
+    def _seen(self, sighting: Sighting) -> None:
+        """Take in what the watch of the bucket shows."""
+        if self.campaign is not None:
+            self.campaign.observe(sighting, clock.now())
+            self._tell()
+
+    def _tell(self) -> None:
+        """Let the loop look again, and the owner."""
+        self._stirred.set()
+        if self.campaign is not None:
+            self._happened(self.campaign.events())

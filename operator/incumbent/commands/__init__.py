@@ -1,1 +1,0 @@
-"""Commands on any bucket, for people who do not run Kubernetes."""

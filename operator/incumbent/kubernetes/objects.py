@@ -1,0 +1,46 @@
+"""What of the objects of Kubernetes decides something here. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """The part of a pod that an election looks at."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    phase: str = "Running"
+    ready: bool = True
+    terminating: bool = False
+    node: str = ""
+    hostname: str = ""
+    """What its processes see as their host name, if that is not the pod's name."""
+    domain: str = ""
+    """What follows the host name in its DNS name, `<subdomain>.<namespace>.svc`; empty if it has
+    none. The cluster's own domain, which comes after that, is not known here."""
+    ip: str = ""
+    ips: tuple[str, ...] = ()
+    """All its addresses, of both families; the first is `ip`."""
+    ports: tuple[tuple[str, str, int], ...] = ()
+    """The ports of its containers that have a name: name, protocol, number."""
+    created: str = ""
+    """`metadata.creationTimestamp`, RFC 3339."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ElectionKey:
+    """The namespace and name of a `LeaderElection`."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        """Return `namespace/name`."""
+        return f"{self.namespace}/{self.name}"

@@ -1,0 +1,280 @@
+"""A `LeaderElection` as the API server shows it, turned into values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from incumbent.campaign.records import Profile, Promotion
+from incumbent.campaign.timing import ExponentialBackoff
+from incumbent.kubernetes.objects import ElectionKey, Pod
+
+GROUP = "incumbent.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "LeaderElection"
+PLURAL = "leaderelections"
+SERVICE_NAME = "kubernetes.io/service-name"
+"""Label of an EndpointSlice: the Service that it belongs to."""
+PROGRAM_HEADER = "Sec-Incumbent-Client"
+"""Proves that a request comes from a program, whatever its `Host`: browsers let no script set a
+header that begins with `Sec-` (a forbidden request-header name of the Fetch standard). Programs
+that ask through the proxy of an API server send it, because `Host` is the name of that server
+then."""
+
+FINALIZER = f"{GROUP}/cleanup"
+EXCLUDE = f"{GROUP}/exclude"
+"""Annotation on a pod that keeps it out of every election, unless its value is `false`."""
+PRIORITY = f"{GROUP}/priority"
+"""Annotation on a pod: an integer, the highest candidate is preferred."""
+
+STEP_DOWN = f"{GROUP}/step-down"
+"""Annotation on an election: its leader is to step down, for the pod that it names or for any."""
+STEP_DOWN_TERM = f"{GROUP}/step-down-term"
+"""Annotation beside it, ours: the term of the leader that it is about."""
+LABELLING = f"{GROUP}/labelling"
+"""Annotation, ours: the pod that the label of an observed election was last meant for, as
+`<UID>/<name>/<nonce>`."""
+
+
+Anchor = str | tuple[str, str]
+"""What a pod must have to concern an election, though it is not enough: the key of a label or an
+annotation, or a label with its value. So whom a pod concerns is looked up, and not asked around."""
+ANY: Anchor = ""
+"""What every pod has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One entry of a selector's `matchExpressions`."""
+
+    key: str
+    operator: str
+    values: frozenset[str] = frozenset()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether the labels meet it, as the API server would decide."""
+        value = labels.get(self.key)
+        match self.operator:
+            case "In":
+                return value is not None and value in self.values
+            case "NotIn":
+                return value is None or value not in self.values
+            case "Exists":
+                return value is not None
+            case "DoesNotExist":
+                return value is None
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A label selector. An empty one matches no pod, though the API server's matches every pod."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether a pod with these labels is selected."""
+        # No `all`, which takes four times as long (measured): a scrape of the metrics asks this for
+        # each election about each pod.
+        for requirement in self.requirements:
+            if not requirement.matches(labels):
+                return False
+        return bool(self.requirements)
+
+    @property
+    def anchors(self) -> frozenset[Anchor]:
+        """Of which every pod that is selected has at least one."""
+        for requirement in self.requirements:
+            if requirement.operator == "In":
+                return frozenset((requirement.key, value) for value in requirement.values)
+        for requirement in self.requirements:
+            if requirement.operator == "Exists":
+                return frozenset({requirement.key})
+        return frozenset({ANY})
+
+    def __str__(self) -> str:
+        """Return it as a query of the API server."""
+        return ",".join(_query(requirement) for requirement in self.requirements)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What one `LeaderElection` asks for, and what its status remembers."""
+
+    key: ElectionKey
+    uid: str
+    generation: int
+    created: str
+    deleting: bool
+    selector: Selector
+    observed: bool
+    """Whether the members campaign by themselves, and the operator only follows."""
+    suspend: bool
+    profile: Profile
+    interval: float | None
+    splay: float | None
+    promotion: Promotion | None
+    backoff: ExponentialBackoff | None
+    """None of the four: what the profile says."""
+    bucket: str
+    """The effective one: remembered in the status, or of the spec, or the operator's."""
+    record_key: str
+    """The key in the bucket."""
+    label_key: str
+    unready_grace: float
+    """Seconds for which a leader that is not ready keeps its office."""
+    preempts: bool
+    """Whether a candidate of higher priority takes over from a leader that could go on."""
+    holds: bool
+    """Whether the leader keeps its label while NATS is away for longer than its lease."""
+    step_down: str | None
+    """Who is to lead instead of the present leader; empty: anybody; None: nobody."""
+    accepts_lower_tokens: bool
+    """Whether the next term may have a lower token than the last one known."""
+    site: str
+    """The site under which it was first served; empty before."""
+    service: str = ""
+    """The Service whose EndpointSlices are to hold the leader; empty: labels are enough."""
+    routed: str = ""
+    """The Service of which that was asked last, so that its slices can be taken back."""
+
+    @property
+    def token_key(self) -> str:
+        """The annotation that carries the token on the leader.
+
+        Named after the election, so that no two elections of a namespace ever share it.
+        """
+        return f"{GROUP}/{self.key.name}.token"
+
+    @property
+    def anchors(self) -> frozenset[Anchor]:
+        """Of which every pod that concerns it has at least one."""
+        return self.selector.anchors | {self.label_key, self.token_key}
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Return the keys of all labels and annotations of a pod that it looks at."""
+        own = {self.label_key, self.token_key}
+        return frozenset(own.union(one.key for one in self.selector.requirements))
+
+    def concerns(self, pod: Pod) -> bool:
+        """Whether a pod is selected, or carries something of the election."""
+        return (
+            self.label_key in pod.labels
+            or self.token_key in pod.annotations
+            or self.selector.matches(pod.labels)
+        )
+
+
+def resource_from(body: Mapping[str, Any], *, default_bucket: str) -> Resource:
+    """Read a `LeaderElection`.
+
+    What names the lock (bucket, key, label key, site) is taken from the status once it is there:
+    other defaults of a later operator must not move a running election.
+    """
+    metadata, spec = body["metadata"], body.get("spec") or {}
+    status = body.get("status") or {}
+    namespace, name = metadata["namespace"], metadata["name"]
+    handover = spec.get("handover") or {}
+    campaign = spec.get("campaign") or {}
+    return Resource(
+        key=ElectionKey(namespace, name),
+        uid=metadata["uid"],
+        generation=metadata.get("generation", 0),
+        created=metadata.get("creationTimestamp", ""),
+        deleting="deletionTimestamp" in metadata,
+        selector=_selector(spec.get("selector") or {}),
+        observed=spec.get("mode", "Managed") == "Observed",
+        suspend=bool(spec.get("suspend", False)),
+        profile=_PROFILES.get(campaign.get("profile", ""), Profile.PROMPT),
+        interval=campaign.get("intervalSeconds"),
+        splay=campaign.get("splaySeconds"),
+        promotion=_PROMOTIONS.get(campaign.get("promotion", "")),
+        backoff=_backoff(campaign.get("backoff")),
+        bucket=(status.get("bucket") or {}).get("name") or spec.get("bucket") or default_bucket,
+        record_key=status.get("key") or spec.get("key") or f"{namespace}.{name}",
+        label_key=status.get("labelKey")
+        or (spec.get("label") or {}).get("key")
+        or f"{GROUP}/{name}",
+        unready_grace=float(handover.get("unreadyGraceSeconds", 0)),
+        preempts=handover.get("preemption", "Never") == "WhenReady",
+        holds=spec.get("onBucketLoss", "StepDown") == "Hold",
+        step_down=(metadata.get("annotations") or {}).get(STEP_DOWN),
+        accepts_lower_tokens=spec.get("onTokenRegress", "Stop") == "Accept",
+        site=status.get("site", ""),
+        service=(spec.get("routing") or {}).get("service", ""),
+        routed=(status.get("routing") or {}).get("service", ""),
+    )
+
+
+_PROFILES = {profile.value: profile for profile in Profile}
+_PROMOTIONS = {promotion.value: promotion for promotion in Promotion}
+
+
+def _backoff(backoff: Mapping[str, Any] | None) -> ExponentialBackoff | None:
+    if backoff is None:
+        return None
+    return ExponentialBackoff(backoff["initialSeconds"], backoff["factor"], backoff["maxSeconds"])
+
+
+LONGEST_ANNOTATION = 1024
+"""Characters of an annotation of an election that are kept at most; ours are shorter."""
+MOST_ANNOTATIONS = 16
+"""Annotations of an election that are kept: our three, and what kopf writes for its handlers."""
+
+_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "finalizers",
+)
+
+
+def lean(body: dict[str, Any]) -> dict[str, Any]:
+    """Drop from a `LeaderElection`, in place, what only others need; return it.
+
+    It is kept for as long as it exists. `managedFields` are a third of it, and anybody who may
+    annotate it can make it a hundred times larger. Spec and status have the limits of the kind.
+    """
+    metadata = body["metadata"]
+    known: Mapping[str, str] = metadata.get("annotations") or {}
+    ours = (STEP_DOWN, STEP_DOWN_TERM, LABELLING)
+    others = (key for key in known if key.startswith(f"{GROUP}/") and key not in ours)
+    kept = [key for key in (*ours, *others) if len(known.get(key, "")) <= LONGEST_ANNOTATION]
+    annotations = {key: known[key] for key in kept[:MOST_ANNOTATIONS] if key in known}
+    body["metadata"] = {key: metadata[key] for key in _METADATA if key in metadata}
+    if annotations:
+        body["metadata"]["annotations"] = annotations
+    return body
+
+
+def whole(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an election of a list with what a list leaves out of its items."""
+    return {"apiVersion": API_VERSION, "kind": KIND, **item}
+
+
+def _selector(selector: Mapping[str, Any]) -> Selector:
+    labels = selector.get("matchLabels") or {}
+    requirements = [Requirement(k, "In", frozenset({v})) for k, v in labels.items()]
+    for entry in selector.get("matchExpressions") or ():
+        values = frozenset(entry.get("values") or ())
+        requirements.append(Requirement(entry["key"], entry["operator"], values))
+    return Selector(tuple(requirements))
+
+
+def _query(requirement: Requirement) -> str:
+    values = ",".join(sorted(requirement.values))
+    match requirement.operator:
+        case "In":
+            return f"{requirement.key} in ({values})"
+        case "NotIn":
+            return f"{requirement.key} notin ({values})"
+        case "Exists":
+            return requirement.key
+    return f"!{requirement.key}"

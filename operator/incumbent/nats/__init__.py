@@ -1,0 +1,5 @@
+"""The adapter to NATS: `connection` is the only module that imports `nats`.
+
+`login` and `servers` say how to get in, `connection` is one connection, `bucket` a key-value bucket
+on it, `jetstream` the messages. `continuity` and `lookups` are pure.
+"""

@@ -1,0 +1,89 @@
+"""Which pod an observed election's leader label was last meant for: an annotation on the resource.
+
+Where members campaign by themselves, we write nothing to the bucket that could prove what a replica
+knows. This annotation takes its place. It is changed with the resourceVersion with which it was
+read, so all replicas see its values in one order. Before a label is sent:
+
+1. The pod is read; the label will expect this resourceVersion.
+2. The annotation is read. If it names another pod, that one is stripped, confirmed.
+3. The annotation is written, with a new value also if it names the pod already.
+
+So a label that is still on its way to the last pod is refused: it expects an older state of that
+pod, or its sender finds that the annotation has changed. `tests/model/observed.py` searches all
+orders, and shows for each step two labelled pods if it is left out.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from incumbent.errors import Conflict, NotFound
+from incumbent.kubernetes.objects import Pod
+from incumbent.kubernetes.ports import Cluster
+from incumbent.kubernetes.resource import LABELLING, Resource
+
+TRIES = 5
+"""How often a write starts over because somebody else changed the resource."""
+
+
+class Intent:
+    """The annotation of one election.
+
+    Every method raises a `ClusterError`.
+
+    Args:
+        cluster: where the election is.
+        strip: strips a pod, confirmed.
+        strip_all_but: strips all selected pods but one, confirmed.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        strip: Callable[[Pod], Awaitable[None]],
+        strip_all_but: Callable[[Pod], Awaitable[None]],
+    ) -> None:
+        self._cluster = cluster
+        self._strip = strip
+        self._strip_all_but = strip_all_but
+
+    async def announce(self, resource: Resource, pod: Pod) -> None:
+        """Make sure that no other pod may get the label, and say that this one may.
+
+        Raises:
+            Conflict: somebody else changed the resource again and again.
+            NotFound: the election is gone.
+        """
+        key = resource.key
+        for _ in range(TRIES):
+            body = await self._cluster.get_election(key.namespace, key.name)
+            if body is None or body["metadata"]["uid"] != resource.uid:
+                msg = f"There is no election {key} any more"
+                raise NotFound(msg)
+            before = (body["metadata"].get("annotations") or {}).get(LABELLING)
+            if before is None and _has_led(body):
+                await self._strip_all_but(pod)  # somebody removed the annotation
+            elif before is not None and before.split("/")[0] != pod.uid:
+                uid, _, rest = before.partition("/")
+                name = rest.partition("/")[0]
+                await self._strip(Pod(key.namespace, name, uid, resource_version=""))
+            try:
+                await self._cluster.annotate_election(
+                    key.namespace,
+                    key.name,
+                    resource_version=body["metadata"]["resourceVersion"],
+                    annotations={LABELLING: f"{pod.uid}/{pod.name}/{uuid.uuid4().hex[:8]}"},
+                )
+            except Conflict:
+                continue
+            return
+        msg = f"Election {key} changed each time that a label was announced"
+        raise Conflict(msg)
+
+
+def _has_led(body: Mapping[str, Any]) -> bool:
+    """Whether a pod of an election may have had the label before."""
+    return bool((body.get("status") or {}).get("transitions"))

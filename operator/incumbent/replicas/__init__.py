@@ -1,0 +1,1 @@
+"""The replicas of one site: who they are (`site`), how one asks another (`confirmation`). Pure."""

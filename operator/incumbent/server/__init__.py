@@ -1,0 +1,4 @@
+"""What the operator serves by HTTP, in a process of its own, and `metrics`.
+
+`frontend` starts that process, `feed` tells it what there is, and `http` answers.
+"""

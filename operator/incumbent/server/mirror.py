@@ -1,0 +1,453 @@
+"""What the HTTP server knows of the elections, asked from the process that renews (`feed`).
+
+Everything is asked for only when a client wants it, at most once a second, and shared by all
+clients that want it meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+from incumbent import clock
+from incumbent.server.changelog import ChangeLog
+from incumbent.server.feed import DROPPED, ENDS
+from incumbent.server.metrics import CONTENT_TYPE, Exposition
+
+T = TypeVar("T")
+
+JSON = "application/json; charset=utf-8"
+
+SHARED_FOR = 1.0
+"""Seconds for which what was made for one client is served to all."""
+
+AT_MOST = 0.25
+"""Share of the time that is spent on making the same thing again and again."""
+
+SHORTEST_PAUSE = 0.2
+"""Seconds between two events of a stream, at least, however much changes."""
+
+PATIENCE = 3.0
+"""Seconds that the renewing loop has to show that it runs, before /livez denies it. A garbage
+collection with 10,000 elections, or a start with as many, takes less."""
+
+STOOD_STILL = 1.0
+"""Seconds by which a timer here has to be late to show that this process stood still as well."""
+
+FORGOTTEN_AFTER = 60.0
+"""Seconds without a reader after which the elections are forgotten here."""
+
+MOST_BODIES = 3
+"""Bodies of one kind that are being read at a time. While so many are, readers get the latest."""
+
+SLOW_AFTER = 5.0
+"""Seconds that a client may read, while others want a newer body and there are too many."""
+
+MOST_HISTORIES = 64
+"""Histories that are kept to be shared."""
+
+
+class SilentError(Exception):
+    """The process that renews has not answered."""
+
+
+class Link:
+    """The server's end of the connection to the process that renews."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._answers: dict[int, asyncio.Queue[str]] = {}
+        self._last = 0
+        self.over = asyncio.Event()
+        """Set when the process that renews has gone."""
+
+    async def run(self) -> None:
+        """Take in answers until the other process has gone."""
+        try:
+            while line := await self._reader.readline():
+                number, _, rest = line.decode().rstrip("\n").partition(" ")
+                if answer := self._answers.get(int(number)):
+                    answer.put_nowait(rest)
+        except OSError:
+            pass
+        finally:
+            self.over.set()
+            for answer in self._answers.values():
+                answer.put_nowait("!")
+            self._writer.close()
+
+    async def ask(self, kind: str, **details: Any) -> AsyncIterator[str]:
+        """Yield the lines of an answer.
+
+        Raises:
+            SilentError: there is none.
+        """
+        if self.over.is_set():
+            raise SilentError
+        self._last += 1
+        number = self._last
+        answer = self._answers[number] = asyncio.Queue()
+        try:
+            question = json.dumps({"id": number, "ask": kind, **details})
+            self._writer.write(f"{question}\n".encode())
+            while (line := await answer.get()) not in ENDS:
+                yield line
+            if line == "!":
+                raise SilentError
+        except (asyncio.CancelledError, GeneratorExit):
+            self._writer.write(f"{json.dumps({'id': number, 'ask': DROPPED})}\n".encode())
+            raise
+        finally:
+            del self._answers[number]
+
+    async def ask_one(self, kind: str, **details: Any) -> Any:
+        """Return an answer of one line, decoded."""
+        found = None
+        async for line in self.ask(kind, **details):
+            found = json.loads(line)
+        return found
+
+
+class Shared(Generic[T]):
+    """Something that is made once for everybody who wants it at about the same time.
+
+    It is made at most once in `lasts` seconds (default: `SHARED_FOR`), and takes no more than
+    `AT_MOST` of the time.
+    """
+
+    def __init__(self, make: Callable[[], Awaitable[T]], *, lasts: float | None = None) -> None:
+        self._make = make
+        self._lasts = SHARED_FOR if lasts is None else lasts
+        self._making: asyncio.Task[T] | None = None
+        self.until = 0.0
+        """When it may be made again."""
+        self.made: T | None = None
+        """What was made last."""
+
+    async def get(self) -> T:
+        """Return what is there, or is being made, or make it."""
+        if self._making is None:
+            if self.made is not None and clock.now() < self.until:
+                return self.made
+            self._making = asyncio.create_task(self._renew())
+            self._making.add_done_callback(_seen)
+        return await asyncio.shield(self._making)
+
+    async def _renew(self) -> T:
+        began = clock.now()
+        try:
+            self.made = await self._make()
+        finally:
+            self._making = None
+        self.until = max(began + self._lasts, began + (clock.now() - began) / AT_MOST)
+        return self.made
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Take note of a failure although every client that waited for it may have gone."""
+    if not task.cancelled():
+        task.exception()
+
+
+class Body:
+    """What many clients get, plain and compressed, with its tag."""
+
+    def __init__(self, content: bytes, kind: str, tag: str, step: int) -> None:
+        self.content = content
+        self.kind = kind
+        self.tag = tag
+        self.step = step
+        """The step of the mirror that it shows."""
+        self.made_at = clock.now()
+        self.readers: set[asyncio.Transport] = set()
+        """The connections on which it is being sent."""
+        self._compressed: asyncio.Task[bytes] | None = None
+
+    async def compressed(self) -> bytes:
+        """Return it as gzip, made once, beside the event loop."""
+        if self._compressed is None:
+            work = asyncio.to_thread(gzip.compress, self.content, 1)
+            self._compressed = asyncio.create_task(work)
+        return await asyncio.shield(self._compressed)
+
+
+class Bodies:
+    """The bodies of one kind, of which only so many are in memory."""
+
+    def __init__(self, make: Callable[[], Awaitable[tuple[bytes, str, int]]], name: str) -> None:
+        self._make = make
+        self._name = f"{name}-{id(self):x}-{clock.now():.0f}"
+        self._read: list[Body] = []
+        self._count = 0
+        self._shared = Shared(self._renew)
+
+    async def get(self, step: int = -1) -> Body:
+        """Return the body of this second, or one that shows a step as soon as there may be one."""
+        while (body := await self._shared.get()).step < step:  # noqa: ASYNC110  # nothing tells when
+            await asyncio.sleep(max(SHORTEST_PAUSE, self._shared.until - clock.now()))
+        return body
+
+    async def _renew(self) -> Body:
+        self._read = [body for body in self._read if body.readers]
+        latest = self._shared.made
+        if len(self._read) >= MOST_BODIES and latest is not None:
+            oldest = self._read[0]
+            if clock.now() < oldest.made_at + SLOW_AFTER:
+                return latest
+            for reader in tuple(oldest.readers):
+                reader.abort()
+        content, kind, step = await self._make()
+        self._count += 1
+        body = Body(content, kind, f'"{self._name}-{self._count}"', step)
+        self._read.append(body)
+        return body
+
+    def forget(self) -> None:
+        """Let go of what nobody reads."""
+        self._read = [body for body in self._read if body.readers]
+        self._shared.made = None
+
+
+class Mirror:
+    """The elections, metrics and health, as far as clients want them."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.elections: dict[str, str] = {}
+        """By `namespace/name` what is served of each, as JSON, but for the time that is left."""
+        self.deadlines: dict[str, float] = {}
+        self.pending = True
+        """Whether `elections` may lack some."""
+        self.step = 0
+        """Grows with each change of `elections` or `pending`."""
+        self._changes: ChangeLog[str] = ChangeLog()
+        """Its versions are the steps."""
+        self._stirred = asyncio.Event()
+        self._news: tuple[int, int, str] | None = None
+        """What `news` returned last, after and until which step."""
+        self._version = -1
+        self._wanted_at = clock.now()
+        self._readers = 0
+        self._following: asyncio.Task[None] | None = None
+        self._updated = Shared(self._update, lasts=SHORTEST_PAUSE)
+        self._health = Shared(self._ask_health, lasts=SHORTEST_PAUSE)
+        self._timed = Shared(self._ask_deadlines)
+        self._list = Bodies(self._make_list, "elections")
+        self._full = Bodies(self._make_full, "full")
+        self._remaining = Shared(self._make_remaining, lasts=SHORTEST_PAUSE)
+        self._metrics = Bodies(self._make_metrics, "metrics")
+        self._histories: OrderedDict[tuple[str, str, int], Shared[Any]] = OrderedDict()
+
+    async def health(self) -> dict[str, dict[str, str]]:
+        """Return `problems` and `notes` of the process that renews; so its event loop runs.
+
+        Raises:
+            SilentError: it has not answered in time.
+        """
+        while True:
+            began = clock.now()
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    return await self._health.get()
+            except TimeoutError:
+                # After a pause of the machine both have just begun to run again: then it is asked
+                # once more, or the pod would be killed for nothing.
+                if clock.now() < began + PATIENCE + STOOD_STILL:
+                    raise SilentError from None
+
+    async def metrics(self) -> Body:
+        """Return what a scrape gets."""
+        return await self._metrics.get()
+
+    async def all_elections(self, step: int = -1) -> Body:
+        """Return all elections, as of a second ago; or as of a step as soon as that may be."""
+        return await self._list.get(step)
+
+    async def full(self) -> Body:
+        """Return the first event of a stream of changes."""
+        return await self._full.get()
+
+    async def all_remaining(self) -> str:
+        """Return as JSON what is left of every lease."""
+        return await self._remaining.get()
+
+    def news(self, step: int) -> str | None:
+        """Return the fields of an event with what changed after a step, empty if nothing did.
+
+        None: only the whole list can tell.
+        """
+        if self._news is None or self._news[:2] != (step, self.step):
+            changed = self._changes.since(step)
+            if changed is None:
+                return None
+            fields = ""
+            if changed:
+                whole = self.whole(sorted(key for key in changed if key in self.elections))
+                gone = json.dumps(sorted(key for key in changed if key not in self.elections))
+                fields = f'"changed": {whole}, "gone": {gone}'
+            self._news = (step, self.step, fields)
+        return self._news[2]
+
+    async def changed(self, step: int) -> None:
+        """Return as soon as there is a later step."""
+        while self.step <= step:
+            await self._stirred.wait()
+
+    async def election(self, namespace: str, name: str) -> dict[str, Any]:
+        """Return one election: `found`, and `pending` if nobody can say that there is none."""
+        answer: dict[str, Any] = await self._link.ask_one(
+            "election", namespace=namespace, name=name
+        )
+        return answer
+
+    async def history(self, namespace: str, name: str, limit: int) -> dict[str, Any]:
+        """Return the terms of one election, in the same way."""
+        key = namespace, name, limit
+        shared = self._histories.pop(key, None)
+        if shared is None:
+
+            async def ask() -> Any:
+                return await self._link.ask_one(
+                    "history", namespace=namespace, name=name, limit=limit
+                )
+
+            shared = Shared(ask)
+        self._histories[key] = shared
+        if len(self._histories) > MOST_HISTORIES:
+            self._histories.popitem(last=False)
+        answer: dict[str, Any] = await shared.get()
+        return answer
+
+    async def update(self) -> None:
+        """Bring `elections` up to date, as of a moment ago."""
+        self._wanted_at = clock.now()
+        await self._updated.get()
+
+    async def update_deadlines(self) -> None:
+        """Bring `deadlines` up to date, as of a second ago."""
+        await self._timed.get()
+
+    def remaining(self, key: str) -> float | None:
+        """Return how many seconds are left of a lease, None if there is none."""
+        deadline = self.deadlines.get(key)
+        return None if deadline is None else round(max(0.0, deadline - clock.now()), 3)
+
+    def whole(self, keys: Iterable[str]) -> str:
+        """Return elections as a JSON list, each with the time that is left."""
+        shown = (
+            f'{self.elections[key][:-1]}, "remainingSeconds": {json.dumps(self.remaining(key))}}}'
+            for key in keys
+        )
+        return f"[{', '.join(shown)}]"
+
+    def follow(self) -> Callable[[], None]:
+        """Keep `elections` up to date until the result is called."""
+        self._readers += 1
+        if self._following is None or self._following.done():
+            self._following = asyncio.create_task(self._follow())
+
+        def end() -> None:
+            self._readers -= 1
+            if not self._readers and self._following is not None:
+                self._following.cancel()
+                self._wanted_at = clock.now()
+
+        return end
+
+    def forget(self) -> None:
+        """Let go of the elections if nobody has wanted them for long."""
+        if self._readers or not self.elections or clock.now() < self._wanted_at + FORGOTTEN_AFTER:
+            return
+        self.elections, self.deadlines, self._version = {}, {}, -1
+        self._changes.forget_gone(self.elections, self.step)
+        self._news = self._remaining.made = None
+        for bodies in (self._list, self._full, self._metrics):
+            bodies.forget()
+
+    def close(self) -> None:
+        """Follow nothing any more."""
+        if self._following is not None:
+            self._following.cancel()
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(max(0.0, self._updated.until - clock.now()))
+            await self.update()
+            async for _ in self._link.ask("change", since=self._version):
+                pass
+
+    async def _update(self) -> bool:
+        header: dict[str, Any] = {}
+        seen: set[str] = set()
+        changed = False
+        async for line in self._link.ask("changes", since=self._version):
+            if not header:
+                header = json.loads(line)
+                continue
+            key, _, shown = line.partition(" ")
+            seen.add(key)
+            changed = self._put(key, shown) or changed
+        for key in [key for key in self.elections if key not in seen] if header["full"] else ():
+            changed = self._put(key, "") or changed
+        self._version = header["version"]
+        if changed or self.pending != header["pending"]:
+            self.pending = header["pending"]
+            self.step += 1
+            self._changes.trim(self.elections, self.step)
+            stirred, self._stirred = self._stirred, asyncio.Event()
+            stirred.set()
+        return True
+
+    def _put(self, key: str, shown: str) -> bool:
+        if self.elections.get(key, "") == shown:
+            return False
+        if shown:
+            self.elections[key] = shown
+        else:
+            del self.elections[key]
+        self._changes.note(key, self.step + 1)
+        return True
+
+    async def _ask_health(self) -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = await self._link.ask_one("health")
+        return found
+
+    async def _ask_deadlines(self) -> bool:
+        found: dict[str, float | None] = {}
+        async for line in self._link.ask("deadlines"):
+            found.update(json.loads(line))
+        self.deadlines = {key: at for key, at in found.items() if at is not None}
+        return True
+
+    async def _make_list(self) -> tuple[bytes, str, int]:
+        await asyncio.gather(self.update(), self.update_deadlines())
+        return self.whole(sorted(self.elections)).encode(), JSON, self.step
+
+    async def _make_full(self) -> tuple[bytes, str, int]:
+        await asyncio.gather(self.update(), self.update_deadlines())
+        whole, remaining = self.whole(sorted(self.elections)), self._left()
+        text = f'{{"full": true, "changed": {whole}, "gone": [], "remaining": {remaining}}}'
+        return text.encode(), JSON, self.step
+
+    async def _make_remaining(self) -> str:
+        await self.update_deadlines()
+        return self._left()
+
+    def _left(self) -> str:
+        left = ((key, self.remaining(key)) for key in sorted(self.deadlines))
+        return json.dumps({key: seconds for key, seconds in left if seconds})
+
+    async def _make_metrics(self) -> tuple[bytes, str, int]:
+        text, rest = Exposition(), ""
+        async for line in self._link.ask("metrics"):
+            found = json.loads(line)
+            if isinstance(found, str):
+                rest = found
+            else:
+                for row in found:
+                    text.add(row)
+        return text.render(rest), CONTENT_TYPE, 0

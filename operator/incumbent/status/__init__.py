@@ -1,0 +1,1 @@
+"""What people are told: conditions and events (`conditions`, pure), who writes them (`writer`)."""
