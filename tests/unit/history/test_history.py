@@ -441,7 +441,7 @@ def test_what_others_write_to_the_stream_is_passed_over(data):
 
 
 class Observer(Counter):
-    """Counts what a history_writer reports."""
+    """Counts what the writer of a history reports."""
 
     def history_entry(self, outcome):
         """See `HistoryObserver`."""

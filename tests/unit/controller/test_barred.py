@@ -56,7 +56,7 @@ class Untouchable:
 
 
 class Unread(Untouchable):
-    """A history_writer that nobody may ask."""
+    """A writer of the history that nobody may ask."""
 
 
 async def start(stage, problem=LOCK, **options):

@@ -18,7 +18,7 @@ from incumbent.pods.cache import NamespacePods
 from incumbent.pods.labels import Labels
 from incumbent.replicas.confirmation import Confirmation
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 
 
 def test_each_fault_has_a_scenario():

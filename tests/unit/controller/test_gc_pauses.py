@@ -1,4 +1,4 @@
-"""Looks for gc_pauses, with Python's own."""
+"""Looks for garbage, with Python's own."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from incumbent.status.conditions import (
     status_from,
 )
 
-CRD = Path(__file__).parents[2] / "crds/leaderelections.yaml"
+CRD = Path(__file__).parents[3] / "crds/leaderelections.yaml"
 BORN = {"observedGeneration": -1}
 RESOURCE = resource_from(make_election(), default_bucket="LEADER_ELECTION")
 SUSPENDED = resource_from(make_election(spec={"suspend": True}), default_bucket="LEADER_ELECTION")

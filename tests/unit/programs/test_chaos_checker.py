@@ -23,7 +23,7 @@ from chaos.history import (
 )
 from chaos.plan import Kind, make_plan
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 TTL = 10.0
 
 

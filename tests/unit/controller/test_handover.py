@@ -133,7 +133,7 @@ async def test_request_moves_the_office_to_anybody_else(stage):
 
 
 async def test_status_that_is_written_meanwhile_is_nothing_to_warn_of(stage, monkeypatch):
-    """A request is noted on the resource, to which the status_writer writes, too."""
+    """A request is noted on the resource, to which the status is written, too."""
     await stage.lead()
     annotate = stage.cluster.annotate_election
 
