@@ -43,6 +43,10 @@ FORGIVEN_AFTER = 60.0
 END_WITHIN = 3.0
 """Seconds that it has to end."""
 
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
+"""For glibc: what was a large body goes back to the system at once. By default glibc keeps it, and
+puts the next one elsewhere if anything small lies between."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -118,7 +122,10 @@ class Frontend:
             command = [sys.executable, "-P", "-m", __spec__.name, json.dumps(options)]
             inherited = [theirs.fileno(), *(one for some in numbers.values() for one in some)]
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, pass_fds=inherited
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=inherited,
+                env=MALLOC | os.environ,
             )
         reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=LINE)
         feeding = asyncio.create_task(self._feed.serve(reader, self._writer))

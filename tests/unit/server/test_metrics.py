@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from incumbent.campaign.ports import Outcome
 from incumbent.campaign.records import State
 from incumbent.kubernetes.objects import ElectionKey
-from incumbent.server.metrics import MemberCollector, Metrics
+from incumbent.server.metrics import Exposition, MemberCollector, Metrics
 
 ELECTION = {"namespace": "shop", "election": "billing"}
 NAMES = {
@@ -89,6 +90,20 @@ class Election:
 def elections():
     """The elections that are served."""
     return [Election()]
+
+
+def test_text_is_made_with_little_more_memory_than_it_takes():
+    """Strings for its lines would take four times as much beside it."""
+    row = ["shop", "billing", [1, 2, 3], *range(8), [("Ready", "True", "Led")] * 7]
+    tracemalloc.start()
+    try:
+        text = Exposition()
+        for _ in range(500):
+            text.add(row)
+        size = len(text.render("up 1\n"))
+        assert tracemalloc.get_traced_memory()[1] < 3 * size
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.fixture
