@@ -212,7 +212,9 @@ class Feed:
         pending = self._directory.pending(namespace, name)
         if found is not None:
             found = {**found, "problem": redact(found["problem"] or "") or None}
-        yield json.dumps({"found": found, "pending": pending})
+        yield json.dumps({"found": found is not None, "pending": pending})
+        if found is not None:
+            yield json.dumps(found)
 
     async def _tell_change(self, since: int) -> AsyncIterator[str]:
         await self._directory.changed(since)

@@ -31,6 +31,9 @@ class Limits:
     streams: int = 100
     """Event streams at a time."""
 
+    histories: int = 8
+    """Histories of more than `LONG` terms that are read or sent at a time."""
+
     probes: int = 64
     """Probes that are answered at a time; they have places of their own."""
 
@@ -63,6 +66,9 @@ class Limits:
     answer_seconds: float = 30.0
     """The time for a whole answer that is no stream."""
 
+
+LONG = 100
+"""Terms of a history that are about `PIECE` bytes."""
 
 PIECE = 1 << 16
 """Bytes that are handed to the transport at a time."""

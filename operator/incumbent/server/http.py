@@ -28,10 +28,18 @@ from incumbent import clock, display
 from incumbent.kubernetes.resource import PROGRAM_HEADER
 from incumbent.server import page
 from incumbent.server.feed import LINE, Directory, Feed, Health, Measured, without_countdown
-from incumbent.server.gate import BUSY, PIECE, RETRY_AFTER, Entrance, Gate, Limits
+from incumbent.server.gate import BUSY, LONG, PIECE, RETRY_AFTER, Entrance, Gate, Limits
 from incumbent.server.hosts import Hosts
 from incumbent.server.listen import BACKLOG, Sockets, addresses_of, bind
-from incumbent.server.mirror import SHORTEST_PAUSE, Body, Link, Mirror, SilentError
+from incumbent.server.mirror import (
+    NEWS_AT_A_TIME,
+    SHORTEST_PAUSE,
+    Body,
+    Content,
+    Link,
+    Mirror,
+    SilentError,
+)
 
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a stream gets a comment: proxies close what is silent for 30."""
@@ -214,6 +222,7 @@ class Views:
         self._mirror = mirror
         self._limits = limits
         self._streams = 0
+        self._histories = 0
         self._ending = asyncio.Event()
 
     def add_to(self, router: web.UrlDispatcher, part: str) -> None:
@@ -280,17 +289,24 @@ class Views:
             return await self._stream(request, self._ones)
         return web.json_response(found)
 
-    async def history(self, request: web.Request) -> web.Response:
+    async def history(self, request: web.Request) -> web.StreamResponse:
         """Return the latest terms of one election."""
         limit = request.query.get("limit", str(TERMS))
         if not re.fullmatch(r"[1-9]\d{0,3}", limit):
             msg = f"limit has to be a number from 1 to 9999, not {limit!r}."
             return web.json_response({"error": msg}, status=400)
         namespace, name = request.match_info["namespace"], request.match_info["name"]
-        answer = await self._mirror.history(namespace, name, int(limit))
-        if (found := answer["found"]) is None:
-            return none(request, pending=answer["pending"])
-        return web.json_response(found)
+        long = int(limit) > LONG
+        if long and self._histories >= self._limits.histories:
+            return busy()
+        self._histories += long
+        try:
+            body, pending = await self._mirror.history(namespace, name, int(limit))
+            if body is None:
+                return none(request, pending=pending)
+            return await self._send(request, body)
+        finally:
+            self._histories -= long
 
     async def _send(self, request: web.Request, body: Body) -> web.StreamResponse:
         """Send a body that all clients share, in pieces, so that none of them holds a copy."""
@@ -311,7 +327,7 @@ class Views:
         return response
 
     async def _write(
-        self, request: web.Request, response: web.StreamResponse, content: bytes
+        self, request: web.Request, response: web.StreamResponse, content: Content
     ) -> None:
         """Write in pieces; a reader that takes too long for one of them is not waited for."""
         view = memoryview(content)
@@ -325,7 +341,7 @@ class Views:
             raise ConnectionResetError from None
 
     async def _stream(
-        self, request: web.Request, events: Callable[[web.Request], AsyncGenerator[bytes, None]]
+        self, request: web.Request, events: Callable[[web.Request], AsyncGenerator[Content, None]]
     ) -> web.StreamResponse:
         """Send events until there are none any more, or the server ends."""
         if self._streams >= self._limits.streams:
@@ -352,7 +368,7 @@ class Views:
             self._streams -= 1
             end()
 
-    async def _wholes(self, request: web.Request) -> AsyncGenerator[bytes, None]:
+    async def _wholes(self, request: web.Request) -> AsyncGenerator[Content, None]:
         """Yield all elections, now and after each change, at most once a second."""
         sent, spoke = -1, clock.now()
         while not self._ending.is_set() and not self._mirror.pending:
@@ -392,7 +408,7 @@ class Views:
                 spoke = clock.now()
             await self._change(step, timeout=spoke + KEEP_ALIVE - clock.now())
 
-    async def _changes(self, request: web.Request) -> AsyncGenerator[bytes, None]:
+    async def _changes(self, request: web.Request) -> AsyncGenerator[Content, None]:
         """Yield all elections once, and then only those that have changed.
 
         With a thousand of them, all would be a megabyte for each change. Now and then an event
@@ -403,18 +419,21 @@ class Views:
         while not self._ending.is_set() and not mirror.pending:
             step = mirror.step
             if (news := mirror.news(sent)) is None:
-                body = await mirror.full()
+                left, body = await mirror.all_remaining(), await mirror.all_elections()
                 async with reading(body, request):
-                    for part in (b"data: ", body.content, b"\n\n"):
-                        yield part
+                    yield b'data: {"full": true, "changed": '
+                    yield body.content
+                    yield b', "gone": [], "remaining": %b}\n\n' % left
                 sent, pulse = body.step, clock.now() + PULSE
-            elif news or clock.now() >= pulse:
-                remaining = ""
+            else:
+                for start in range(0, len(news), NEWS_AT_A_TIME):
+                    told = mirror.told(news[start : start + NEWS_AT_A_TIME])
+                    yield b'data: {"full": false, %b}\n\n' % told
                 if clock.now() >= pulse:
                     pulse = clock.now() + PULSE
-                    remaining = f', "remaining": {await mirror.all_remaining()}'
-                fields = news or '"changed": [], "gone": []'
-                yield f'data: {{"full": false, {fields}{remaining}}}\n\n'.encode()
+                    yield b'data: {"full": false, "changed": [], "gone": [], "remaining": '
+                    yield await mirror.all_remaining()
+                    yield b"}\n\n"
                 sent = step
             await asyncio.sleep(SHORTEST_PAUSE)
             await self._change(sent, timeout=pulse - clock.now())
@@ -462,7 +481,7 @@ def silent() -> web.Response:
 
 
 def busy() -> web.Response:
-    """Say that there are too many streams."""
+    """Say that there are too many streams, or long histories."""
     return _later(BUSY)
 
 

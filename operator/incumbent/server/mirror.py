@@ -20,6 +20,8 @@ from incumbent.server.metrics import CONTENT_TYPE, Exposition
 
 T = TypeVar("T")
 
+Content = bytes | bytearray
+
 JSON = "application/json; charset=utf-8"
 
 SHARED_FOR = 1.0
@@ -41,14 +43,17 @@ STOOD_STILL = 1.0
 FORGOTTEN_AFTER = 60.0
 """Seconds without a reader after which the elections are forgotten here."""
 
-MOST_BODIES = 3
+MOST_BODIES = 2
 """Bodies of one kind that are being read at a time. While so many are, readers get the latest."""
+
+NEWS_AT_A_TIME = 50
+"""Elections in one event of a stream of changes, about 100 kB: each reader may hold its own."""
 
 SLOW_AFTER = 5.0
 """Seconds that a client may read, while others want a newer body and there are too many."""
 
-MOST_HISTORIES = 64
-"""Histories that are kept to be shared."""
+MOST_HISTORIES = 8
+"""Histories that are kept to be shared; one of 10,000 terms is 4 MB."""
 
 
 class SilentError(Exception):
@@ -156,7 +161,7 @@ def _seen(task: asyncio.Task[Any]) -> None:
 class Body:
     """What many clients get, plain and compressed, with its tag."""
 
-    def __init__(self, content: bytes, kind: str, tag: str, step: int) -> None:
+    def __init__(self, content: Content, kind: str, tag: str, step: int) -> None:
         self.content = content
         self.kind = kind
         self.tag = tag
@@ -178,7 +183,7 @@ class Body:
 class Bodies:
     """The bodies of one kind, of which only so many are in memory."""
 
-    def __init__(self, make: Callable[[], Awaitable[tuple[bytes, str, int]]], name: str) -> None:
+    def __init__(self, make: Callable[[], Awaitable[tuple[Content, str, int]]], name: str) -> None:
         self._make = make
         self._name = f"{name}-{id(self):x}-{clock.now():.0f}"
         self._read: list[Body] = []
@@ -200,6 +205,8 @@ class Bodies:
                 return latest
             for reader in tuple(oldest.readers):
                 reader.abort()
+        del latest
+        self._shared.made = None  # unless it is being read, it goes before there is another
         content, kind, step = await self._make()
         self._count += 1
         body = Body(content, kind, f'"{self._name}-{self._count}"', step)
@@ -227,8 +234,8 @@ class Mirror:
         self._changes: ChangeLog[str] = ChangeLog()
         """Its versions are the steps."""
         self._stirred = asyncio.Event()
-        self._news: tuple[int, int, str] | None = None
-        """What `news` returned last, after and until which step."""
+        self._told: tuple[int, tuple[str, ...], bytes] | None = None
+        """What `told` returned last, at which step and of which elections."""
         self._version = -1
         self._wanted_at = clock.now()
         self._readers = 0
@@ -237,10 +244,11 @@ class Mirror:
         self._health = Shared(self._ask_health, lasts=SHORTEST_PAUSE)
         self._timed = Shared(self._ask_deadlines)
         self._list = Bodies(self._make_list, "elections")
-        self._full = Bodies(self._make_full, "full")
         self._remaining = Shared(self._make_remaining, lasts=SHORTEST_PAUSE)
         self._metrics = Bodies(self._make_metrics, "metrics")
-        self._histories: OrderedDict[tuple[str, str, int], Shared[Any]] = OrderedDict()
+        self._histories: OrderedDict[tuple[str, str, int], Shared[tuple[Body | None, bool]]] = (
+            OrderedDict()
+        )
 
     async def health(self) -> dict[str, dict[str, str]]:
         """Return `problems` and `notes` of the process that renews; so its event loop runs.
@@ -267,30 +275,26 @@ class Mirror:
         """Return all elections, as of a second ago; or as of a step as soon as that may be."""
         return await self._list.get(step)
 
-    async def full(self) -> Body:
-        """Return the first event of a stream of changes."""
-        return await self._full.get()
-
-    async def all_remaining(self) -> str:
+    async def all_remaining(self) -> bytes:
         """Return as JSON what is left of every lease."""
         return await self._remaining.get()
 
-    def news(self, step: int) -> str | None:
-        """Return the fields of an event with what changed after a step, empty if nothing did.
+    def news(self, step: int) -> list[str] | None:
+        """Return which elections changed after a step.
 
         None: only the whole list can tell.
         """
-        if self._news is None or self._news[:2] != (step, self.step):
-            changed = self._changes.since(step)
-            if changed is None:
-                return None
-            fields = ""
-            if changed:
-                whole = self.whole(sorted(key for key in changed if key in self.elections))
-                gone = json.dumps(sorted(key for key in changed if key not in self.elections))
-                fields = f'"changed": {whole}, "gone": {gone}'
-            self._news = (step, self.step, fields)
-        return self._news[2]
+        changed = self._changes.since(step)
+        return None if changed is None else sorted(changed)
+
+    def told(self, keys: Iterable[str]) -> bytes:
+        """Return the fields of an event that tells of elections as they are now."""
+        keys = tuple(keys)
+        if self._told is None or self._told[:2] != (self.step, keys):
+            whole = bytes(self.whole(key for key in keys if key in self.elections))
+            gone = json.dumps([key for key in keys if key not in self.elections]).encode()
+            self._told = self.step, keys, b'"changed": %b, "gone": %b' % (whole, gone)
+        return self._told[2]
 
     async def changed(self, step: int) -> None:
         """Return as soon as there is a later step."""
@@ -304,23 +308,25 @@ class Mirror:
         )
         return answer
 
-    async def history(self, namespace: str, name: str, limit: int) -> dict[str, Any]:
-        """Return the terms of one election, in the same way."""
+    async def history(self, namespace: str, name: str, limit: int) -> tuple[Body | None, bool]:
+        """Return the terms of one election, None if there is none, and `pending` as above."""
         key = namespace, name, limit
         shared = self._histories.pop(key, None)
         if shared is None:
 
-            async def ask() -> Any:
-                return await self._link.ask_one(
-                    "history", namespace=namespace, name=name, limit=limit
-                )
+            async def ask() -> tuple[Body | None, bool]:
+                details = {"namespace": namespace, "name": name, "limit": limit}
+                header, *rest = [line async for line in self._link.ask("history", **details)]
+                # It is not decoded: objects take several times the memory of the text.
+                tag = f'"history-{clock.now()}"'
+                body = Body(rest[0].encode(), JSON, tag, 0) if rest else None
+                return body, json.loads(header)["pending"]
 
             shared = Shared(ask)
         self._histories[key] = shared
         if len(self._histories) > MOST_HISTORIES:
             self._histories.popitem(last=False)
-        answer: dict[str, Any] = await shared.get()
-        return answer
+        return await shared.get()
 
     async def update(self) -> None:
         """Bring `elections` up to date, as of a moment ago."""
@@ -336,13 +342,16 @@ class Mirror:
         deadline = self.deadlines.get(key)
         return None if deadline is None else round(max(0.0, deadline - clock.now()), 3)
 
-    def whole(self, keys: Iterable[str]) -> str:
+    def whole(self, keys: Iterable[str]) -> bytearray:
         """Return elections as a JSON list, each with the time that is left."""
-        shown = (
-            f'{self.elections[key][:-1]}, "remainingSeconds": {json.dumps(self.remaining(key))}}}'
-            for key in keys
-        )
-        return f"[{', '.join(shown)}]"
+        found, comma = bytearray(b"["), ""
+        for key in keys:
+            left = json.dumps(self.remaining(key))
+            one = f'{comma}{self.elections[key][:-1]}, "remainingSeconds": {left}}}'
+            found += one.encode()
+            comma = ", "
+        found += b"]"
+        return found
 
     def follow(self) -> Callable[[], None]:
         """Keep `elections` up to date until the result is called."""
@@ -359,13 +368,16 @@ class Mirror:
         return end
 
     def forget(self) -> None:
-        """Let go of the elections if nobody has wanted them for long."""
+        """Let go of what is not shared any more, and of the elections if nobody wants them."""
+        now = clock.now()
+        for key in [key for key, one in self._histories.items() if one.made and now > one.until]:
+            del self._histories[key]
         if self._readers or not self.elections or clock.now() < self._wanted_at + FORGOTTEN_AFTER:
             return
         self.elections, self.deadlines, self._version = {}, {}, -1
         self._changes.forget_gone(self.elections, self.step)
-        self._news = self._remaining.made = None
-        for bodies in (self._list, self._full, self._metrics):
+        self._told = self._remaining.made = None
+        for bodies in (self._list, self._metrics):
             bodies.forget()
 
     def close(self) -> None:
@@ -423,25 +435,16 @@ class Mirror:
         self.deadlines = {key: at for key, at in found.items() if at is not None}
         return True
 
-    async def _make_list(self) -> tuple[bytes, str, int]:
+    async def _make_list(self) -> tuple[Content, str, int]:
         await asyncio.gather(self.update(), self.update_deadlines())
-        return self.whole(sorted(self.elections)).encode(), JSON, self.step
+        return self.whole(sorted(self.elections)), JSON, self.step
 
-    async def _make_full(self) -> tuple[bytes, str, int]:
-        await asyncio.gather(self.update(), self.update_deadlines())
-        whole, remaining = self.whole(sorted(self.elections)), self._left()
-        text = f'{{"full": true, "changed": {whole}, "gone": [], "remaining": {remaining}}}'
-        return text.encode(), JSON, self.step
-
-    async def _make_remaining(self) -> str:
+    async def _make_remaining(self) -> bytes:
         await self.update_deadlines()
-        return self._left()
-
-    def _left(self) -> str:
         left = ((key, self.remaining(key)) for key in sorted(self.deadlines))
-        return json.dumps({key: seconds for key, seconds in left if seconds})
+        return json.dumps({key: seconds for key, seconds in left if seconds}).encode()
 
-    async def _make_metrics(self) -> tuple[bytes, str, int]:
+    async def _make_metrics(self) -> tuple[Content, str, int]:
         text, rest = Exposition(), ""
         async for line in self._link.ask("metrics"):
             found = json.loads(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -67,6 +68,12 @@ def children():
     return found
 
 
+def memory(process, what):
+    """Return kB of memory of a process: `VmRSS` now, `VmHWM` at most."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split(f"{what}:")[1].split()[0])
+
+
 def oom_score(process):
     """Return what the system adds to the chance of a process when memory is short."""
     return int(Path(f"/proc/{process}/oom_score_adj").read_text())
@@ -121,6 +128,29 @@ async def test_signals_to_the_whole_group_do_not_end_it(start):
         os.kill(server, number)
     assert (await get(addresses["http"], "/livez"))[0] == 200
     assert children() == [server]
+
+
+async def test_clients_that_read_nothing_take_little_memory(start, process):
+    """Each asks for another long history, which nobody shares with it."""
+    process.put("billing")
+    process.terms = [{"token": number, "holder": "x" * 250} for number in range(4000)]
+    _, addresses = await start()
+    path = "/v1/elections/shop/billing/history"
+    assert (await get(addresses["http"], f"{path}?limit=4000"))[0] == 200
+    [server] = children()
+    before = memory(server, "VmRSS")
+    host, port = addresses["http"].split(":")
+    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as stack:
+        for number in range(60):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((host, int(port)))
+            client.setblocking(False)  # noqa: FBT003  # it takes no name
+            query = f"GET {path}?limit={3900 + number} HTTP/1.1\r\nHost: {host}\r\n\r\n"
+            await loop.sock_sendall(client, query.encode())
+            assert await loop.sock_recv(client, 1)  # it is answered, one way or the other
+        assert memory(server, "VmHWM") < 2 * before
 
 
 async def test_ends_with_this_process(start):

@@ -20,6 +20,7 @@ FEW = {
     "connections": 4,
     "per_address": 4,
     "streams": 2,
+    "histories": 1,
     "probes": 4,
     "heads": 50,
     "head_bytes": 2048,
@@ -173,6 +174,20 @@ async def test_streams_have_fewer_places(serve):
         code, answer = await answered(address, STREAM)
         assert (code, b"Retry-After" in answer) == (503, True)
         assert await status(address, "/v1/elections") == 200
+
+
+async def test_few_long_histories_are_in_memory(serve, process):
+    """More are refused while their readers are slow; short ones are not."""
+    process.put("billing")
+    process.terms = [{"token": number, "holder": "x" * 10_000} for number in range(1000)]
+    address = await serve()
+    path = "/v1/elections/shop/billing/history"
+    with slow_reader(address, request(f"{path}?limit=1000")):
+        await until_status(address, f"{path}?limit=999", 503)
+        code, answer = await answered(address, request(f"{path}?limit=998"))
+        assert (code, b"Retry-After" in answer) == (503, True)
+        assert await status(address, f"{path}?limit=100") == 200
+    await until_status(address, f"{path}?limit=999", 200)
 
 
 async def test_one_address_does_not_take_all_places(serve):

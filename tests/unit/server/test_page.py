@@ -11,6 +11,7 @@ import pytest
 
 from fakedirectory import FakeProcess
 from incumbent.server import http
+from incumbent.server.mirror import NEWS_AT_A_TIME
 
 EVENTS = {"Accept": "text/event-stream"}
 
@@ -87,6 +88,22 @@ async def test_only_changes_are_sent_after_all_were(client, process):
         while pulse["remaining"]["shop/b"] > 4:
             pulse = await anext(stream)
         assert pulse["changed"] == pulse["gone"] == []
+        await stream.aclose()
+
+
+async def test_many_changes_are_told_in_small_events(client, process):
+    """Each reader may hold an event of its own, so none has all elections but the first."""
+    names = {f"e{number}" for number in range(3 * NEWS_AT_A_TIME)}
+    process.put(*names)
+    async with client.get("/v1/elections?changes", headers=EVENTS) as answer:
+        stream = events(answer)
+        assert len((await anext(stream))["changed"]) == len(names)
+        process.put(*names, token=7)
+        told = set()
+        while told != names:
+            changed = (await anext(stream))["changed"]
+            assert len(changed) <= NEWS_AT_A_TIME
+            told |= {one["name"] for one in changed if one["token"] == 7}
         await stream.aclose()
 
 
