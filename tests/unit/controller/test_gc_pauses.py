@@ -36,7 +36,7 @@ def cycle():
 
 
 def is_found(first=2):
-    """Whether what a look, at this generation at most, has left is found once it is gc_pauses."""
+    """Whether what a look, at this generation at most, has left is found once it is garbage."""
     clear, found = cycle()
     gc.collect(first)
     clear()
