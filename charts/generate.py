@@ -112,7 +112,7 @@ def definition_of(text: str) -> str:
         '{{- if and .Values.crds.enabled (not (include "incumbent.foreignDefinition" .)) }}\n'
         f"{head}{name}"
         "  labels:\n"
-        '    {{- include "incumbent.pods.labels" (dict "root" . "labels" .Values.crds.labels)'
+        '    {{- include "incumbent.labels" (dict "root" . "labels" .Values.crds.labels)'
         " | nindent 4 }}\n"
         "  {{- $keep := ternary"
         ' (dict "helm.sh/resource-policy" "keep") (dict) .Values.crds.keep }}\n'

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import structlog
 
 from incumbent import clock
 from stage import two_candidates
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """Undo what a test has set up, as a command does that it calls: the next one reads lines."""
+    root, ours = logging.getLogger(), logging.getLogger("incumbent")
+    handlers, levels, config = root.handlers[:], (root.level, ours.level), structlog.get_config()
+    yield
+    logging.captureWarnings(capture=False)
+    structlog.configure(**config)
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
 
 
 @pytest.fixture
