@@ -23,8 +23,8 @@ from controlplane.proxy import Proxy, Towards
 from incumbent.campaign.ports import Answer, Outcome, Sighting
 from incumbent.campaign.records import Entry, Nothing, Record
 from incumbent.errors import BucketDenied, BucketInvalid, BucketNotFound, BucketUnreachable
-from incumbent.nats import bucket as stream
-from incumbent.nats import connection as bucket_module
+from incumbent.nats import bucket as nats_bucket
+from incumbent.nats import connection as nats_connection
 from incumbent.nats.connection import NatsAccess, NatsBucket, NatsConnection
 from natsconnection import connected
 from natslogins import GENERATIONS, LOGINS, login
@@ -40,8 +40,8 @@ StartProxy = Callable[[int], Awaitable[Proxy]]
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Notice in half a second what otherwise takes three."""
-    monkeypatch.setattr(bucket_module, "PING_EVERY", 0.2)
-    monkeypatch.setattr(stream, "HEARTBEAT_EVERY", 0.2)
+    monkeypatch.setattr(nats_connection, "PING_EVERY", 0.2)
+    monkeypatch.setattr(nats_bucket, "HEARTBEAT_EVERY", 0.2)
 
 
 async def write(bucket: NatsBucket, expected: int = 0, *, key: str = KEY) -> Answer:
@@ -121,7 +121,7 @@ async def test_the_urls_are_tried_in_turn(
     """A server that is away costs one attempt, wherever its URL stands."""
     urls = [f"nats://127.0.0.1:{free_port()}", nats_server.url]
     chance = SimpleNamespace(randrange=lambda _: first, uniform=random.uniform)
-    monkeypatch.setattr(bucket_module, "random", chance)
+    monkeypatch.setattr(nats_connection, "random", chance)
     async with connected(*urls) as connection:
         assert connection.connected
 
@@ -586,8 +586,8 @@ async def test_changed_settings_are_told(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They may change while elections run; a look now and then finds that."""
-    monkeypatch.setattr(stream, "HEARTBEAT_EVERY", 0.1)
-    monkeypatch.setattr(stream, "INFO_EVERY", 0.1)
+    monkeypatch.setattr(nats_bucket, "HEARTBEAT_EVERY", 0.1)
+    monkeypatch.setattr(nats_bucket, "INFO_EVERY", 0.1)
     async with connected(nats_server.url) as connection, watched(connection) as watch:
         told = len(watch.problems)
         async with stranger(nats_server) as client:

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from incumbent import terminal
 from incumbent.campaign.ports import Outcome, Sighting
 from incumbent.campaign.records import BucketInfo, Peer, Record
-from incumbent.cli import bucket as look
-from incumbent.cli import session as common
+from incumbent.cli import bucket as cli_bucket
+from incumbent.cli import session as cli_session
 from incumbent.cli.flags import Failure, Refusal
 from incumbent.display import line
 from incumbent.errors import ClusterUnreachable, Forbidden
 from incumbent.kubectl import client, main
-from incumbent.kubectl import options as kubectl_common
+from incumbent.kubectl import options as kubectl_options
 from incumbent.kubectl.doctor import cluster
 from incumbent.kubernetes.objects import Pod
 
@@ -159,7 +159,7 @@ def called(arguments, text):
     server = _Server(text)
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(cluster, "LOOK_AGAIN", 0)
-        patches.setattr(kubectl_common, "SAY_AFTER", 3600)
+        patches.setattr(kubectl_options, "SAY_AFTER", 3600)
         patches.setattr(_Server, "missing", client.Client.missing, raising=False)
 
         def run(work, _, options):
@@ -253,27 +253,27 @@ def looked(command, text, capsys, **options):
         yield SimpleNamespace(bucket=lambda _: _Bucket(text))
 
     async def work():
-        session = common.Session(None, "B", json=False)
+        session = cli_session.Session(None, "B", json=False)
         async with asyncio.timeout(0.2):
             await command.callback.__wrapped__(session, **options)
 
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(common.Session, "connected", connected)
-        patches.setattr(common.Session, "warn", lambda _: None)
+        patches.setattr(cli_session.Session, "connected", connected)
+        patches.setattr(cli_session.Session, "warn", lambda _: None)
         try:
             asyncio.run(work())
         except TimeoutError:
-            assert command is look.watch
+            assert command is cli_bucket.watch
     return capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("command", "options"),
     (
-        (look.list_keys, {}),
-        (look.info, {"key": "web"}),
-        (look.evict, {"key": "web", "yes": True}),
-        (look.watch, {"key": None}),
+        (cli_bucket.list_keys, {}),
+        (cli_bucket.info, {"key": "web"}),
+        (cli_bucket.evict, {"key": "web", "yes": True}),
+        (cli_bucket.watch, {"key": None}),
     ),
 )
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_no_command_on_a_bucket_prints_what_a_terminal_obeys(command, options, t
 
 def test_a_holder_forges_no_column(capsys):
     """Its spaces do not look like those between columns."""
-    [_, row, _] = looked(look.list_keys, "x   999   0.1 s", capsys).split("\n")
+    [_, row, _] = looked(cli_bucket.list_keys, "x   999   0.1 s", capsys).split("\n")
     assert re.split(r" {3,}", row) == ["web", r"x \x20\x20999 \x20\x200.1 s", "7", "1.0 s"]
 
 

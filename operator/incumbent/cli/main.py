@@ -248,10 +248,10 @@ def operator(**options: Any) -> None:
     try:
         check(settings)
         from incumbent import logs  # noqa: PLC0415  # the long imports
-        from incumbent.controller import process as operation  # noqa: PLC0415  # the long imports
+        from incumbent.controller import process as operator_process  # noqa: PLC0415  # the long imports
 
         logs.configure(settings.log_format, level=settings.log_level)
-        status = operation.run(settings, version=version())
+        status = operator_process.run(settings, version=version())
     except ConfigurationError as error:
         raise Refusal(str(error)) from error
     sys.exit(status)

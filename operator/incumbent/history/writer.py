@@ -24,7 +24,7 @@ from incumbent import clock
 from incumbent.campaign.ports import Outcome, Sighting, WatchedBucket
 from incumbent.campaign.records import Record
 from incumbent.errors import BucketError, BucketUnreachable
-from incumbent.history import terms as history
+from incumbent.history import terms as history_terms
 from incumbent.history.ports import HistoryObserver, HistoryStore
 from incumbent.history.terms import Began, HistoryEntry, LabelChange, Labelled, Tracker
 
@@ -194,10 +194,10 @@ class HistoryWriter:
         known = list(chronicle.read)
         absent = () if chronicle.absent is None else (chronicle.absent,)
         for entry in (*absent, *chronicle.waiting):
-            news = history.missing(entry, known)
+            news = history_terms.missing(entry, known)
             if news is not None:
                 known.append(news)
-        found = history.terms(known, latest=chronicle.tracker.latest)
+        found = history_terms.terms(known, latest=chronicle.tracker.latest)
         return [term.as_json() for term in found[:limit]]
 
     # Inside
@@ -277,7 +277,7 @@ class HistoryWriter:
                 self._enqueue(chronicle, [absent], mine=True)
             if isinstance(written, Began):
                 self._observer.term_began(written.how)
-            if cause := history.cause_before(written):
+            if cause := history_terms.cause_before(written):
                 self._observer.term_ended(cause)
         return True
 
@@ -287,14 +287,14 @@ class HistoryWriter:
         where = chronicle.bucket.name, chronicle.key
         if chronicle.last is None:
             last = await self._store.last(*where)
-            if last is not None and history.known_by(entry, history.decode(last.data)):
+            if last is not None and history_terms.known_by(entry, history_terms.decode(last.data)):
                 return None
         for _ in range(TRIES):
             await self._refresh(chronicle)
-            news = history.missing(entry, chronicle.read)
+            news = history_terms.missing(entry, chronicle.read)
             if news is None:
                 return None
-            data = history.encode(news, writer=self._replica)
+            data = history_terms.encode(news, writer=self._replica)
             answer = await self._store.append(*where, data, expected=chronicle.last or 0)
             if answer.outcome is Outcome.STORED:
                 self._take(chronicle, answer.revision, data)
@@ -347,7 +347,7 @@ class HistoryWriter:
     def _take(self, chronicle: _Chronicle, sequence: int, data: bytes) -> None:
         chronicle.last = sequence
         before = len(chronicle.read)
-        entry = history.decode(data)
+        entry = history_terms.decode(data)
         if entry is not None:
             chronicle.read.append(entry)
         while len(chronicle.read) > self._store.kept:

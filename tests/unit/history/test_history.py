@@ -19,7 +19,7 @@ from incumbent.campaign import wire
 from incumbent.campaign.ports import Sighting
 from incumbent.campaign.records import Cause, Marker, Nothing, Record
 from incumbent.errors import BucketNotFound, BucketUnreachable
-from incumbent.history import terms as history
+from incumbent.history import terms as history_terms
 from incumbent.history import writer as history_writer
 from incumbent.history.terms import (
     Began,
@@ -229,70 +229,72 @@ def test_label_that_is_there_at_the_start_is_older():
 def test_a_term_is_written_once():
     """Whatever others know of its beginning."""
     other = began(5, at=3.0, how="", exact=False, writer="two")
-    assert history.missing(began(5), []) == began(5)
-    assert history.missing(began(5), [other]) is None
-    assert history.missing(began(5), [began(9)]) == began(5)
-    assert history.missing(replace(began(5), bucket="later"), [began(5)]) is not None
+    assert history_terms.missing(began(5), []) == began(5)
+    assert history_terms.missing(began(5), [other]) is None
+    assert history_terms.missing(began(5), [began(9)]) == began(5)
+    assert history_terms.missing(replace(began(5), bucket="later"), [began(5)]) is not None
 
 
 def test_an_end_is_that_of_the_term_before():
     """Not of one that began later, and not twice."""
     known = [began(5), began(9)]
-    assert history.missing(ended(8), known) == ended(8, token=5)
-    assert history.missing(ended(12), known) == ended(12, token=9)
-    assert history.missing(ended(12), [*known, ended(11, token=9)]) is None
-    assert history.missing(ended(3), known) is None
+    assert history_terms.missing(ended(8), known) == ended(8, token=5)
+    assert history_terms.missing(ended(12), known) == ended(12, token=9)
+    assert history_terms.missing(ended(12), [*known, ended(11, token=9)]) is None
+    assert history_terms.missing(ended(3), known) is None
 
 
 def test_later_record_of_a_stranger_is_no_second_term():
     """A replica that starts in the middle of its reign takes a later record for the first."""
     known = [began(5, "host-1", stranger=True)]
     late = began(8, "host-1", stranger=True)
-    assert history.missing(late, known) is None
-    assert history.missing(late, [*known, ended(7, token=5)]) == late
-    assert history.missing(replace(late, holder="host-2"), known) is not None
+    assert history_terms.missing(late, known) is None
+    assert history_terms.missing(late, [*known, ended(7, token=5)]) == late
+    assert history_terms.missing(replace(late, holder="host-2"), known) is not None
 
 
 def test_label_is_written_once_whichever_replica_saw_it():
     """The version of the pod says who saw more, whatever their clocks say."""
     on, off = labelled(5, 100, version=7), labelled(5, 150, on=False, version=9)
     late = labelled(5, 100.3, version=7, exact=False)
-    assert history.missing(on, [began(5)]) == on
-    assert history.missing(late, [began(5), on]) is None
-    assert history.missing(off, [began(5), on]) == off
-    assert history.missing(labelled(5, 151, on=False, version=8), [on, off]) is None
-    assert history.missing(late, [on, off]) is None, "what was seen before is no second label"
+    assert history_terms.missing(on, [began(5)]) == on
+    assert history_terms.missing(late, [began(5), on]) is None
+    assert history_terms.missing(off, [began(5), on]) == off
+    assert history_terms.missing(labelled(5, 151, on=False, version=8), [on, off]) is None
+    assert history_terms.missing(late, [on, off]) is None, "what was seen before is no second label"
     again = labelled(5, 160, version=11)
-    assert history.missing(again, [on, off]) == again
-    assert history.missing(off, [began(5)]) is None, "without a label none is lost"
+    assert history_terms.missing(again, [on, off]) == again
+    assert history_terms.missing(off, [began(5)]) is None, "without a label none is lost"
 
 
 def test_labels_of_two_sites_have_nothing_to_do_with_each_other():
     """Nor have their pods' versions."""
     west = labelled(9, 100, site="west", pod="w", version=3)
-    assert history.missing(west, [labelled(5, 90, version=1000)]) == west
+    assert history_terms.missing(west, [labelled(5, 90, version=1000)]) == west
 
 
 def test_label_that_was_lost_while_no_replica_looked_ends_when_one_looks_again():
     """Not one that another replica wrote at that moment."""
     none = labelled(0, 200, on=False, pod="", exact=False)
     on = labelled(5, 100, version=7)
-    found = history.missing(none, [began(5), on])
+    found = history_terms.missing(none, [began(5), on])
     assert (found.token, found.pod, found.on, found.at, found.exact) == (5, "a", False, 200, False)
-    assert history.missing(none, [began(5), on, labelled(5, 150, on=False, version=9)]) is None
-    assert history.missing(none, [began(5), replace(on, at=199)]) is None
-    assert history.missing(none, [began(5), replace(on, site="west")]) is None
+    assert (
+        history_terms.missing(none, [began(5), on, labelled(5, 150, on=False, version=9)]) is None
+    )
+    assert history_terms.missing(none, [began(5), replace(on, at=199)]) is None
+    assert history_terms.missing(none, [began(5), replace(on, site="west")]) is None
 
 
 def test_stranger_has_the_token_of_the_term_that_is_written_down():
     """Its label shows none."""
     known = [began(5, "a", 100, stranger=True), began(12, "b", 200, stranger=True)]
-    on = history.missing(labelled(0, 201, pod="b", version=3), known)
+    on = history_terms.missing(labelled(0, 201, pod="b", version=3), known)
     assert on.token == 12
-    assert history.missing(labelled(0, 110, pod="a", version=2), known).token == 5
-    off = history.missing(labelled(0, 260, on=False, pod="b", version=4), [*known, on])
+    assert history_terms.missing(labelled(0, 110, pod="a", version=2), known).token == 5
+    off = history_terms.missing(labelled(0, 260, on=False, pod="b", version=4), [*known, on])
     assert off.token == 12
-    assert history.missing(labelled(0, 1, pod="a"), [began(5)]) is None
+    assert history_terms.missing(labelled(0, 1, pod="a"), [began(5)]) is None
 
 
 # What it means
@@ -304,7 +306,7 @@ def led(*entries):
 
 
 def terms(entries):
-    return history.terms(entries)[::-1]
+    return history_terms.terms(entries)[::-1]
 
 
 def test_a_term_says_when_its_pod_had_the_label():
@@ -346,7 +348,7 @@ def test_end_of_a_label_that_nobody_saw_is_unknown():
 
 def test_history_of_an_earlier_version_says_nothing_of_labels():
     """Nor does a leader that is no pod."""
-    (term,) = history.terms([began(5, at=100)])
+    (term,) = history_terms.terms([began(5, at=100)])
     assert term.as_json()["led"] is None
 
 
@@ -361,7 +363,7 @@ def test_no_term_ends_before_it_began_though_the_servers_clock_stepped_back():
 def test_previous_version_skips_what_it_does_not_know():
     """It reads two kinds of entries, and takes anything else for somebody else's message."""
     kinds = {
-        json.loads(history.encode(one, writer="w"))["kind"]
+        json.loads(history_terms.encode(one, writer="w"))["kind"]
         for one in (labelled(5), labelled(5, on=False))
     }
     assert kinds.isdisjoint({"began", "ended"})
@@ -376,7 +378,7 @@ def test_terms_follow_each_other_whoever_wrote_late(order):
         ended(8, "released", 120, token=7),
         began(9, "c", 130),
     ]
-    found = history.terms(entries[number] for number in order)
+    found = history_terms.terms(entries[number] for number in order)
     assert [(t.holder, t.began, t.ended, t.cause) for t in found] == [
         ("c", 130, None, ""),
         ("b", 110, 120, "released"),
@@ -395,7 +397,7 @@ def test_terms_follow_each_other_whoever_wrote_late(order):
 )
 def test_end_that_nobody_wrote_is_taken_from_the_next_beginning(how, cause, to):
     """An election over an end that nobody saw leaves its time unknown."""
-    _, first = history.terms([began(5, at=100), began(9, at=110, how=how)])
+    _, first = history_terms.terms([began(5, at=100), began(9, at=110, how=how)])
     assert (first.cause, first.ended) == (cause, to)
 
 
@@ -404,13 +406,13 @@ def test_end_that_nobody_wrote_is_taken_from_the_next_beginning(how, cause, to):
 )
 def test_no_term_lasts_on_a_vacant_key(latest, cause):
     """Also where nobody wrote down the end."""
-    (term,) = history.terms([began(5)], latest=latest)
+    (term,) = history_terms.terms([began(5)], latest=latest)
     assert term.cause == cause
 
 
 def test_end_without_a_beginning_is_left_out():
     """Of a capped list the oldest may be half a term."""
-    assert history.terms([ended(4, token=3)]) == []
+    assert history_terms.terms([ended(4, token=3)]) == []
 
 
 @pytest.mark.parametrize(
@@ -425,7 +427,7 @@ def test_end_without_a_beginning_is_left_out():
 )
 def test_entries_survive_being_stored(entry):
     """To the millisecond."""
-    again = history.decode(history.encode(entry, writer="one/1"))
+    again = history_terms.decode(history_terms.encode(entry, writer="one/1"))
     assert again == replace(entry, at=pytest.approx(entry.at))
 
 
@@ -434,7 +436,7 @@ def test_entries_survive_being_stored(entry):
 )
 def test_what_others_write_to_the_stream_is_passed_over(data):
     """It is no entry, and no error."""
-    assert history.decode(data) is None
+    assert history_terms.decode(data) is None
 
 
 # Who writes it
@@ -535,7 +537,7 @@ async def test_term_outlives_the_steward_that_dies_before_it_writes(scene):
 
     (entry,) = scene.entries
     assert (entry["token"], entry["writer"], entry["how"]) == (token, "two", "Elected")
-    at = history.decode(scene.store.messages(KEY)[0]).at
+    at = history_terms.decode(scene.store.messages(KEY)[0]).at
     assert at == pytest.approx(ZERO + stored_at, abs=0.1)
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from incumbent.kubectl import client
 from incumbent.kubectl import main as cli
-from incumbent.kubectl import options as common
+from incumbent.kubectl import options as kubectl_options
 from incumbent.kubectl.printing import now
 
 OPERATOR = Path(cli.__file__).parents[2]
@@ -88,7 +88,7 @@ def imported(code, *arguments):
 
 def test_help_lists_the_commands():
     """Every command of the table is listed, under the name that people type."""
-    help_text = CliRunner().invoke(cli.main, ["--help"], prog_name=common.PROGRAM).output
+    help_text = CliRunner().invoke(cli.main, ["--help"], prog_name=kubectl_options.PROGRAM).output
     words = " ".join(help_text.split())
     assert words.startswith("Usage: kubectl incumbent ")
     for name, (_, text) in cli.COMMANDS.items():
@@ -98,7 +98,7 @@ def test_help_lists_the_commands():
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_of_the_table_exists(name):
     """Each one says what it does, with examples, and takes kubectl's connection flags."""
-    result = CliRunner().invoke(cli.main, [name, "--help"], prog_name=common.PROGRAM)
+    result = CliRunner().invoke(cli.main, [name, "--help"], prog_name=kubectl_options.PROGRAM)
     assert result.exit_code == 0
     assert f"Usage: kubectl incumbent {name} " in result.output
     assert f"Examples:\n    kubectl incumbent {name}" in result.output

@@ -25,7 +25,7 @@ from incumbent.errors import (
     Unconnected,
     Unsent,
 )
-from incumbent.kubernetes import api as cluster
+from incumbent.kubernetes import api as kubernetes_api
 from incumbent.kubernetes.api import ApiServer
 from incumbent.kubernetes.connection import Connection, UnknownKind
 from incumbent.kubernetes.fairness import Limits, Rank
@@ -84,7 +84,7 @@ def pod(name="a", version="1", **changes):
 def test_a_pod_keeps_what_an_election_looks_at():
     """Labels, annotations, phase, readiness, node, address and age come out of the JSON."""
     json_pod = pod_json(labels={"app": "x"}, annotations={"incumbent.dev/priority": "1"})
-    assert cluster.pod_from(json_pod) == pod(
+    assert kubernetes_api.pod_from(json_pod) == pod(
         labels={"app": "x"}, annotations={"incumbent.dev/priority": "1"}
     )
 
@@ -94,9 +94,9 @@ def test_what_no_election_looks_at_is_not_kept_of_a_pod():
     json_pod = pod_json(annotations={"incumbent.dev/priority": "1", "other": "x" * 200_000})
     ports = [{"name": f"p-{number}", "containerPort": number + 1} for number in range(10_000)]
     json_pod["spec"]["containers"] = [{"name": "main", "ports": ports}]
-    kept = cluster.pod_from(json_pod)
+    kept = kubernetes_api.pod_from(json_pod)
     assert kept.annotations == {"incumbent.dev/priority": "1"}
-    assert len(kept.ports) == cluster.MOST_PORTS
+    assert len(kept.ports) == kubernetes_api.MOST_PORTS
     assert kept.ports[0] == ("p-0", "TCP", 1)
 
 
@@ -104,7 +104,7 @@ def test_a_pod_without_optional_fields_is_neither_ready_nor_running():
     """A pod that is not scheduled yet has neither labels nor conditions nor an address."""
     bare = pod_json()
     del bare["spec"], bare["status"]
-    assert cluster.pod_from(bare) == pod(phase="Unknown", ready=False, node="", ip="")
+    assert kubernetes_api.pod_from(bare) == pod(phase="Unknown", ready=False, node="", ip="")
 
 
 @pytest.mark.parametrize("conditions", ([], [{"type": "Ready", "status": "False"}]))
@@ -112,12 +112,12 @@ def test_a_pod_is_ready_only_when_it_says_so(conditions):
     """No condition Ready, and a false one, mean not ready."""
     json_pod = pod_json()
     json_pod["status"]["conditions"] = conditions
-    assert not cluster.pod_from(json_pod).ready
+    assert not kubernetes_api.pod_from(json_pod).ready
 
 
 def test_a_pod_with_a_deletion_timestamp_is_terminating():
     """The deletion timestamp is the one sign of termination."""
-    assert cluster.pod_from(pod_json(deletionTimestamp="2026-01-01T00:00:00Z")).terminating
+    assert kubernetes_api.pod_from(pod_json(deletionTimestamp="2026-01-01T00:00:00Z")).terminating
 
 
 ELECTION = {
@@ -128,7 +128,7 @@ ELECTION = {
 
 
 def event(note="A note", replica="r1"):
-    return cluster.event_about(
+    return kubernetes_api.event_about(
         ELECTION,
         kind="Normal",
         reason="LeaderElected",
@@ -183,16 +183,16 @@ def test_long_notes_and_replica_names_are_cut_to_bytes(letter):
 def test_pauses_grow_with_jitter_up_to_a_limit():
     """The first is short, the longest is 2 s, and a thousand failures do not overflow."""
     for attempt, longest in ((0, 0.1), (1, 0.2), (3, 0.8), (5, 2), (5000, 2)):
-        pauses = {cluster.pause_before(attempt) for _ in range(50)}
+        pauses = {kubernetes_api.pause_before(attempt) for _ in range(50)}
         assert longest / 2 <= min(pauses) < max(pauses) <= longest
 
 
 def test_a_pause_is_as_long_as_the_server_asks_within_reason():
     """Retry-After lengthens a pause, beyond the longest of our own, but not beyond 10 s."""
-    assert cluster.pause_before(0, Overloaded("", 3)) == 3
-    assert cluster.pause_before(5000, Overloaded("", 3)) == 3
-    assert cluster.pause_before(0, Overloaded("", 3600)) == 60
-    assert cluster.pause_before(0, ClusterUnreachable("")) < 1
+    assert kubernetes_api.pause_before(0, Overloaded("", 3)) == 3
+    assert kubernetes_api.pause_before(5000, Overloaded("", 3)) == 3
+    assert kubernetes_api.pause_before(0, Overloaded("", 3600)) == 60
+    assert kubernetes_api.pause_before(0, ClusterUnreachable("")) < 1
 
 
 # Requests
@@ -471,7 +471,7 @@ async def test_a_list_takes_all_pages_of_one_version(since, serve):
 
 async def test_a_page_of_large_pods_is_asked_for_again_with_fewer_of_them(serve, monkeypatch):
     """Whoever may write large pods could otherwise take the memory, and hold up the loop."""
-    monkeypatch.setattr(cluster, "LONGEST_PAGE", 20_000)
+    monkeypatch.setattr(kubernetes_api, "LONGEST_PAGE", 20_000)
     large = {"incumbent.dev/much": "x" * 3000}
     names = [f"p-{number}" for number in range(20)]
     limits = []
@@ -493,7 +493,7 @@ async def test_a_page_of_large_pods_is_asked_for_again_with_fewer_of_them(serve,
 
 async def test_one_pod_is_never_too_large(serve, monkeypatch):
     """Otherwise a list of it would never end."""
-    monkeypatch.setattr(cluster, "LONGEST_PAGE", 10)
+    monkeypatch.setattr(kubernetes_api, "LONGEST_PAGE", 10)
 
     async def answer(request):
         return web.json_response({"metadata": {"resourceVersion": "9"}, "items": [pod_json("a")]})
@@ -568,7 +568,7 @@ class Script:
             version, *pods = part
             return web.json_response({"metadata": {"resourceVersion": version}, "items": pods})
         assert request.query["allowWatchBookmarks"] == "true"
-        shortest, longest = cluster.WATCH_SECONDS
+        shortest, longest = kubernetes_api.WATCH_SECONDS
         assert shortest <= int(request.query["timeoutSeconds"]) <= longest
         self.requests.append(request.query["resourceVersion"])
         part = next_part(self.watches)
@@ -613,7 +613,7 @@ def attempts(monkeypatch):
         seen.append(attempt)
         return 0
 
-    monkeypatch.setattr(cluster, "pause_before", pause_before)
+    monkeypatch.setattr(kubernetes_api, "pause_before", pause_before)
     return seen
 
 
@@ -642,7 +642,7 @@ async def test_a_watch_lists_first_and_then_tells_changes(serve):
 @pytest.fixture
 def short_watches(monkeypatch):
     """Let every watch that ends have ended by its time."""
-    monkeypatch.setattr(cluster, "WATCH_SECONDS", (0, 0))
+    monkeypatch.setattr(kubernetes_api, "WATCH_SECONDS", (0, 0))
 
 
 @pytest.mark.usefixtures("attempts", "short_watches")
@@ -676,7 +676,7 @@ async def test_a_change_is_not_told_again_by_the_next_watch(serve):
 )
 def test_a_watch_starts_one_version_before(version, start):
     """Never at 0, which stands for any version."""
-    assert cluster.one_before(version) == start
+    assert kubernetes_api.one_before(version) == start
 
 
 @pytest.mark.usefixtures("attempts")
@@ -707,7 +707,7 @@ async def test_a_watch_that_is_always_too_old_pauses(serve, attempts):
 
 def test_watches_last_for_minutes():
     """Not all the same time, so that they do not end together."""
-    assert cluster.WATCH_SECONDS == (240, 360)
+    assert kubernetes_api.WATCH_SECONDS == (240, 360)
 
 
 @pytest.mark.parametrize("failure", (500, 403, 429))
@@ -790,7 +790,7 @@ async def test_an_api_server_that_was_away_is_listed_again(serve):
 
 async def test_the_pauses_start_anew_after_a_watch_that_worked(serve, attempts, monkeypatch):
     """A watch that lasted makes the failures before it forgotten."""
-    monkeypatch.setattr(cluster, "HEALTHY", -1)
+    monkeypatch.setattr(kubernetes_api, "HEALTHY", -1)
     later = changes(("ADDED", pod_json("b", "6")))
     script = Script(lists=[("5",)], watches=[500, 500, 500, later, silence])
     await take(await serve(script), 2)
@@ -823,7 +823,7 @@ async def test_lines_may_arrive_in_pieces_and_may_be_long(serve):
 
 async def test_a_silent_watch_is_taken_for_dead(serve, attempts, monkeypatch):
     """A half-open connection is noticed, for bookmarks would have come."""
-    monkeypatch.setattr(cluster, "SILENCE", 0.1)
+    monkeypatch.setattr(kubernetes_api, "SILENCE", 0.1)
     script = Script(lists=[("5",), ("6", pod_json("b", "6"))], watches=[silence])
     assert await take(await serve(script), 2) == [PodsReplaced(()), PodsReplaced((pod("b", "6"),))]
     assert attempts == [1]
@@ -831,7 +831,7 @@ async def test_a_silent_watch_is_taken_for_dead(serve, attempts, monkeypatch):
 
 async def test_a_watch_that_does_not_open_is_given_up(serve, attempts, monkeypatch):
     """An API server that accepts the connection and says nothing is tried again."""
-    monkeypatch.setattr(cluster, "TIMEOUT", 0.2)
+    monkeypatch.setattr(kubernetes_api, "TIMEOUT", 0.2)
     hung = asyncio.Event()
     script = Script(lists=[("5",)], watches=[changes(("ADDED", pod_json("b", "6"))), silence])
 
@@ -969,7 +969,7 @@ async def test_watches_leave_room_for_requests(serve):
 def test_host_names_are_those_that_the_kubelet_sets(spec, hostname, domain):
     """By the fields of the pod's spec."""
     body = pod_json("a")
-    found = cluster.pod_from({**body, "spec": {**body.get("spec", {}), **spec}})
+    found = kubernetes_api.pod_from({**body, "spec": {**body.get("spec", {}), **spec}})
     assert (found.hostname, found.domain) == (hostname, domain)
 
 
@@ -984,7 +984,7 @@ def test_host_names_are_those_that_the_kubelet_sets(spec, hostname, domain):
 )
 def test_long_pod_name_is_cut_for_its_host_name(name, hostname):
     """To 63 letters, and no hyphen or period at the end."""
-    assert cluster.hostname_from(name, {}) == hostname
+    assert kubernetes_api.hostname_from(name, {}) == hostname
 
 
 async def test_a_dry_run_asks_and_writes_nothing(serve):
@@ -1002,7 +1002,7 @@ async def test_a_dry_run_asks_and_writes_nothing(serve):
 
 async def test_a_namespace_gets_so_many_events_and_no_more(serve, monkeypatch):
     """One whose leaders change all the time fills no etcd; others get all of theirs."""
-    monkeypatch.setattr(cluster, "EVENTS_BURST", 5)
+    monkeypatch.setattr(kubernetes_api, "EVENTS_BURST", 5)
     asked = []
 
     async def answer(request):
@@ -1016,10 +1016,10 @@ async def test_a_namespace_gets_so_many_events_and_no_more(serve, monkeypatch):
         return api_server.emit_event(about, kind="Normal", **words)
 
     api_server = await serve(answer)
-    for _ in range(cluster.EVENTS_BURST):
+    for _ in range(kubernetes_api.EVENTS_BURST):
         await emit("shop")
     with pytest.raises(ClusterError, match="Namespace shop has had"):
         await emit("shop")
     await emit("bank")
-    assert asked.count("shop") == cluster.EVENTS_BURST
+    assert asked.count("shop") == kubernetes_api.EVENTS_BURST
     assert asked.count("bank") == 1

@@ -11,7 +11,7 @@ from aiohttp import web
 from kubernetes.aio.client import Configuration
 
 from incumbent.errors import ClusterUnreachable
-from incumbent.kubernetes import session as module
+from incumbent.kubernetes import session as kubernetes_session
 from incumbent.kubernetes.connection import Connection
 from incumbent.kubernetes.fairness import Limits
 from incumbent.kubernetes.session import ListAgain, Session
@@ -72,7 +72,7 @@ async def interruptions():
 @pytest.fixture
 async def session(server, interruptions, monkeypatch):
     """A session before the server; there are no pauses."""
-    monkeypatch.setattr(module, "pause_before", lambda _: 0)
+    monkeypatch.setattr(kubernetes_session, "pause_before", lambda _: 0)
     runner = web.ServerRunner(web.Server(server, handler_cancellation=True), shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -223,8 +223,8 @@ async def test_whatever_fails_is_tried_again_by_kopf(session, server, interrupti
 
 async def test_a_watch_that_does_not_end_is_taken_for_dead(session, interruptions, monkeypatch):
     """By itself, kopf would wait for ever. It may be silent for as long as it is to last."""
-    monkeypatch.setattr(module, "LATE", 0.1)
-    monkeypatch.setattr(module, "SLACK", 0)
+    monkeypatch.setattr(kubernetes_session, "LATE", 0.1)
+    monkeypatch.setattr(kubernetes_session, "SLACK", 0)
     await read(await ask(session, PATH))
     began = asyncio.get_running_loop().time()
     with pytest.raises(aiohttp.ClientConnectionError):
@@ -237,7 +237,9 @@ async def test_a_watch_that_does_not_end_is_taken_for_dead(session, interruption
 async def test_interruptions_in_a_row_are_followed_by_pauses(session, server, monkeypatch):
     """An API server whose watches never last is not flooded by lists."""
     pauses = []
-    monkeypatch.setattr(module, "pause_before", lambda failures: pauses.append(failures) or 0)
+    monkeypatch.setattr(
+        kubernetes_session, "pause_before", lambda failures: pauses.append(failures) or 0
+    )
     server.end.set()
     for _ in range(4):
         await read(await ask(session, PATH))

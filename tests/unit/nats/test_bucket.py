@@ -26,7 +26,7 @@ from incumbent.errors import (
     BucketSilent,
     BucketUnreachable,
 )
-from incumbent.nats import bucket as stream
+from incumbent.nats import bucket as nats_bucket
 from incumbent.nats.bucket import NatsBucket, Take
 from incumbent.settings import Settings
 
@@ -140,7 +140,7 @@ class Server:
                 self.deliver(key, revision, pending=len(snapshot) - position - 1)
         mine = self.consumers
         while self.consumers == mine:
-            await asyncio.sleep(stream.HEARTBEAT_EVERY)
+            await asyncio.sleep(nats_bucket.HEARTBEAT_EVERY)
             if self.beating and self.consumers == mine:
                 self.beat()
 
@@ -520,7 +520,7 @@ async def test_who_begins_to_watch_when_told_is_not_shown_the_old_bucket(
         server.created = "2026-02-02T00:00:00Z"
         server.messages.clear()
         server.revision = 0
-        await asyncio.sleep(stream.INFO_EVERY + 2)
+        await asyncio.sleep(nats_bucket.INFO_EVERY + 2)
 
         assert later == [Sighting(Nothing())]
         for end in (ends_listening, *ends):
@@ -567,7 +567,7 @@ async def test_a_look_without_an_answer_does_not_end_a_watch(
     """Heartbeats tell better whether it is alive."""
     async with watched(bucket):
         server.failure = BucketUnreachable("no answer")
-        await asyncio.sleep(3 * stream.INFO_EVERY)
+        await asyncio.sleep(3 * nats_bucket.INFO_EVERY)
         assert server.consumers == 1
         assert bucket.problem is None
 
@@ -845,7 +845,7 @@ def kept(bucket: NatsBucket) -> int:
 @pytest.fixture
 def few_spare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remember only ten keys that nobody watches."""
-    monkeypatch.setattr(stream, "MOST_SPARE", 10)
+    monkeypatch.setattr(nats_bucket, "MOST_SPARE", 10)
 
 
 def crowd_out(server: Server) -> None:
@@ -994,7 +994,7 @@ async def test_a_long_value_of_somebody_else_is_not_kept(
     server: Server, bucket: NatsBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bucket may hold other things than elections."""
-    monkeypatch.setattr(stream, "LONGEST_SPARE", 3)
+    monkeypatch.setattr(nats_bucket, "LONGEST_SPARE", 3)
     async with watched(bucket):
         before = kept(bucket)
         for number in range(100):
@@ -1019,8 +1019,8 @@ async def test_ten_thousand_keys_that_were_watched_and_released_leave_nothing(
             server.store(key)  # the marker
             if number % 50 == 0:
                 await bucket.write(key, "x", expected=0, headers={}, timeout=1)  # too late
-        assert kept(bucket) <= before + stream.MOST_SPARE
-        await asyncio.sleep(stream.SPARE_FOR + 2 * stream.INFO_EVERY)
+        assert kept(bucket) <= before + nats_bucket.MOST_SPARE
+        await asyncio.sleep(nats_bucket.SPARE_FOR + 2 * nats_bucket.INFO_EVERY)
         assert kept(bucket) <= before + 1
 
 
@@ -1035,7 +1035,7 @@ async def test_a_bucket_that_no_election_can_use_is_not_watched(
     assert server.consumers == 0
     assert bucket.problem is None
     server.ttl = 30
-    await asyncio.sleep(stream.INFO_EVERY + 1)
+    await asyncio.sleep(nats_bucket.INFO_EVERY + 1)
     assert told == [0, 30]
     shown: list[Sighting] = []
     end_watch = bucket.watch("a", shown.append)

@@ -20,7 +20,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
-from incumbent.nats import connection as bucket
+from incumbent.nats import connection as nats_connection
 
 DIGESTS = {
     # What is replaced, with other manners:
@@ -66,7 +66,7 @@ def private_names(name: str) -> set[str]:
     """Return the private attributes that a class of ours uses and does not make itself."""
     (found,) = (
         node
-        for node in ast.parse(inspect.getsource(bucket)).body
+        for node in ast.parse(inspect.getsource(nats_connection)).body
         if isinstance(node, ast.ClassDef) and node.name == name
     )
     used, made = set(), {node.name for node in found.body if hasattr(node, "name")}

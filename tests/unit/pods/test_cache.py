@@ -11,7 +11,7 @@ from fakecluster import NAMESPACE, FakeCluster, make_pod
 from incumbent.errors import Forbidden
 from incumbent.kubernetes.ports import PodChanged, PodDeleted, PodsReplaced
 from incumbent.kubernetes.resource import resource_from
-from incumbent.pods import cache as pods_module
+from incumbent.pods import cache as pods_cache
 from incumbent.pods.cache import ElectionPods, NamespacePods
 
 EVERYBODY = {"matchExpressions": [{"key": "none", "operator": "DoesNotExist"}]}
@@ -329,7 +329,7 @@ async def test_a_change_before_the_first_list_is_no_list():
 @pytest.mark.parametrize("failure", (ValueError("a bug"), None))
 async def test_a_watch_that_breaks_is_begun_anew(monkeypatch, failure):
     """No watch should end; one that does must not leave the elections blind."""
-    monkeypatch.setattr(pods_module, "PAUSE", 0.0)
+    monkeypatch.setattr(pods_cache, "PAUSE", 0.0)
     first = [PodsReplaced((A,)), *([failure] if failure else [])]
     cluster = Scripted(first, [PodsReplaced((B,)), asyncio.Event()])
     pods = NamespacePods(cluster, NAMESPACE)
@@ -443,7 +443,7 @@ async def test_who_asks_why_no_pods_are_seen_is_told(cluster, pods):
 
 async def test_a_pod_whose_end_was_seen_is_gone_for_certain(cluster, pods, monkeypatch):
     """That it is missing from a list, or that one of its name ended, says nothing about it."""
-    monkeypatch.setattr(pods_module, "REMEMBERED", 2)
+    monkeypatch.setattr(pods_cache, "REMEMBERED", 2)
     mine = election(pods)
     with listening(pods):
         await turn()
@@ -539,7 +539,7 @@ async def test_an_election_that_asks_for_more_is_shown_no_pods_before_they_are_l
     cluster, pods, monkeypatch
 ):
     """A label that was not kept would look as if it were not there."""
-    monkeypatch.setattr(pods_module, "PAUSE", 0.01)
+    monkeypatch.setattr(pods_cache, "PAUSE", 0.01)
     cluster.add(make_pod("c", labels={"app": "x", "zone": "z", **MUCH}))
     nowhere = {"matchExpressions": [{"key": "zone", "operator": "DoesNotExist"}]}
     with listening(pods, {"matchLabels": {"app": "x"}}):
@@ -559,7 +559,7 @@ async def test_an_election_that_asks_for_more_is_shown_no_pods_before_they_are_l
 
 async def test_a_selector_that_asks_for_more_is_answered_after_a_list(cluster, pods, monkeypatch):
     """So it is with one that is changed."""
-    monkeypatch.setattr(pods_module, "PAUSE", 0.01)
+    monkeypatch.setattr(pods_cache, "PAUSE", 0.01)
     cluster.add(make_pod("c", labels={"app": "x", "zone": "z", **MUCH}))
     mine = election(pods, {"matchLabels": {"app": "x"}})
     end = mine.listen(lambda: None)
@@ -574,7 +574,7 @@ async def test_a_selector_that_asks_for_more_is_answered_after_a_list(cluster, p
 
 async def test_elections_that_come_together_list_once(cluster, pods, monkeypatch):
     """And none does if no pod has much on it, or is asked for nothing new."""
-    monkeypatch.setattr(pods_module, "PAUSE", 0.01)
+    monkeypatch.setattr(pods_cache, "PAUSE", 0.01)
     with listening(pods, {"matchLabels": {"app": "x"}}):
         await turn()
         ends = [
