@@ -62,8 +62,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Build the control plane before the first test, for a test has a time limit."""
     wanted = any("shared_folder" in getattr(item, "fixturenames", ()) for item in session.items)
     if wanted and not session.config.option.collectonly and build.missing():
-        status_writer = session.config.pluginmanager.get_plugin("terminalreporter")
-        build.programs(status_writer.write_line if status_writer else lambda _: None)
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        build.programs(reporter.write_line if reporter else lambda _: None)
 
 
 @pytest.fixture

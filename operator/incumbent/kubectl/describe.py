@@ -189,7 +189,7 @@ def data(
                 "type": event.get("type"),
                 "reason": event.get("reason"),
                 "note": event.get("note"),
-                "status_writer": event.get("reportingInstance"),
+                "reporter": event.get("reportingInstance"),
             }
             for event in events
         ],

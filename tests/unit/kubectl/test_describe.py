@@ -233,6 +233,18 @@ def test_what_may_not_be_read_is_a_sentence():
     assert data["pods"] is data["events"] is None
 
 
+def test_an_event_as_data():
+    """Programs rely on these names."""
+    told = {"type": "Normal", "reason": "LeaderElected", "note": "pod a leads with token 7"}
+    event = {**told, "metadata": {}, "eventTime": "2026-11-24T11:58:00.5Z"}
+    event["reportingInstance"] = "incumbent-0"
+    body = election()
+    data = describe.data(body, resource_from(body, default_bucket=""), [], [event])
+    (found,) = data["events"]
+    assert {**found, "time": ""} == {**told, "reporter": "incumbent-0", "time": ""}
+    assert found["time"].startswith("2026-11-24T11:58:00")
+
+
 def test_the_same_as_data():
     """Programs get everything that the screen shows."""
     body = election()
