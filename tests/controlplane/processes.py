@@ -13,7 +13,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
@@ -30,14 +32,41 @@ class ControlPlaneError(Exception):
     """Something of the control plane did not work; the message says what, and where to look."""
 
 
+MOST_RESERVED = 500
+"""Ports that one process keeps for itself, the latest."""
+_reserved: deque[int] = deque()
+"""File descriptors, one for each of them."""
+
+
+def _reserve(port: int) -> bool:
+    """Keep a port from other processes that ask `free_port`; return whether it was free.
+
+    Between the question and the moment when a server listens, nothing else tells that it is taken.
+    """
+    if sys.platform != "linux":
+        return True  # other systems have no names without files
+    mark = socket.socket(socket.AF_UNIX)
+    try:
+        mark.bind(f"\0incumbent-port-{port}")  # a name without a file, which ends with the process
+    except OSError:
+        mark.close()
+        return False
+    _reserved.append(mark.detach())
+    if len(_reserved) > MOST_RESERVED:
+        os.close(_reserved.popleft())
+    return True
+
+
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on.
+    """Return a port of 127.0.0.1 that nothing listens on, and that nobody else gets for now.
 
     It lies below the ports that the system gives to outgoing connections. Otherwise a client that
     tries to reconnect to a stopped server could get the server's own port, or connect to itself.
     """
     while True:
         port = random.randrange(12000, 32000)
+        if not _reserve(port):
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
