@@ -1048,6 +1048,7 @@ class Reconciler:
         """Whether the status shows that another replica of this site has renewed the record.
 
         There is no time to wait for an answer: what we led has to be stripped within the margin.
+        The status also proves that the steward it names is a replica of this site (`_heard`).
         """
         campaign, held, key = self._driver.campaign, self._last_held, self.resource.key
         if campaign is None or held is None:

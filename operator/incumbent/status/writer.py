@@ -288,14 +288,9 @@ class StatusWriter:
 
     def _may_know_less(self, situation: Situation, before: Mapping[str, Any]) -> float:
         """Return for how many seconds another replica may still be ahead of our watch."""
-        steward, created = (
-            before.get("steward") or {},
-            (before.get("bucket") or {}).get("createdTime"),
-        )
-        revision, bucket = steward.get("revision", 0), situation.bucket
-        if revision <= situation.revision or steward.get("replica") == self._replica:
-            return 0.0
-        if not situation.seen or bucket is None or bucket.created != created:
+        revision = _steward_revision(situation, before)
+        mine = (before.get("steward") or {}).get("replica") == self._replica
+        if mine or not situation.seen or revision <= situation.revision:
             return 0.0
         if revision != self._ahead[0]:
             self._ahead = revision, clock.now()
@@ -369,12 +364,18 @@ def _knows_less(situation: Situation, before: Mapping[str, Any]) -> bool:
 
     So it is with one that stood still, and has not heard the news yet.
     """
-    record, bucket = situation.record, situation.bucket
-    if record is None or not situation.ours or bucket is None:
+    record = situation.record
+    if record is None or not situation.ours:
         return False
-    if (before.get("bucket") or {}).get("createdTime") != bucket.created:
-        return False
-    return bool((before.get("steward") or {}).get("revision", 0) > record.revision)
+    return _steward_revision(situation, before) > record.revision
+
+
+def _steward_revision(situation: Situation, before: Mapping[str, Any]) -> int:
+    """Return the revision at which the steward in a status began; 0 if in another bucket."""
+    bucket, created = situation.bucket, (before.get("bucket") or {}).get("createdTime")
+    if bucket is None or bucket.created != created:
+        return 0
+    return int((before.get("steward") or {}).get("revision", 0))
 
 
 def _answers(before: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
