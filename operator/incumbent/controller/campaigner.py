@@ -29,6 +29,7 @@ from incumbent.campaign.succession import Settlement
 from incumbent.campaign.timing import MAXIMUM_TTL, Timing, allowing_for, timing_for
 from incumbent.campaign.tokens import TokenGuard
 from incumbent.controller.reconciler import Reconciler
+from incumbent.controller.teardown import Remainder
 from incumbent.display import shown
 from incumbent.errors import (
     AdmissionUnavailable,
@@ -956,10 +957,10 @@ class Campaigner:
                 await self._reconciler.make_way(successor)
                 break
             left = await self._reconciler.take_back()
-            if not left:
+            if left is Remainder.NOTHING:
                 break
             time_left = self._retire_by - clock.now()
-            if left == "record" and time_left <= 0:
+            if left is Remainder.RECORD and time_left <= 0:
                 self._log.warning("record.left", reason="NATS does not answer; it will lapse")
                 break
             # Not at once, whatever happens: a replica that has not heard of the deletion yet would

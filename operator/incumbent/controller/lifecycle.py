@@ -17,6 +17,7 @@ import kopf
 import structlog
 
 from incumbent.controller.registry import Registry
+from incumbent.controller.teardown import Ending
 from incumbent.kubernetes.resource import FINALIZER, GROUP, PLURAL, VERSION, lean
 from incumbent.kubernetes.session import Session
 
@@ -135,13 +136,13 @@ def _handlers(
 
     @kopf.daemon(GROUP, VERSION, PLURAL, registry=handlers, backoff=PAUSE)
     async def serve(body: Mapping[str, Any], stopped: kopf.DaemonStopped, **_: Any) -> None:
-        def ending() -> str:
+        def ending() -> Ending | None:
             reason = stopped.reason
             if reason is None:
-                return ""
+                return None
             if kopf.DaemonStoppingReason.RESOURCE_DELETED in reason:
-                return "retire"
-            return "resign" if release_on_exit else "leave"
+                return Ending.RETIRE
+            return Ending.RESIGN if release_on_exit else Ending.LEAVE
 
         serving = asyncio.create_task(
             registry.serve(body, stopped.wait(), ending=ending), name="election"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 
@@ -23,6 +23,7 @@ from incumbent.campaign.timing import Timing
 from incumbent.controller.brake import Brake
 from incumbent.controller.observed import ObservedReconciler
 from incumbent.controller.step_down import StepDown
+from incumbent.controller.teardown import Remainder
 from incumbent.errors import AdmissionUnavailable, ClusterError, NotFound, Refused, Unconnected
 from incumbent.kubernetes.fairness import Rank
 from incumbent.kubernetes.objects import Pod
@@ -426,7 +427,7 @@ class Reconciler:
         if successor.service != self.resource.service:
             await self.routing.take_back()
 
-    async def take_back(self) -> Literal["labels", "record", ""]:
+    async def take_back(self) -> Remainder:
         """Of a deleted election, take back everything; return what is left for another try."""
         await self._labels.stop_marking()
         if self.rests:
@@ -439,12 +440,12 @@ class Reconciler:
         await self._labels.mark_all(self.leader)
         await self.routing.take_back()
         if await self._cluster.list_pods(self.resource.key.namespace, self.resource.label_key):
-            return "labels"
+            return Remainder.LABELS
         if any(self.resource.token_key in pod.annotations for pod in self._labels.known):
-            return "labels"
+            return Remainder.LABELS
         record, campaign = self._driver.record, self._driver.campaign
         ours = campaign is not None and record is not None and campaign.ours(record)
-        return "record" if ours else ""
+        return Remainder.RECORD if ours else Remainder.NOTHING
 
     # As the steward
 

@@ -18,6 +18,7 @@ from typing import Any
 from incumbent.controller.campaigner import Campaigner
 from incumbent.controller.locks import Locks
 from incumbent.controller.quota import Quota
+from incumbent.controller.teardown import Ending
 from incumbent.kubernetes.objects import ElectionKey
 from incumbent.kubernetes.resource import GROUP, Resource, resource_from
 from incumbent.routing.endpoint_slices import Obstacle
@@ -198,13 +199,16 @@ class Registry:
         return news or bool(missing)
 
     async def serve(
-        self, body: Mapping[str, Any], stopped: Awaitable[object], *, ending: Callable[[], str]
+        self,
+        body: Mapping[str, Any],
+        stopped: Awaitable[object],
+        *,
+        ending: Callable[[], Ending | None],
     ) -> None:
         """Serve one election until `stopped`, and then end it as `ending` says.
 
-        `ending` returns `retire` (the resource was deleted: take everything back), `leave` (this
-        process ends, others go on), `resign` (it ends, and nobody goes on) or nothing. Retired is
-        also what is gone without having been deleted in order, by hand or by a restored etcd.
+        If `ending` returns None, the work stops and nothing is taken back. An election that is gone
+        without having been deleted in order, by hand or by a restored etcd, is retired.
         """
         stop = asyncio.ensure_future(stopped)
         try:
@@ -216,18 +220,19 @@ class Registry:
             stop.cancel()
 
     async def _serve(
-        self, campaigner: Campaigner, stop: asyncio.Future[Any], ending: Callable[[], str]
+        self, campaigner: Campaigner, stop: asyncio.Future[Any], ending: Callable[[], Ending | None]
     ) -> None:
         work = asyncio.create_task(campaigner.run(), name=f"election {campaigner.key}")
         tasks: list[asyncio.Future[Any]] = [work, stop, campaigner.gone]
         try:
             await _first_of(tasks)
-            end = {
-                "retire": campaigner.retire,
-                "leave": campaigner.leave,
-                "resign": campaigner.resign,
-            }.get("retire" if campaigner.gone.done() else ending())
-            if end is not None:
+            how = Ending.RETIRE if campaigner.gone.done() else ending()
+            if how is not None:
+                end = {
+                    Ending.RETIRE: campaigner.retire,
+                    Ending.LEAVE: campaigner.leave,
+                    Ending.RESIGN: campaigner.resign,
+                }[how]
                 tasks.append(asyncio.create_task(end(), name=f"end of election {campaigner.key}"))
                 await _first_of([work, tasks[-1]])
         finally:

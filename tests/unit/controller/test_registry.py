@@ -9,6 +9,7 @@ import pytest
 
 from fakecluster import make_election
 from incumbent.controller.registry import Registry
+from incumbent.controller.teardown import Ending
 from incumbent.errors import ClusterUnreachable
 from incumbent.kubernetes.objects import ElectionKey
 
@@ -78,11 +79,11 @@ class Served:
 
     def __init__(self, registry, body):
         self.stopped = asyncio.Event()
-        self.ending = ""
+        self.ending = None
         work = registry.serve(body, self.stopped.wait(), ending=lambda: self.ending)
         self.task = asyncio.create_task(work)
 
-    async def end(self, how=""):
+    async def end(self, how=None):
         """Stop, and wait for the end."""
         self.ending = how
         self.stopped.set()
@@ -170,7 +171,7 @@ async def test_the_younger_is_free_when_the_older_is_gone(registry, serve, share
     """Then the next one in age is the oldest."""
     bodies = [election("a", 1, **shared), election("b", 2, **shared), election("c", 3, **shared)]
     first, *_ = await serve(*bodies)
-    await first.end("retire")
+    await first.end(Ending.RETIRE)
     assert reason(registry, "b") != ""
     registry.forget_body(bodies[0])
     assert reason(registry, "b") == ""
@@ -324,7 +325,7 @@ async def test_elections_beyond_the_quota_wait_for_one_that_is_deleted(strict):
     bodies = [election(name, age) for age, name in enumerate("abcd")]
     served = await serve_in(strict, *reversed(bodies))
     assert [reason(strict, name) for name in "abcd"] == ["", "", "QuotaExceeded", "QuotaExceeded"]
-    await served[-1].end("retire")
+    await served[-1].end(Ending.RETIRE)
     strict.forget_body(bodies[0])
     assert [reason(strict, name) for name in "bcd"] == ["", "", "QuotaExceeded"]
     for one in served[:-1]:
@@ -374,14 +375,14 @@ async def test_election_that_was_served_before_begins_at_once(strict):
 
 async def test_new_election_that_waits_ends_with_its_process(strict):
     served = await serve_in(strict, election("a"))
-    await asyncio.wait_for(served[0].end("leave"), 1)
+    await asyncio.wait_for(served[0].end(Ending.LEAVE), 1)
 
 
 async def test_an_election_made_anew_is_the_younger(registry, serve):
     """Under its old name, with another UID, it comes last."""
     old = election("a", 1, uid="old", **KEY)
     first, _ = await serve(old, election("b", 2, **KEY))
-    await first.end("retire")
+    await first.end(Ending.RETIRE)
     registry.look(election("a", 3, uid="new", **KEY))
     assert reason(registry, "b") == ""
     await serve(election("a", 3, uid="new", **KEY))
@@ -407,7 +408,7 @@ async def test_who_retires_is_not_told_about_a_namesake(registry, serve):
     registry.look(election("a", 3, uid="new", **LABEL))
     assert (retiring.problem, retiring.body) == before
     await serve(election("a", 3, uid="new", **LABEL))
-    await first.end("retire")
+    await first.end(Ending.RETIRE)
     await served_by(registry, "new")
 
 
@@ -503,14 +504,14 @@ async def test_a_change_that_came_before_is_not_waited_for(registry):
 # Serving
 
 
-@pytest.mark.parametrize("how", ("retire", "leave", "resign"))
+@pytest.mark.parametrize("how", Ending)
 async def test_an_election_ends_as_it_is_told(registry, serve, how):
     """While its work still goes on, and then nothing of it is left."""
     served = await serve(election("a"))
     one = campaigner(registry, "a")
     assert registry.turnover == 1
     await served.end(how)
-    assert one.told == [f"{how} while running"]
+    assert one.told == [f"{how.value} while running"]
     assert not one.running
     assert registry.campaigners == {}
     assert registry.turnover == 2
@@ -541,7 +542,7 @@ async def test_an_end_does_not_wait_for_work_that_has_failed(registry, serve):
     served = await serve(election("a"))
     one = campaigner(registry, "a")
     one.ended.clear()
-    end = asyncio.create_task(served.end("retire"))
+    end = asyncio.create_task(served.end(Ending.RETIRE))
     await asyncio.sleep(0.01)
     assert one.told
     one.fail.set()
@@ -557,7 +558,7 @@ async def test_whoever_serves_can_be_cancelled(registry, serve, stopping):
     one = campaigner(registry, "a")
     if stopping:
         one.ended.clear()
-        served.ending = "retire"
+        served.ending = Ending.RETIRE
         served.stopped.set()
         await asyncio.sleep(0.01)
     served.task.cancel()
