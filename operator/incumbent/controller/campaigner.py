@@ -28,7 +28,9 @@ from incumbent.campaign.records import BucketInfo, Record, State
 from incumbent.campaign.succession import Settlement
 from incumbent.campaign.timing import MAXIMUM_TTL, Timing, allowing_for, timing_for
 from incumbent.campaign.tokens import TokenGuard
-from incumbent.controller.reconciler import Reconciler
+from incumbent.controller.adapters import Adapters
+from incumbent.controller.reconciler import Others, Reconciler
+from incumbent.controller.steward import Notices
 from incumbent.controller.teardown import Remainder
 from incumbent.display import shown
 from incumbent.errors import (
@@ -192,22 +194,19 @@ class Campaigner:
             vacant=self._wake,
         )
         self._reconciler = Reconciler(
-            resource,
-            site=self._site.name,
-            driver=self._driver,
-            cluster=cluster,
-            pods=self._pods,
-            observer=observer,
+            Adapters(
+                site=self._site.name,
+                driver=self._driver,
+                cluster=cluster,
+                pods=self._pods,
+                observer=observer,
+                turns=turns,
+                wake=self._wake_in,
+            ),
+            Others(self._kin, self._status_writer, self._stewards),
+            Notices(corrected=self._corrected, refused=self._refuse),
             may_label=lambda: self._regressed is None,
-            corrected=self._corrected,
-            refused=self._refuse,
-            recognised=self._kin.peers.learn,
-            heard=self._kin.hear,
-            wake=self._wake_in,
-            turns=turns,
-            inquiry=self._status_writer,
             timing=self._known_timing,
-            stewards=self._stewards,
         )
         self.counts = Counts(self._driver.attempts)
         self._due = Flag()

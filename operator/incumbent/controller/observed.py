@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from incumbent import clock
-from incumbent.campaign.driver import Driver
 from incumbent.campaign.machine import Campaign
+from incumbent.controller.adapters import Adapters
 from incumbent.kubernetes.objects import Pod
-from incumbent.kubernetes.ports import Cluster
-from incumbent.pods.election_labels import ElectionLabels, together
+from incumbent.pods.election_labels import together
 from incumbent.pods.eligibility import meant_pod, shows, why_none, why_not
 from incumbent.pods.intent import Intent
-from incumbent.routing.writer import SliceWriter
 
 
 class ObservedReconciler:
@@ -24,30 +22,17 @@ class ObservedReconciler:
     writes.
 
     Args:
-        site: the name of the site, for identities.
-        cluster: where the election is.
-        driver: watches the key; it must not campaign.
-        labels: of the election.
-        routing: of its Service.
-        wake: asks for another pass after so many seconds.
+        adapters: of the election. The driver watches the key; it must not campaign.
     """
 
-    def __init__(
-        self,
-        site: str,
-        cluster: Cluster,
-        driver: Driver,
-        labels: ElectionLabels,
-        routing: SliceWriter,
-        wake: Callable[[float], None],
-    ) -> None:
-        self._site = site
-        self._driver = driver
-        self._labels = labels
-        self._routing = routing
-        self._wake = wake
+    def __init__(self, adapters: Adapters) -> None:
+        self._site = adapters.site
+        self._driver = adapters.driver
+        self._labels = labels = adapters.labels
+        self._routing = adapters.routing
+        self._wake = adapters.wake
         self._intent = Intent(
-            cluster,
+            adapters.cluster,
             strip=lambda pod: labels.strip_all([self._seen(pod)]),
             strip_all_but=labels.strip_others,
         )
@@ -57,8 +42,7 @@ class ObservedReconciler:
     @property
     def unrecognised(self) -> str:
         """Why the holder of the live record means no pod; empty if it does, or nobody holds it."""
-        campaign = self._driver.campaign
-        record = campaign.record if campaign is not None else None
+        record = self._driver.record
         if record is None:
             return ""
         return why_none(record, self._site, self._labels.known, self._labels.resource)

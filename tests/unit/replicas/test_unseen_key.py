@@ -56,10 +56,10 @@ async def test_a_moment_that_passes_while_it_is_looked_at_is_not_missed(stage, m
     await stage.lead()
     await stage.kill(stage.first)
     replica, _ = await start_blind(stage, "one")
-    office, passes = replica._reconciler, []
-    monkeypatch.setattr(office, "_wake", passes.append)
+    unseen_key, passes = replica._reconciler._unseen_key, []
+    monkeypatch.setattr(unseen_key._adapters, "wake", passes.append)
     monkeypatch.setattr(Confirmation, "act", lambda _, now, *_args, **_seen: Later(now))
-    await office._seek_confirmation(withdrawn=False)
+    await unseen_key.seek_confirmation(withdrawn=False)
     assert passes == [0.0]
 
 
