@@ -107,12 +107,17 @@ class Kube:
         async with self._session.get(path, params=params | {"watch": "true"}) as response:
             if not response.ok:
                 raise ApiError(response.status, await response.text())
-            buffer = b""
-            async for chunk in response.content.iter_any():
-                *lines, buffer = (buffer + chunk).split(b"\n")
-                for line in lines:
-                    event = json.loads(line)
-                    yield event["type"], event["object"]
+            buffer, connection = b"", response.connection
+            try:
+                async for chunk in response.content.iter_any():
+                    *lines, buffer = (buffer + chunk).split(b"\n")
+                    for line in lines:
+                        event = json.loads(line)
+                        yield event["type"], event["object"]
+            finally:
+                # To end TLS politely takes an answer, and may outlive the loop of a test.
+                if connection and connection.transport:
+                    connection.transport.abort()
 
     async def until(
         self, path: str, condition: Callable[[Any], object], *, timeout: float = 20, **params: str

@@ -341,7 +341,8 @@ async def test_younger_election_waits_for_the_key(shared, operator):
 
 async def test_stable_election_writes_nothing_to_the_api_server(site, shared, operator):
     """At rest there is no write request at all, however often the record is renewed."""
-    await shared.lead()
+    leader = await shared.lead()
+    await shared.wait_labels(dict.fromkeys(("one", "two"), "candidate") | {leader: LEADER})
     await shared.wait_event("LeaderElected")
     campaigns = series("campaigns_total", shared, state="leader")
     await asyncio.sleep(0.5)
