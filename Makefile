@@ -13,9 +13,6 @@ ARGS ?=
 # Two processes: enough for the smallest machine, and a file's tests share one set of fixtures.
 PARALLEL ?= -n 2 --dist loadfile
 ON_SERVERS := tests --ignore tests/unit --ignore tests/scenarios
-# Real servers are late now and then on two busy cores: what fails beside other tests may try once more, alone.
-ONCE_MORE := echo 'Once more, one at a time, what failed:'; \
-	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
@@ -43,7 +40,7 @@ demo: $(INSTALLED) ## Show what Incumbent does; CONTEXT=NAME shows it on a clust
 
 test: build ## Run all tests but the scenarios; ARGS='…' goes to pytest
 	$(BIN)/python -m pytest tests/unit $(PARALLEL) $(ARGS) || [ $$? -eq 5 ]
-	$(BIN)/python -m pytest $(ON_SERVERS) $(PARALLEL) $(ARGS) || [ $$? -eq 5 ] || { $(ONCE_MORE) $(ON_SERVERS) $(ARGS); }
+	$(BIN)/python -m pytest $(ON_SERVERS) $(PARALLEL) $(ARGS) || [ $$? -eq 5 ]
 
 test-unit: $(INSTALLED) ## Run the tests that need no server: a few seconds
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit $(ARGS)
@@ -91,7 +88,7 @@ model: $(INSTALLED) ## Search all orders of events in a model; NAME='the name of
 
 verify: build ## What takes longer than a test, about 10 min: simulation, scenarios, chaos, planted faults
 	@$(RUN) -m simulation --runs 2000 --seed 1
-	$(BIN)/python -m pytest tests/scenarios $(PARALLEL) || { $(ONCE_MORE) tests/scenarios; }
+	$(BIN)/python -m pytest tests/scenarios $(PARALLEL)
 	@$(RUN) -m chaos --short --seed 1
 	@$(RUN) -m chaos --planted
 

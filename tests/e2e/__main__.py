@@ -41,9 +41,6 @@ PACKAGES = {
 INSIDE = "INCUMBENT_E2E_INSIDE"
 """Names the archives of the images, for the half that runs in namespaces of its own."""
 _BEGAN = time.monotonic()
-_ATTEMPTS = 2
-"""At a scenario in which a number of terms was not expected: two busy cores are late now and then,
-and a leader that is late with its probe is replaced. A broken promise fails at once."""
 
 
 class Impossible(Exception):
@@ -126,23 +123,17 @@ async def _run(archives: list[Path], options: argparse.Namespace) -> int:
     for name, scenario in (("one", scenarios.one_cluster), ("two", scenarios.two_clusters)):
         if options.scenario not in {"", name}:
             continue
-        for attempt in (1, _ATTEMPTS):
-            began, home = time.monotonic(), folder / f"{name}-{attempt}"
-            home.mkdir()
-            try:
-                stage: Stage = await scenario(home, archives, say=say, only=options.only)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the logs are to be kept
-                failures.append(f"scenario {name} broke off: {type(error).__name__}: {error}")
-                break
-            found[name] = report.result(stage, time.monotonic() - began)
-            pictures[name] = report.picture(stage)
-            sys.stdout.write(f"\n{report.tables(found[name])}\n")
-            failures += stage.failures
-            if attempt < _ATTEMPTS and stage.surprises and not stage.failures:
-                say(f"once more, for this was not expected: {'; '.join(stage.surprises)}")
-                continue
-            failures += stage.surprises
-            break
+        began, home = time.monotonic(), folder / name
+        home.mkdir()
+        try:
+            stage: Stage = await scenario(home, archives, say=say, only=options.only)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the logs are to be kept
+            failures.append(f"scenario {name} broke off: {type(error).__name__}: {error}")
+            continue
+        found[name] = report.result(stage, time.monotonic() - began)
+        pictures[name] = report.picture(stage)
+        sys.stdout.write(f"\n{report.tables(found[name])}\n")
+        failures += stage.failures
     keep("e2e", found, options.into, before=about)
     for name, picture in pictures.items():
         (options.into / f"e2e-{name}.svg").write_text(picture)

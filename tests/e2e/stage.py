@@ -73,8 +73,6 @@ class Stage:
         self.ledger = Ledger()
         self.trials: list[Trial] = []
         self.failures: list[str] = []
-        self.surprises: list[str] = []
-        """More or fewer terms than expected: perhaps a pod was late with its probe."""
         self.routes: list[Route] = []
         self.nats: list[str] = []
         """Where the witness finds NATS."""
@@ -283,7 +281,7 @@ class Stage:
             words = (
                 f"{trial.sentence}: {trial.expected} terms should begin by that, not {found or 0}"
             )
-            self.surprises.append(words)
+            self.failures.append(words)
 
     def answers(self) -> list[Answer]:
         """Return what all clients have written down."""
