@@ -24,7 +24,7 @@ from incumbent.campaign import wire
 from incumbent.campaign.ports import Answer, Outcome, Sighting, WatchedBucket
 from incumbent.campaign.records import Cause, Entry, Marker, Nothing, Record
 from incumbent.errors import BucketUnreachable
-from incumbent.nats import bucket as nats_bucket
+from incumbent.nats import watch as nats_watch
 from incumbent.nats.connection import NatsAccess, NatsConnection
 
 LONG = 60.0
@@ -650,7 +650,7 @@ async def test_a_bucket_that_was_made_anew_is_told_before_it_is_shown(
     store: Store, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who listens can forget the old records before the watch shows what is in the new bucket."""
-    monkeypatch.setattr(nats_bucket, "HEARTBEAT_EVERY", 0.2)
+    monkeypatch.setattr(nats_watch, "HEARTBEAT_EVERY", 0.2)
     bucket = store.bucket
     happened: list[str | Entry] = []
     seen = Seen()

@@ -22,7 +22,7 @@ from controlplane.proxy import Towards
 from incumbent import Election, Lost, NatsAccess, Profile, State, clock
 from incumbent.campaign.events import Loss
 from incumbent.errors import BucketNotFound
-from incumbent.nats import bucket as nats_bucket
+from incumbent.nats import watch as nats_watch
 from incumbent.nats.connection import NatsConnection
 from waiting import PATIENCE, until
 
@@ -36,8 +36,8 @@ GUIDE = SOURCES.parent / "docs" / "library.md"
 @pytest.fixture
 def soon(monkeypatch):
     """Look at the settings more often than every 10 s."""
-    monkeypatch.setattr(nats_bucket, "INFO_EVERY", 0.3)
-    monkeypatch.setattr(nats_bucket, "HEARTBEAT_EVERY", 0.2)
+    monkeypatch.setattr(nats_watch, "INFO_EVERY", 0.3)
+    monkeypatch.setattr(nats_watch, "HEARTBEAT_EVERY", 0.2)
 
 
 @asynccontextmanager

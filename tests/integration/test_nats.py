@@ -23,7 +23,7 @@ from controlplane.proxy import Proxy, Towards
 from incumbent.campaign.ports import Answer, Outcome, Sighting
 from incumbent.campaign.records import Entry, Nothing, Record
 from incumbent.errors import BucketDenied, BucketInvalid, BucketNotFound, BucketUnreachable
-from incumbent.nats import bucket as nats_bucket
+from incumbent.nats import watch as nats_watch
 from incumbent.nats import connection as nats_connection
 from incumbent.nats.connection import NatsAccess, NatsBucket, NatsConnection
 from natsconnection import connected
@@ -41,7 +41,7 @@ StartProxy = Callable[[int], Awaitable[Proxy]]
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Notice in half a second what otherwise takes three."""
     monkeypatch.setattr(nats_connection, "PING_EVERY", 0.2)
-    monkeypatch.setattr(nats_bucket, "HEARTBEAT_EVERY", 0.2)
+    monkeypatch.setattr(nats_watch, "HEARTBEAT_EVERY", 0.2)
 
 
 async def write(bucket: NatsBucket, expected: int = 0, *, key: str = KEY) -> Answer:
@@ -586,8 +586,8 @@ async def test_changed_settings_are_told(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They may change while elections run; a look now and then finds that."""
-    monkeypatch.setattr(nats_bucket, "HEARTBEAT_EVERY", 0.1)
-    monkeypatch.setattr(nats_bucket, "INFO_EVERY", 0.1)
+    monkeypatch.setattr(nats_watch, "HEARTBEAT_EVERY", 0.1)
+    monkeypatch.setattr(nats_watch, "INFO_EVERY", 0.1)
     async with connected(nats_server.url) as connection, watched(connection) as watch:
         told = len(watch.problems)
         async with stranger(nats_server) as client:

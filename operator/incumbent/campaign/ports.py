@@ -92,16 +92,32 @@ class Bucket(Protocol):
 class WatchedBucket(Bucket, Protocol):
     """A bucket that also tells when something about it changes."""
 
-    problem: BucketError | None
-    """Why it cannot be used now; None while it can."""
-    settings: BucketInfo | None
-    """What the server said last; None before the first answer."""
-    server_ahead: float | None
-    """How many seconds the server's clock, which counts from 1970, is ahead of `incumbent.clock`,
-    of which nobody knows from when it counts; None before the first answer."""
-    denied: dict[str, BucketDenied | BucketInvalid | BucketSilent]
-    """Keys of which no write was stored, as far as was tried, and why: we may not write them, there
-    is no room, or for a whole TTL there was no answer."""
+    @property
+    def problem(self) -> BucketError | None:
+        """Why it cannot be used now; None while it can."""
+        ...
+
+    @property
+    def settings(self) -> BucketInfo | None:
+        """What the server said last; None before the first answer."""
+        ...
+
+    @property
+    def server_ahead(self) -> float | None:
+        """How many seconds the server's clock is ahead of `incumbent.clock`.
+
+        The server's clock counts from 1970, and nobody knows from when ours counts. None before the
+        first answer.
+        """
+        ...
+
+    @property
+    def denied(self) -> Mapping[str, BucketDenied | BucketInvalid | BucketSilent]:
+        """Keys of which no write was stored, as far as was tried, and why.
+
+        We may not write them, there is no room, or for a whole TTL there was no answer.
+        """
+        ...
 
     def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call `changed` when `problem`, `settings` or `denied` change; returns how to end that."""

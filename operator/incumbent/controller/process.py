@@ -282,9 +282,9 @@ class Operator:
     def _campaigner(self, body: Mapping[str, Any], resource: Resource) -> Campaigner:
         namespace = resource.key.namespace
         bucket = self.connection.bucket(resource.bucket)
-        bucket.if_missing = if_missing(bucket.name, self._settings)
+        bucket.lookups.if_missing = if_missing(bucket.name, self._settings)
         if bucket.name != self._settings.bucket:
-            bucket.backoff.longest = SELDOM  # anybody can name it, and it may never be there
+            bucket.lookups.longest_pause = SELDOM  # anybody can name it, and it may never be there
         pods = self._namespaces.get(namespace)
         if pods is None:
             pods = self._namespaces[namespace] = NamespacePods(self._cluster, namespace)

@@ -16,7 +16,9 @@ from incumbent.campaign.ports import Answer, Outcome
 from incumbent.errors import BucketInvalid, BucketNotFound
 from incumbent.history.ports import Stored
 from incumbent.nats import jetstream
-from incumbent.nats.bucket import INFO_EVERY, REQUEST_TIMEOUT, Connection
+from incumbent.nats.ports import Connection
+from incumbent.nats.requests import REQUEST_TIMEOUT
+from incumbent.nats.watch import INFO_EVERY
 
 MOST_MESSAGES = 1000
 """Per subject, for a replica reads all of a key's before it adds to them."""

@@ -40,9 +40,10 @@ from nats.aio.transport import WebSocketTransport
 
 from incumbent import clock
 from incumbent.errors import BucketDenied, BucketError, BucketUnreachable, NotSent
-from incumbent.nats.bucket import NatsBucket, Take, pause
+from incumbent.nats.bucket import NatsBucket
 from incumbent.nats.login import NatsAccess, said, words
-from incumbent.nats.lookups import LONGEST_PAUSE, Throttle
+from incumbent.nats.lookups import BACKOFF, LONGEST_PAUSE, Throttle
+from incumbent.nats.ports import Take
 from incumbent.nats.servers import Server, ServerPool
 
 __all__ = ["NatsAccess", "NatsBucket", "NatsConnection"]
@@ -231,7 +232,7 @@ class NatsConnection:
                 worked = await self._use(server)
                 # The pauses grow from one round to the next, not from one server to the next.
                 tries = 0 if clock.now() - began > LONGEST_PAUSE else tries + 1
-                await pause(tries // len(servers))
+                await asyncio.sleep(BACKOFF.pause(tries // len(servers)))
                 if worked:
                     break
 
@@ -307,7 +308,7 @@ class NatsConnection:
                 if isinstance(found, _Client):
                     return found
                 tries += 1
-                await pause(tries // len(servers))
+                await asyncio.sleep(BACKOFF.pause(tries // len(servers)))
 
     def _named(self, client: _Client, addresses: Json, trusted: bool) -> None:  # noqa: FBT001
         """Take in which servers there are besides those that are configured."""

@@ -7,11 +7,15 @@ loop that renews a request each time that it is looked for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-import random
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
-"""Seconds between attempts: the first pause, and the longest for what is expected to come back."""
+from incumbent import clock
+from incumbent.backoff import JitteredBackoff, jittered
+from incumbent.errors import BucketError, BucketNotFound
+
+LONGEST_PAUSE = 1.0
+"""Seconds between attempts at what is expected to come back, at most."""
 SELDOM = 60.0
 """Seconds between looks for a bucket that somebody named and that does not exist, at most."""
 SHARE = 4
@@ -20,35 +24,8 @@ an hour is found within the minute, one that is created after 20 s is found with
 PER_SECOND = 20.0
 """Looks for all such buckets together, at most. 1,200 can be looked for once a minute each."""
 
-
-class Backoff:
-    """When to look for one bucket again.
-
-    Args:
-        longest: seconds between two looks, at most.
-    """
-
-    def __init__(self, longest: float) -> None:
-        self.longest = longest
-        self._since = math.inf
-        self._looks = 0
-
-    @property
-    def throttled(self) -> bool:
-        """Whether the next look waits for those of other buckets."""
-        return self.longest > LONGEST_PAUSE and self._since < math.inf
-
-    def pause(self, now: float) -> float:
-        """Return the seconds until the next look, after one that was in vain."""
-        self._since = min(self._since, now)
-        self._looks += 1
-        steps = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._looks, 8))
-        share = min(self.longest, (now - self._since) / SHARE)
-        return max(steps, share) * random.uniform(0.5, 1.0)  # noqa: S311
-
-    def end(self) -> None:
-        """Begin with short pauses at the next look that is in vain."""
-        self._since, self._looks = math.inf, 0
+BACKOFF = JitteredBackoff(first=0.05, longest=LONGEST_PAUSE)
+"""Between attempts at what is expected to come back: a server, or a watch."""
 
 
 class Throttle:
@@ -68,3 +45,73 @@ class Throttle:
         async with self._order:
             await asyncio.sleep(self._free_at - loop.time())
             self._free_at = loop.time() + self._distance
+
+
+class Lookups:
+    """When to look for one bucket, and what to say if there is none.
+
+    Args:
+        name: of the bucket.
+        throttle: of all buckets that are looked for, because they cannot be used.
+    """
+
+    def __init__(self, name: str, throttle: Throttle | None = None) -> None:
+        self.longest_pause = LONGEST_PAUSE
+        """Seconds between two looks, at most, while the bucket cannot be used."""
+        self.if_missing = ""
+        """What to do if there is no such bucket, in words; empty: what anybody would."""
+        self.not_created: BucketError | None = None
+        """Why the bucket could not be created, if that was tried last."""
+        self._name = name
+        self._throttle = Throttle() if throttle is None else throttle
+        self._since = math.inf
+        self._looks = 0
+        self._sought = asyncio.Event()
+        """Set when a look should not wait for the end of a pause."""
+        self._prepared = asyncio.Event()
+        self._prepared.set()
+
+    def hold(self) -> None:
+        """Look for it only after `begin`, because it is about to be created."""
+        self._prepared.clear()
+
+    def begin(self) -> None:
+        """Look for it from now on."""
+        self._prepared.set()
+
+    def soon(self) -> None:
+        """Look again without a wait for the end of the pause, because something changed."""
+        self._sought.set()
+
+    async def turn(self) -> None:
+        """Return when to look."""
+        await self._prepared.wait()
+        if self.longest_pause > LONGEST_PAUSE and self._since < math.inf:
+            await self._throttle.take()
+        self._sought.clear()
+
+    async def wait(self) -> None:
+        """Wait after a look that was in vain, until the next one is due, or until `soon`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.pause(clock.now())):
+                await self._sought.wait()
+
+    def pause(self, now: float) -> float:
+        """Return the seconds until the next look, after one that was in vain."""
+        self._since = min(self._since, now)
+        self._looks += 1
+        share = min(self.longest_pause, (now - self._since) / SHARE)
+        return jittered(max(BACKOFF.most(self._looks), share))
+
+    def restart(self) -> None:
+        """Begin with short pauses at the next look that is in vain."""
+        self._since, self._looks = math.inf, 0
+
+    def explained(self, error: BucketError) -> BucketError:
+        """Return an error that says of a missing bucket why it is missing, or what to do."""
+        if not isinstance(error, BucketNotFound):
+            return error
+        missing = f"there is no bucket {self._name}"
+        if self.not_created is not None:
+            return BucketNotFound(f"{missing}, and it cannot be created: {self.not_created}")
+        return BucketNotFound(f"{missing}: {self.if_missing}") if self.if_missing else error

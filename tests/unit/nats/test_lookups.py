@@ -59,7 +59,7 @@ class Server:
     def tenants_bucket(self, name: str) -> NatsBucket:
         """Return a bucket that an election names, which is being looked for."""
         bucket = NatsBucket(self, name, self.turns)
-        bucket.backoff.longest = SELDOM
+        bucket.lookups.longest_pause = SELDOM
         bucket.listen(lambda: None)
         return bucket
 
@@ -155,7 +155,7 @@ async def test_elections_that_come_and_go_delay_nobody(server: Server) -> None:
     """A bucket that nobody names any more keeps no turn."""
     for number in range(500):
         bucket = NatsBucket(server, f"B-{number}", server.turns)
-        bucket.backoff.longest = SELDOM
+        bucket.lookups.longest_pause = SELDOM
         end = bucket.listen(lambda: None)
         await asyncio.sleep(0.1)
         end()
