@@ -24,6 +24,7 @@ from incumbent.campaign.ports import Answer, Outcome, Sighting
 from incumbent.campaign.records import Entry, Nothing, Record
 from incumbent.errors import BucketDenied, BucketInvalid, BucketNotFound, BucketUnreachable
 from incumbent.nats import watch as nats_watch
+from incumbent.nats import client as nats_client
 from incumbent.nats import connection as nats_connection
 from incumbent.nats.connection import NatsAccess, NatsBucket, NatsConnection
 from natsconnection import connected
@@ -40,7 +41,7 @@ StartProxy = Callable[[int], Awaitable[Proxy]]
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Notice in half a second what otherwise takes three."""
-    monkeypatch.setattr(nats_connection, "PING_EVERY", 0.2)
+    monkeypatch.setattr(nats_client, "PING_EVERY", 0.2)
     monkeypatch.setattr(nats_watch, "HEARTBEAT_EVERY", 0.2)
 
 

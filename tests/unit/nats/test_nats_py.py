@@ -1,7 +1,7 @@
-"""The private parts of nats-py that `incumbent.nats.connection` replaces or reads.
+"""The private parts of nats-py that `incumbent.nats.client` replaces or reads.
 
 A change there may break what no other test shows: an error that is no longer told, a connection
-that is not closed. Read what changed, adapt `nats.connection` if it has to be, and only then put
+that is not closed. Read what changed, adapt `nats.client` if it has to be, and only then put
 the new digest here.
 """
 
@@ -20,7 +20,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
-from incumbent.nats import connection as nats_connection
+from incumbent.nats import client as nats_client
 
 DIGESTS = {
     # What is replaced, with other manners:
@@ -66,7 +66,7 @@ def private_names(name: str) -> set[str]:
     """Return the private attributes that a class of ours uses and does not make itself."""
     (found,) = (
         node
-        for node in ast.parse(inspect.getsource(nats_connection)).body
+        for node in ast.parse(inspect.getsource(nats_client)).body
         if isinstance(node, ast.ClassDef) and node.name == name
     )
     used, made = set(), {node.name for node in found.body if hasattr(node, "name")}
@@ -85,7 +85,7 @@ async def test_every_private_part_of_nats_py_that_is_used_exists() -> None:
         "_flusher_task", "_pending_data_size", "_ping_interval_task",
         "_process_err", "_process_info", "_process_op_err", "_reading_task", "_subs", "_transport",
     }  # fmt: skip
-    assert private_names("_Client") & theirs == known
+    assert private_names("NatsClient") & theirs == known
     assert "_wait_for_msgs_task" in vars(Subscription(Client(), 1, "a"))
     transport = nats.aio.transport.WebSocketTransport()
     assert {"_ws", "_client"} <= {*vars(transport)}
