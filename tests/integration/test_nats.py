@@ -23,9 +23,9 @@ from controlplane.proxy import Proxy, Towards
 from incumbent.campaign.ports import Answer, Outcome, Sighting
 from incumbent.campaign.records import Entry, Nothing, Record
 from incumbent.errors import BucketDenied, BucketInvalid, BucketNotFound, BucketUnreachable
-from incumbent.nats import watch as nats_watch
 from incumbent.nats import client as nats_client
 from incumbent.nats import connection as nats_connection
+from incumbent.nats import watch as nats_watch
 from incumbent.nats.connection import NatsAccess, NatsBucket, NatsConnection
 from natsconnection import connected
 from natslogins import GENERATIONS, LOGINS, login
