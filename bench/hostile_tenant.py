@@ -23,8 +23,7 @@ import uvloop
 
 from controlplane.kube import ApiError, Kube
 from controlplane.sites import Site
-from incumbent.kubernetes.api import elections_path, pods_path
-from incumbent.kubernetes.resource import API_VERSION, KIND
+from incumbent.kubernetes.resource import API_VERSION, KIND, elections_path, pods_path
 
 GIVE_UP = 60.0
 """Seconds after which a worker does not wait any longer for an election to be gone."""

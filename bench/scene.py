@@ -19,8 +19,7 @@ from controlplane.natsserver import NatsServer
 from controlplane.processes import Process, free_port
 from controlplane.servers import ControlPlane
 from controlplane.sites import WRITES, Site
-from incumbent.kubernetes.api import elections_path, pods_path
-from incumbent.kubernetes.resource import API_VERSION, KIND, PLURAL
+from incumbent.kubernetes.resource import API_VERSION, KIND, PLURAL, elections_path, pods_path
 
 ROOT = Path(__file__).parents[1]
 PODS = 3

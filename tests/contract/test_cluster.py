@@ -20,7 +20,8 @@ from incumbent.errors import (
     NotFound,
     Refused,
 )
-from incumbent.kubernetes import api as kubernetes_api
+from incumbent.kubernetes import requests as kubernetes_requests
+from incumbent.kubernetes import watch as kubernetes_watch
 from incumbent.kubernetes.api import ApiServer
 from incumbent.kubernetes.connection import UnknownKind
 from incumbent.kubernetes.ports import PodChanged, PodDeleted, PodsReplaced
@@ -251,7 +252,7 @@ async def test_a_list_knows_all_selectors(api_server, kube, namespace):
 
 async def test_a_list_of_many_pages_is_complete(api_server, kube, namespace, monkeypatch):
     """The pages come from one resourceVersion, with a selector and with `since`, too."""
-    monkeypatch.setattr(kubernetes_api, "PAGE", 3)
+    monkeypatch.setattr(kubernetes_requests, "PAGE", 3)
     for number in range(8):
         created = await create_pod(kube, namespace, f"p{number}", labels={"odd": str(number % 2)})
     since = created["metadata"]["resourceVersion"]
@@ -653,8 +654,8 @@ async def test_a_watch_whose_connection_breaks_loses_nothing(site, kube, namespa
 
 async def test_a_watch_through_a_black_hole_is_given_up(site, kube, namespace, proxy, monkeypatch):
     """A connection that stays open and delivers nothing is noticed by its silence."""
-    monkeypatch.setattr(kubernetes_api, "SILENCE", 1)
-    monkeypatch.setattr(kubernetes_api, "TIMEOUT", 1)
+    monkeypatch.setattr(kubernetes_watch, "SILENCE", 1)
+    monkeypatch.setattr(kubernetes_watch, "TIMEOUT", 1)
     wire = await proxy(int(site.url.rpartition(":")[2]))
     kubeconfig = site.kubeconfig_for("operator", server=wire.address)
     async with connected(kubeconfig) as api_server, Pods(api_server, namespace) as pods:
@@ -672,8 +673,8 @@ async def test_at_rest_nothing_is_listed_again(private_plane, monkeypatch):
 
     The API server sends a bookmark 2 s before a watch ends, as it does each minute.
     """
-    monkeypatch.setattr(kubernetes_api, "WATCH_SECONDS", (5, 5))
-    monkeypatch.setattr(kubernetes_api, "SILENCE", 4.5)
+    monkeypatch.setattr(kubernetes_watch, "WATCH_SECONDS", (5, 5))
+    monkeypatch.setattr(kubernetes_watch, "SILENCE", 4.5)
     log = private_plane.site.audit
     async with connected(private_plane.site.kubeconfig_for("operator")) as api_server:
         async with Pods(api_server, "default") as pods:

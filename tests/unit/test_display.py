@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from incumbent.display import LONGEST_SHOWN, MOST_MARKS, cell, line, shown
-from incumbent.kubernetes.api import NOTE_BYTES, event_about
+from incumbent.kubernetes.events import NOTE_BYTES, event_about
 
 ANY = st.text(st.characters(), max_size=60) | st.text(
     st.sampled_from(

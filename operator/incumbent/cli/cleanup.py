@@ -12,9 +12,10 @@ from incumbent import clock, logs, terminal
 from incumbent.cli.flags import Text, cluster_flags, namespaces_flag, said_by_click
 from incumbent.cli.uninstall import why_not
 from incumbent.errors import ConfigurationError, Conflict, Forbidden, IncumbentError, NotFound
-from incumbent.kubernetes.api import MERGE_PATCH, ApiServer, elections_path
+from incumbent.kubernetes.api import ApiServer
 from incumbent.kubernetes.objects import Pod
-from incumbent.kubernetes.resource import FINALIZER, resource_from
+from incumbent.kubernetes.requests import MERGE_PATCH
+from incumbent.kubernetes.resource import FINALIZER, elections_path, resource_from
 from incumbent.kubernetes.turns import working_for
 from incumbent.pods.eligibility import LEADER
 from incumbent.pods.labels import Labels
@@ -150,12 +151,12 @@ class _Cluster(ApiServer):
         A Deployment that does not exist, and does not appear, was deleted: a part of an uninstall
         that is tried again.
         """
-        job = await self._find("/apis/batch/v1/namespaces/{}/jobs/{}".format(*hook))
+        job = await self.requests.find("/apis/batch/v1/namespaces/{}/jobs/{}".format(*hook))
         if job is None:
             return f"there is no Job {hook[1]} in the namespace {hook[0]}"
         path = "/apis/apps/v1/namespaces/{}/deployments/{}".format(*operator)
         until = clock.now() + APPEARS_WITHIN
-        while (found := await self._find(path)) is None:
+        while (found := await self.requests.find(path)) is None:
             if clock.now() > until:
                 return ""
             await asyncio.sleep(POLL)
@@ -170,7 +171,7 @@ class _Cluster(ApiServer):
         path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"
         body = {"spec": {"replicas": 0}}
         try:
-            scale = await self._ask("PATCH", path, body=body, content_type=MERGE_PATCH)
+            scale = await self.requests.ask("PATCH", path, body=body, content_type=MERGE_PATCH)
         except NotFound:
             terminal.show(
                 f"There is no Deployment {name} in the namespace {namespace}, so nothing was"
@@ -232,7 +233,7 @@ class _Cluster(ApiServer):
                 "resourceVersion": election["metadata"]["resourceVersion"],
                 "finalizers": [other for other in finalizers if other != FINALIZER],
             }
-            await self._ask(
+            await self.requests.ask(
                 "PATCH",
                 f"{elections_path(namespace)}/{name}",
                 body={"metadata": metadata},

@@ -274,7 +274,7 @@ class Operator:
         async def pages() -> AsyncIterator[list[dict[str, Any]]]:
             nonlocal restored
             async for page, now in self._cluster.election_pages(namespace):
-                restored = restored or self._cluster.went_back(version, now)
+                restored = restored or self._cluster.watches.went_back(version, now)
                 yield page
 
         return await self.registry.look_again(namespace, pages()) or restored

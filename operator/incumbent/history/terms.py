@@ -25,6 +25,7 @@ from incumbent.campaign.ports import Sighting
 from incumbent.campaign.records import Entry, Marker, Nothing, Record
 from incumbent.display import shown
 from incumbent.kubernetes.objects import Pod
+from incumbent.kubernetes.versions import number_of
 
 ELECTED = "Elected"
 """A term that began on a vacant key."""
@@ -260,7 +261,11 @@ class LabelTracker:
         for uid, (pod, token) in before.items():
             if tokens.get(uid) != token:
                 # A pod that is not known any more has changed since it was seen last.
-                version = _version(seen[uid]) if uid in seen else _version(pod) + 1
+                version = (
+                    number_of(seen[uid].resource_version)
+                    if uid in seen
+                    else number_of(pod.resource_version) + 1
+                )
                 changes.append(LabelChange(token, on=False, at=now, pod=pod.name, version=version))
         for uid, (pod, token) in carriers.items():
             if uid not in before or before[uid][1] != token:
@@ -451,11 +456,9 @@ def _word(text: Any) -> str:
 
 
 def _got_label(pod: Pod, token: int, at: float, *, exact: bool = True) -> LabelChange:
-    return LabelChange(token, on=True, at=at, pod=pod.name, version=_version(pod), exact=exact)
-
-
-def _version(pod: Pod) -> int:
-    return int(pod.resource_version) if pod.resource_version.isdecimal() else 0
+    return LabelChange(
+        token, on=True, at=at, pod=pod.name, version=number_of(pod.resource_version), exact=exact
+    )
 
 
 def _same_term(one: Record, other: Record) -> bool:

@@ -13,9 +13,11 @@ from incumbent import clock, logs, terminal
 from incumbent.cli.flags import INTERRUPTED, Failure, said_by_click
 from incumbent.errors import ClusterUnreachable
 from incumbent.kubectl.options import PROGRAM
-from incumbent.kubernetes.api import MERGE_PATCH, ApiServer, elections_path
+from incumbent.kubernetes.api import ApiServer
 from incumbent.kubernetes.connection import JSON, Expired, Overrides
-from incumbent.kubernetes.resource import KIND
+from incumbent.kubernetes.requests import MERGE_PATCH
+from incumbent.kubernetes.resource import KIND, elections_path
+from incumbent.kubernetes.watch import changes
 
 REQUEST_TIMEOUT = 10.0
 """Seconds for one request, unless --request-timeout says otherwise."""
@@ -47,7 +49,7 @@ async def _run(work: Work, connection: Mapping[str, Any], options: Mapping[str, 
         kubeconfig, context=context, replica="kubectl", overrides=overrides
     )
     client.namespace = namespace or client.connection.default_namespace or "default"
-    client.request_timeout = REQUEST_TIMEOUT if limit is None else limit or math.inf
+    client.requests.timeout = REQUEST_TIMEOUT if limit is None else limit or math.inf
     try:
         return await work(client, **options)
     finally:
@@ -62,7 +64,7 @@ class Client(ApiServer):
 
     async def ask(self, method: str, path: str, **options: Any) -> Any:
         """Send a request and return the JSON of its answer, as `ApiServer` does."""
-        return await self._ask(method, path, **options)
+        return await self.requests.ask(method, path, **options)
 
     async def election(self, name: str) -> dict[str, Any]:
         """Read an election of the namespace.
@@ -86,7 +88,7 @@ class Client(ApiServer):
         """Change an election of the namespace by a merge patch, and return it."""
         path = f"{elections_path(self.namespace)}/{name}"
         query = {"fieldManager": "kubectl-incumbent"} | ({"dryRun": "All"} if dry_run else {})
-        found: dict[str, Any] = await self._ask(
+        found: dict[str, Any] = await self.requests.ask(
             "PATCH", path, query=query, body=patch, content_type=MERGE_PATCH
         )
         return found
@@ -100,15 +102,15 @@ class Client(ApiServer):
         change its type (`ADDED`, `MODIFIED`, `DELETED`) and the object. An API server that goes
         away later is waited for, with a sentence on standard error.
         """
-        listed = await self._ask("GET", path, query=query, accept=accept)
+        listed = await self.requests.ask("GET", path, query=query, accept=accept)
         while True:
             yield "LIST", listed
             opened = clock.now()
             try:
                 async with contextlib.aclosing(
                     self._watched(path, listed["metadata"]["resourceVersion"], query, accept)
-                ) as changes:
-                    async for change in changes:
+                ) as watched:
+                    async for change in watched:
                         yield change
             except Expired:
                 if clock.now() - opened < AGAIN:
@@ -122,9 +124,9 @@ class Client(ApiServer):
     ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
         while True:
             async with contextlib.aclosing(
-                self._changes(path, version, query=query, accept=accept)
-            ) as changes:
-                async for kind, found in changes:
+                changes(self.connection, path, version, query=query, accept=accept)
+            ) as following:
+                async for kind, found in following:
                     version = found["metadata"]["resourceVersion"] or version
                     if kind != "BOOKMARK":
                         yield kind, found
@@ -132,7 +134,9 @@ class Client(ApiServer):
     async def _list_again(self, path: str, query: Mapping[str, str], accept: str) -> dict[str, Any]:
         while True:
             try:
-                found: dict[str, Any] = await self._ask("GET", path, query=query, accept=accept)
+                found: dict[str, Any] = await self.requests.ask(
+                    "GET", path, query=query, accept=accept
+                )
             except ClusterUnreachable:
                 await asyncio.sleep(AGAIN)
             else:
@@ -143,8 +147,8 @@ class Client(ApiServer):
         query = {"fieldSelector": f"metadata.name={name}"}
         async with contextlib.aclosing(
             self.follow(elections_path(self.namespace), query)
-        ) as changes:
-            async for kind, found in changes:
+        ) as following:
+            async for kind, found in following:
                 match kind:
                     case "LIST":
                         yield next(iter(found["items"]), None)
@@ -159,6 +163,6 @@ class Client(ApiServer):
         selector = f"regarding.kind={KIND},regarding.uid={metadata['uid']}"
         path = f"/apis/events.k8s.io/v1/namespaces/{metadata['namespace']}/events"
         found: list[dict[str, Any]] = (
-            await self._ask("GET", path, query={"fieldSelector": selector})
+            await self.requests.ask("GET", path, query={"fieldSelector": selector})
         )["items"]
         return sorted(found, key=lambda event: event.get("eventTime") or "")

@@ -278,3 +278,18 @@ def _query(requirement: Requirement) -> str:
         case "Exists":
             return requirement.key
     return f"!{requirement.key}"
+
+
+def pods_path(namespace: str) -> str:
+    """Return the path of the pods of a namespace."""
+    return f"/api/v1/namespaces/{namespace}/pods"
+
+
+def slices_path(namespace: str) -> str:
+    """Return the path of the EndpointSlices of a namespace."""
+    return f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+
+
+def elections_path(namespace: str) -> str:
+    """Return the path of the elections of a namespace."""
+    return f"/apis/incumbent.dev/v1alpha1/namespaces/{namespace}/leaderelections"

@@ -22,7 +22,6 @@ from typing import Self
 import aiohttp
 
 from incumbent.errors import ClusterError
-from incumbent.kubernetes.api import HEALTHY, RETRY_AFTER, SLACK, pause_before
 from incumbent.kubernetes.connection import (
     JSON,
     UNAUTHORIZED,
@@ -33,7 +32,9 @@ from incumbent.kubernetes.connection import (
     retry_after_in,
 )
 from incumbent.kubernetes.fairness import Rank
+from incumbent.kubernetes.requests import RETRY_AFTER
 from incumbent.kubernetes.turns import apart
+from incumbent.kubernetes.watch import HEALTHY, SLACK, pause_before
 
 LATE = 10.0
 """Seconds after its time by which a watch has ended if nothing is wrong. There is no sooner sign of

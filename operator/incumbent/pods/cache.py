@@ -18,6 +18,7 @@ from incumbent.errors import NotWatched
 from incumbent.kubernetes.objects import Pod
 from incumbent.kubernetes.ports import Cluster, PodDeleted, PodEvent, PodsReplaced, PodsUnwatched
 from incumbent.kubernetes.resource import ANY, EXCLUDE, PRIORITY, Anchor, Resource
+from incumbent.kubernetes.versions import newer
 
 log = structlog.get_logger(__name__)
 
@@ -328,11 +329,5 @@ class ElectionPods:
 
 
 def _newer(known: Pod, other: Pod) -> bool:
-    """Whether of two views of one pod the known one is newer; False if that cannot be told.
-
-    Resource versions of one kind are integers that grow (Kubernetes, KEP-5504).
-    """
-    versions = known.resource_version, other.resource_version
-    if known.uid != other.uid or not all(version.isdecimal() for version in versions):
-        return False
-    return int(versions[0]) > int(versions[1])
+    """Whether of two views of one pod the known one is newer; False if that cannot be told."""
+    return known.uid == other.uid and newer(known.resource_version, other.resource_version)

@@ -22,6 +22,7 @@ from incumbent.flag import Flag
 from incumbent.kubernetes.fairness import Rank
 from incumbent.kubernetes.ports import Cluster
 from incumbent.kubernetes.turns import urgent
+from incumbent.kubernetes.versions import newer
 from incumbent.replicas.confirmation import Steward
 from incumbent.replicas.site import steward_of
 from incumbent.status.conditions import (
@@ -415,7 +416,7 @@ def _reign(status: Mapping[str, Any]) -> object:
 def _newer(known: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether the known object is newer: our own write's answer can be faster than the watch."""
     versions = [body["metadata"].get("resourceVersion", "") for body in (known, other)]
-    return all(v.isdecimal() for v in versions) and int(versions[0]) > int(versions[1])
+    return newer(*versions)
 
 
 def _timestamp(time: datetime | None = None) -> str:

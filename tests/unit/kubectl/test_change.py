@@ -174,13 +174,14 @@ async def test_a_watch_goes_on(monkeypatch, capsys):
             raise ClusterUnreachable(msg)
         return {"metadata": {"resourceVersion": str(next(versions))}, "items": []}
 
-    async def changes(_, version, **__):
+    async def changes(_, __, version, **___):
         yield "MODIFIED", {"metadata": {"resourceVersion": f"{version}+"}}
         yield "BOOKMARK", {"metadata": {"resourceVersion": f"{version}++"}}
         if end := next(ends, None):
             raise end
 
-    server = SimpleNamespace(_ask=ask, _changes=changes)
+    monkeypatch.setattr(client, "changes", changes)
+    server = SimpleNamespace(connection=None, requests=SimpleNamespace(ask=ask))
     for name in ("_watched", "_list_again"):
         setattr(server, name, getattr(Client, name).__get__(server))
     seen = []

@@ -282,7 +282,7 @@ async def test_requests_go_in_the_order_of_their_ranks(server):
 async def test_a_request_that_is_never_answered_gives_its_turn_back_at_its_limit(server):
     """Nothing is held for longer than the request is waited for."""
     answer, api_server = server
-    api_server.request_timeout = 0.2
+    api_server.requests.timeout = 0.2
     api_server.connection.turns = Turns(Limits(turns=1, everything=1, patience=SECONDS))
     answer.hangs.add("slow")
     with pytest.raises(ClusterUnreachable, match="in time"):
