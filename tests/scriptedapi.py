@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from pathlib import Path
 
 from aiohttp import web
 from kubernetes.aio.client import Configuration
@@ -13,6 +14,8 @@ from incumbent.kubernetes import watch as kubernetes_watch
 from incumbent.kubernetes.api import ApiServer
 from incumbent.kubernetes.connection import Connection
 from incumbent.kubernetes.objects import Pod
+
+CERTIFICATES = Path(__file__).parent / "unit" / "kubernetes" / "certificates"
 
 SECONDS = 10
 """Longer than anything here takes, so that a test that would hang fails."""
@@ -61,6 +64,27 @@ async def connected(server):
         yield api_server
     finally:
         await api_server.aclose()
+
+
+@contextlib.asynccontextmanager
+async def connected_by(kubeconfig=None, context=None):
+    found = await Connection.find(kubeconfig, context=context)
+    try:
+        yield found
+    finally:
+        await found.aclose()
+
+
+async def access_of(kubeconfig=None, context=None):
+    async with connected_by(kubeconfig, context) as found:
+        return await found.access()
+
+
+def copy(name, to):
+    """Replace a file by one of the certificates, as the kubelet does: at once, as a whole."""
+    new = to.with_name(f"{to.name}.new")
+    new.write_bytes((CERTIFICATES / name).read_bytes())
+    new.replace(to)
 
 
 def status_response(code, **headers):

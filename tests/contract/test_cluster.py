@@ -22,8 +22,8 @@ from incumbent.errors import (
 )
 from incumbent.kubernetes import requests as kubernetes_requests
 from incumbent.kubernetes import watch as kubernetes_watch
+from incumbent.kubernetes.answers import UnknownKind
 from incumbent.kubernetes.api import ApiServer
-from incumbent.kubernetes.connection import UnknownKind
 from incumbent.kubernetes.ports import PodChanged, PodDeleted, PodsReplaced
 from incumbent.kubernetes.resource import PRIORITY, lean
 from waiting import until

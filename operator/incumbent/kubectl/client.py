@@ -13,8 +13,10 @@ from incumbent import clock, logs, terminal
 from incumbent.cli.flags import INTERRUPTED, Failure, said_by_click
 from incumbent.errors import ClusterUnreachable
 from incumbent.kubectl.options import PROGRAM
+from incumbent.kubernetes.answers import Expired
 from incumbent.kubernetes.api import ApiServer
-from incumbent.kubernetes.connection import JSON, Expired, Overrides
+from incumbent.kubernetes.connection import JSON
+from incumbent.kubernetes.kubeconfig import Overrides
 from incumbent.kubernetes.requests import MERGE_PATCH
 from incumbent.kubernetes.resource import KIND, elections_path
 from incumbent.kubernetes.watch import changes

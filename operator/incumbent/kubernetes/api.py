@@ -14,9 +14,10 @@ from typing import Any, Self
 
 from incumbent import clock
 from incumbent.errors import ClusterError
-from incumbent.kubernetes.connection import Connection, Overrides
+from incumbent.kubernetes.connection import Connection
 from incumbent.kubernetes.events import event_about
 from incumbent.kubernetes.fairness import Rank
+from incumbent.kubernetes.kubeconfig import Overrides
 from incumbent.kubernetes.objects import Pod
 from incumbent.kubernetes.pod_json import pod_from
 from incumbent.kubernetes.ports import PodEvent

@@ -15,14 +15,8 @@ import aiohttp
 
 from incumbent import clock
 from incumbent.errors import ClusterUnreachable, NotFound, Overloaded, Unsent
-from incumbent.kubernetes.connection import (
-    JSON,
-    Body,
-    Connection,
-    UnknownKind,
-    namespace_in,
-    translated,
-)
+from incumbent.kubernetes.answers import UnknownKind, translated
+from incumbent.kubernetes.connection import JSON, Body, Connection, namespace_in
 from incumbent.kubernetes.fairness import Rank
 
 T = TypeVar("T")

@@ -22,15 +22,8 @@ from typing import Self
 import aiohttp
 
 from incumbent.errors import ClusterError
-from incumbent.kubernetes.connection import (
-    JSON,
-    UNAUTHORIZED,
-    Body,
-    Connection,
-    keep_alive,
-    namespace_in,
-    retry_after_in,
-)
+from incumbent.kubernetes.answers import UNAUTHORIZED, retry_after_in
+from incumbent.kubernetes.connection import JSON, Body, Connection, keep_alive, namespace_in
 from incumbent.kubernetes.fairness import Rank
 from incumbent.kubernetes.requests import RETRY_AFTER
 from incumbent.kubernetes.turns import apart

@@ -16,16 +16,8 @@ import structlog
 from incumbent import clock
 from incumbent.backoff import JitteredBackoff
 from incumbent.errors import ClusterError, Overloaded, Unconnected
-from incumbent.kubernetes.connection import (
-    JSON,
-    Connection,
-    Expired,
-    Interrupted,
-    drop,
-    error_for,
-    keep_alive,
-    translated,
-)
+from incumbent.kubernetes.answers import Expired, Interrupted, error_for, translated
+from incumbent.kubernetes.connection import JSON, Connection, drop, keep_alive
 from incumbent.kubernetes.fairness import Rank
 from incumbent.kubernetes.pod_json import pod_from
 from incumbent.kubernetes.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced, PodsUnwatched

@@ -5,7 +5,8 @@ import yaml
 
 from incumbent.errors import ConfigurationError
 from incumbent.kubernetes import connection
-from incumbent.kubernetes.connection import Connection, Overrides
+from incumbent.kubernetes.connection import Connection
+from incumbent.kubernetes.kubeconfig import Overrides
 
 CONFIG = {
     "apiVersion": "v1",

@@ -12,7 +12,7 @@ from incumbent.errors import ClusterUnreachable
 from incumbent.kubectl import change, client, main
 from incumbent.kubectl.change import merged
 from incumbent.kubectl.client import Client
-from incumbent.kubernetes.connection import Expired
+from incumbent.kubernetes.answers import Expired
 from incumbent.kubernetes.objects import Pod
 from incumbent.kubernetes.resource import STEP_DOWN, STEP_DOWN_TERM
 

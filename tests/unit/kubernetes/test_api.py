@@ -9,7 +9,7 @@ from incumbent.errors import (
     ClusterError,
 )
 from incumbent.kubernetes import api as kubernetes_api
-from incumbent.kubernetes.connection import UnknownKind
+from incumbent.kubernetes.answers import UnknownKind
 from scriptedapi import (
     SECONDS,
     patch,
