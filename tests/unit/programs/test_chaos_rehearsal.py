@@ -29,7 +29,7 @@ def test_each_fault_has_a_scenario():
 
 REPLACED = (
     *((Labels, name) for name in ("add", "strip")),
-    *((ApiServer, name) for name in ("patch_pod", "patch_slice", "_watch")),
+    *((ApiServer, name) for name in ("patch_pod", "patch_slice", "watch_pods")),
     (clock, "now"),
     (Confirmation, "act"),
     (Connection, "send"),
