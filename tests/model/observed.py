@@ -115,26 +115,12 @@ def _works(state: State, me: int, replica: Replica, case: Case) -> Iterator[tupl
     read_first = READ_FIRST not in case.without
     match replica.step:
         case 0:  # IDLE
-            target = state.record
-            if not state.labelled[target]:
-                after = _put(state, me, Replica(READ if read_first else ASK, target))
-                yield f"reads that the record is P{target + 1}'s", after
-            for pod in range(case.pods):
-                if pod != target and state.labelled[pod]:
-                    yield f"strips P{pod + 1}", _written(state, pod, case, leads=False)
+            yield from _begins(state, me, case)
         case 1:  # READ
             step = ASK if read_first else SEND
             yield f"reads {name}", _put(state, me, replica._replace(step=step, fresh=True))
         case 2:  # ASK
-            last, known = state.announced, replica._replace(last=state.announced, current=True)
-            if last == replica.pod and EACH_TIME in case.without:
-                known = known._replace(step=SEND if read_first else READ)
-            elif last in {NOBODY, replica.pod} or STRIP_LAST in case.without:
-                known = known._replace(step=ANNOUNCE)
-            else:
-                known = known._replace(step=STRIP)
-            who = f"P{last + 1}" if last != NOBODY else "nobody"
-            yield f"reads that {who} was announced last", _put(state, me, known)
+            yield _asks(state, me, replica, case)
         case 3:  # STRIP
             after = _put(state, me, replica._replace(step=ANNOUNCE))
             yield f"strips P{replica.last + 1}", _written(after, replica.last, case, leads=False)
@@ -151,6 +137,28 @@ def _works(state: State, me: int, replica: Replica, case: Case) -> Iterator[tupl
             if replica.fresh or FENCE in case.without:
                 after = after._replace(patches=after.patches | {replica.pod})
             yield f"sends the label of {name}", after
+
+
+def _begins(state: State, me: int, case: Case) -> Iterator[tuple[str, State]]:
+    target = state.record
+    if not state.labelled[target]:
+        step = ASK if READ_FIRST in case.without else READ
+        yield f"reads that the record is P{target + 1}'s", _put(state, me, Replica(step, target))
+    for pod in range(case.pods):
+        if pod != target and state.labelled[pod]:
+            yield f"strips P{pod + 1}", _written(state, pod, case, leads=False)
+
+
+def _asks(state: State, me: int, replica: Replica, case: Case) -> tuple[str, State]:
+    last, known = state.announced, replica._replace(last=state.announced, current=True)
+    if last == replica.pod and EACH_TIME in case.without:
+        known = known._replace(step=READ if READ_FIRST in case.without else SEND)
+    elif last in {NOBODY, replica.pod} or STRIP_LAST in case.without:
+        known = known._replace(step=ANNOUNCE)
+    else:
+        known = known._replace(step=STRIP)
+    who = f"P{last + 1}" if last != NOBODY else "nobody"
+    return f"reads that {who} was announced last", _put(state, me, known)
 
 
 def _written(state: State, pod: int, case: Case, *, leads: bool) -> State:

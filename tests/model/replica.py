@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from model import rules
@@ -205,42 +206,64 @@ def _begins(state: State, me: int, case: Case) -> Iterator[Step]:
 
 
 def _governs(state: State, me: int, case: Case) -> Iterator[Step]:
-    replica = state.replicas[me]
-    mine, old = replica.mine, replica.mine.pod
-    pods = case.pods_of[case.site_of[me]]
-    for to in pods:
-        if to != old and state.pods[to].condition == "ready":
-            work, reason = _hand_over(state, me, case)
-            words = f"hands over from {case.pod(old)} ({reason}) to {case.pod(to)}"
-            yield words, _put(state, me, work=work, target=to, fresh=True)
-    for stray in pods:
-        if stray != old and (state.pods[stray].token or stray in replica.doubtful):
-            work = (("renew", 0), ("strip", stray))
-            yield f"corrects {case.pod(stray)}", _put(state, me, work=work)
-    if state.pods[old].token == mine.term:
-        if not replica.in_office:
-            yield f"sees {case.pod(old)} labelled", _put(state, me, in_office=True)
-    elif state.pods[old].condition == "ready" and mine.promoted:
-        first = int(not replica.in_office)
-        work = _adding(first, case, renew=case.has(rules.WARRANT))
-        words = f"labels {case.pod(old)}"
-        yield words, _put(state, me, work=work, target=old, fresh=True, aim=mine.term)
+    yield from _hands_over(state, me, case)
+    yield from _corrects(state, me, case)
+    yield from _labels(state, me, case)
     if rules.RELEASE in case.events:
-        work = (("carriers", 0), ("stopped", 0), ("release", 0))
+        work: Work = (("carriers", 0), ("stopped", 0), ("release", 0))
         if not case.has(rules.STRIP_BEFORE_RELEASE):
             work = (("release", 0), ("carriers", 0), ("stopped", 0))
         yield "gives up", _put(state, me, work=work)
-    shown = replica.in_office or bool(replica.doubtful)
+    yield from _gives_way(state, me, case)
+
+
+def _hands_over(state: State, me: int, case: Case) -> Iterator[Step]:
+    old = state.replicas[me].mine.pod
+    for to in _ready_besides(old, state, me, case):
+        work, reason = _hand_over(state, me, case)
+        words = f"hands over from {case.pod(old)} ({reason}) to {case.pod(to)}"
+        yield words, _put(state, me, work=work, target=to, fresh=True)
+
+
+def _corrects(state: State, me: int, case: Case) -> Iterator[Step]:
+    replica = state.replicas[me]
+    for stray in case.pods_of[case.site_of[me]]:
+        if stray != replica.mine.pod and (state.pods[stray].token or stray in replica.doubtful):
+            work = (("renew", 0), ("strip", stray))
+            yield f"corrects {case.pod(stray)}", _put(state, me, work=work)
+
+
+def _labels(state: State, me: int, case: Case) -> Iterator[Step]:
+    replica = state.replicas[me]
+    mine, pod = replica.mine, replica.mine.pod
+    if state.pods[pod].token == mine.term:
+        if not replica.in_office:
+            yield f"sees {case.pod(pod)} labelled", _put(state, me, in_office=True)
+    elif state.pods[pod].condition == "ready" and mine.promoted:
+        first = int(not replica.in_office)
+        work = _adding(first, case, renew=case.has(rules.WARRANT))
+        words = f"labels {case.pod(pod)}"
+        yield words, _put(state, me, work=work, target=pod, fresh=True, aim=mine.term)
+
+
+def _gives_way(state: State, me: int, case: Case) -> Iterator[Step]:
+    """Let another lead whose pod has certainly no label, though it cannot be stripped."""
+    replica = state.replicas[me]
+    old, shown = replica.mine.pod, replica.in_office or bool(replica.doubtful)
     refused = rules.REFUSAL in case.events and state.pods[old].token == 0
     if refused and ((replica.begun and not shown) or not case.has(rules.UNSTRIPPED)):
-        for to in pods:
-            if to != old and state.pods[to].condition == "ready":
-                work = (("renew", 0), ("look around", old), ("transfer", old), ("send", 0))
-                words = f"hands over from {case.pod(old)}, which refuses label and strip"
-                yield words, _put(state, me, work=work, target=to, fresh=True)
+        for to in _ready_besides(old, state, me, case):
+            work = (("renew", 0), ("look around", old), ("transfer", old), ("send", 0))
+            words = f"hands over from {case.pod(old)}, which refuses label and strip"
+            yield words, _put(state, me, work=work, target=to, fresh=True)
     if rules.GIVE_WAY in case.events and replica.begun and not (shown and case.has(rules.UNSHOWN)):
         words = "gives way, for its API server is away"
         yield words, _put(state, me, work=(("release", 0),))
+
+
+def _ready_besides(old: int, state: State, me: int, case: Case) -> Iterator[int]:
+    pods = case.pods_of[case.site_of[me]]
+    return (pod for pod in pods if pod != old and state.pods[pod].condition == "ready")
 
 
 def _hand_over(state: State, me: int, case: Case) -> tuple[Work, str]:
@@ -333,57 +356,72 @@ def _goes_on(state: State, me: int, case: Case) -> Iterator[Step]:
     if verb in {"await", "strip", "list"}:
         yield "ends its pass", _ended(state, me)
     going = _put(state, me, work=rest)
-    pods = case.pods_of[case.site_of[me]]
-    others = [pod for pod in pods if pod != replica.target]
     match verb:
         case "strip":
             yield f"strips {case.pod(what)}", _stripped(going, me, what, case)
         case "stopped":
             yield "answers for nobody any more", _put(going, me, answers=False, in_office=False)
-        case "look":
-            pod = state.pods[replica.target]
-            ready = pod.condition == "ready"
-            after = _put(going, me, fresh=True) if ready else _ended(state, me)
-            yield f"looks at {case.pod(replica.target)}", after
-        case "list":
-            clear = not state.deleted and not any(
-                state.pods[pod].token or pod in replica.doubtful for pod in others
-            )
-            yield "lists: " + _said(others=not clear), going if clear else _ended(state, me)
-        case "look around":
-            clear = not state.deleted and not any(
-                state.pods[pod].token or pod in replica.doubtful for pod in others if pod != what
-            )
-            if not clear and case.has(rules.LIST):
-                going = _put(going, me, work=(*rest[:-1], ("list", 0), ("send", 1)))
-            yield "lists: " + _said(others=not clear), going
-        case "renew":
-            yield from _renews_in_pass(state, going, me, case)
-        case "transfer":
-            yield from _transfers(state, going, me, case)
-        case "create":
-            yield from _creates(going, me, case)
-        case "release":
-            yield from _releases(state, going, me, case)
+        case "look" | "list" | "look around":
+            yield _looks(state, going, me, case)
+        case "renew" | "transfer" | "create" | "release":
+            yield from _writes(state, going, me, case)
         case "send" | "look and send":
             fresh = replica.fresh or verb != "send"
             yield _sends(state, me, what, case, fresh=fresh)
         case "await":
             yield from ()
         case "carriers":
-            due = {pod for pod in pods if state.pods[pod].token} | replica.doubtful
-            if replica.lease != NONE:
-                due |= {replica.mine.pod}
-            work = (*(("strip", pod) for pod in sorted(due)), *rest)
-            yield "lists who is to be stripped", _put(state, me, work=work)
+            yield _lists_carriers(state, me, case)
         case "finalizer":
-            left = any(state.pods[pod].token for pod in pods)
-            record = not state.entry.cause and _ours(state.entry, me, case)
-            if not left and replica.current and not record:
-                over = _put(going, me, up=False)
-                yield "removes the finalizer", over._replace(deleted="done")
+            yield from _removes_the_finalizer(going, me, case)
         case _:
             raise AssertionError(verb)
+
+
+def _looks(state: State, going: State, me: int, case: Case) -> Step:
+    """Read the target, or list the pods that may be labelled."""
+    replica = state.replicas[me]
+    (verb, what), rest = replica.work[0], replica.work[1:]
+    if verb == "look":
+        ready = state.pods[replica.target].condition == "ready"
+        after = _put(going, me, fresh=True) if ready else _ended(state, me)
+        return f"looks at {case.pod(replica.target)}", after
+    allowed = {replica.target} if verb == "list" else {replica.target, what}
+    clear = _nobody_else(state, me, case, allowed)
+    words = "lists: " + _said(others=not clear)
+    if verb == "list":
+        return words, going if clear else _ended(state, me)
+    if not clear and case.has(rules.LIST):
+        going = _put(going, me, work=(*rest[:-1], ("list", 0), ("send", 1)))
+    return words, going
+
+
+def _nobody_else(state: State, me: int, case: Case, allowed: AbstractSet[int]) -> bool:
+    """Return whether a list finds that no other pod may be labelled."""
+    doubtful = state.replicas[me].doubtful
+    return not state.deleted and not any(
+        state.pods[pod].token or pod in doubtful
+        for pod in case.pods_of[case.site_of[me]]
+        if pod not in allowed
+    )
+
+
+def _lists_carriers(state: State, me: int, case: Case) -> Step:
+    replica = state.replicas[me]
+    due = {pod for pod in case.pods_of[case.site_of[me]] if state.pods[pod].token}
+    due |= replica.doubtful
+    if replica.lease != NONE:
+        due |= {replica.mine.pod}
+    work = (*(("strip", pod) for pod in sorted(due)), *replica.work[1:])
+    return "lists who is to be stripped", _put(state, me, work=work)
+
+
+def _removes_the_finalizer(going: State, me: int, case: Case) -> Iterator[Step]:
+    left = any(going.pods[pod].token for pod in case.pods_of[case.site_of[me]])
+    record = not going.entry.cause and _ours(going.entry, me, case)
+    if not left and going.replicas[me].current and not record:
+        over = _put(going, me, up=False)
+        yield "removes the finalizer", over._replace(deleted="done")
 
 
 def _said(*, others: bool) -> str:
@@ -399,6 +437,20 @@ def _stripped(state: State, me: int, pod: int, case: Case) -> State:
     if not there.token and not case.has(rules.REAL_STRIP):
         return state
     return touched(state, pod, there._replace(token=0), fence=case.has(rules.FENCE))
+
+
+def _writes(state: State, going: State, me: int, case: Case) -> Iterator[Step]:
+    """Write to the bucket."""
+    match state.replicas[me].work[0][0]:
+        case "renew":
+            return _renews_in_pass(state, going, me, case)
+        case "transfer":
+            return _transfers(state, going, me, case)
+        case "create":
+            return _creates(going, me, case)
+        case verb:
+            assert verb == "release"
+            return _releases(state, going, me, case)
 
 
 def _renews_in_pass(state: State, going: State, me: int, case: Case) -> Iterator[Step]:
