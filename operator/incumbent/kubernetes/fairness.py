@@ -45,9 +45,12 @@ class Rank(enum.IntEnum):
     """A pod has to lose the leader label, or a slice its address: there is a deadline."""
     CHANGE = 1
     """What a change of leader needs: it goes on while nobody leads."""
-    ROUTINE = 2
-    """Other reads and lists, the labels of candidates, the requests of kopf."""
-    REPORT = 3
+    FINALIZER = 2
+    """kopf adds or removes the finalizer of an election, and shows none of its later changes before
+    that is answered."""
+    ROUTINE = 3
+    """Other reads and lists, and the labels of candidates."""
+    REPORT = 4
     """Status and events, which people read."""
 
 

@@ -102,7 +102,7 @@ class Session:
             # A watch takes no turn: it goes on for minutes.
             namespace, turns = namespace_in(parts.path), self._connection.turns
             with apart():
-                async with turns.turn(Rank.ROUTINE, namespace=namespace):
+                async with turns.turn(_rank(method), namespace=namespace):
                     response = await self._send(method, url, body, headers or {}, timeout)
                     await response.read()  # here, so that the turn lasts until all of it is there
             if (pause := retry_after_in(response.headers)) is not None:
@@ -167,6 +167,15 @@ class Session:
             msg = "The API server does not accept the credentials (401)"
             raise aiohttp.ClientConnectionError(msg)
         return response
+
+
+def _rank(method: str) -> Rank:
+    """Return how urgent a request is. The only thing that kopf writes is a finalizer.
+
+    Slow requests of a namespace, such as its pods' patches at a webhook that hangs, keep others of
+    their rank waiting. They must not keep kopf from the deletion of an election.
+    """
+    return Rank.FINALIZER if method.upper() == "PATCH" else Rank.ROUTINE
 
 
 class ListAgain:

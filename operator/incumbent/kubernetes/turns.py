@@ -25,7 +25,8 @@ REQUESTS = Limits(
     ranks={
         Rank.STRIP: Bounds(8, 40),
         Rank.CHANGE: Bounds(4, 36),
-        Rank.ROUTINE: Bounds(2, 34),
+        Rank.FINALIZER: Bounds(1, 33),
+        Rank.ROUTINE: Bounds(1, 33),
         Rank.REPORT: Bounds(2, 8),
     },
 )

@@ -22,6 +22,7 @@ SMALL = Limits(
     ranks={
         Rank.STRIP: Bounds(2, 5),
         Rank.CHANGE: Bounds(1, 4),
+        Rank.FINALIZER: Bounds(1, 4),
         Rank.ROUTINE: Bounds(1, 4),
         Rank.REPORT: Bounds(1, 2),
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import aiohttp
@@ -13,7 +14,7 @@ from kubernetes.aio.client import Configuration
 from incumbent.errors import ClusterUnreachable
 from incumbent.kubernetes import session as kubernetes_session
 from incumbent.kubernetes.connection import Connection
-from incumbent.kubernetes.fairness import Limits
+from incumbent.kubernetes.fairness import Limits, Rank
 from incumbent.kubernetes.session import ListAgain, Session
 from incumbent.kubernetes.turns import Turns
 
@@ -107,6 +108,21 @@ async def test_requests_are_those_of_the_connection(session, server):
     assert request.headers["User-Agent"] == "kopf"
     assert request.headers["Content-Type"] == kind
     assert request.headers["Authorization"] == "Bearer t1"
+
+
+async def test_slow_patches_of_pods_keep_no_finalizer_waiting(session, server):
+    """Until it is answered, kopf hears nothing more of that election."""
+    limits = Limits(turns=4, everything=8, patience=0.0, spare=4)
+    turns = session._connection.turns = Turns(limits)
+    path = "/apis/incumbent.dev/v1alpha1/namespaces/shop/leaderelections/a"
+    async with contextlib.AsyncExitStack() as slow, asyncio.timeout(5):
+        for _ in range(2):
+            await slow.enter_async_context(turns.turn(Rank.ROUTINE, namespace="shop"))
+        other = asyncio.create_task(ask(session, path))
+        await ask(session, path, method="patch")
+        assert not other.done()
+    await other
+    assert [one.method for one in server.asked] == ["PATCH", "GET"]
 
 
 async def test_a_request_takes_a_turn_and_a_watch_takes_none(session, server):
