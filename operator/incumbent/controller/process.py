@@ -113,6 +113,7 @@ class Operator:
             allowed_locks=settings.allow_locks,
             label_prefixes=settings.label_prefixes,
             most_per_namespace=settings.max_elections_per_namespace,
+            gets_finalizer=lambda namespace: namespace not in settings.without_finalizer,
         )
         self.metrics = Metrics(
             self.registry.campaigners.values,

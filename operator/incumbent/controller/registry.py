@@ -20,10 +20,14 @@ from incumbent.controller.locks import Locks
 from incumbent.controller.quota import Quota
 from incumbent.controller.teardown import Ending
 from incumbent.kubernetes.objects import ElectionKey
-from incumbent.kubernetes.resource import GROUP, Resource, resource_from
+from incumbent.kubernetes.resource import FINALIZER, GROUP, Resource, resource_from
 from incumbent.routing.endpoint_slices import Obstacle
 from incumbent.server.changelog import ChangeLog
 from incumbent.status.conditions import Problem
+
+HELD_WITHIN = 10.0
+"""Seconds for which a new election waits for its finalizer, at most. If the API server refuses the
+finalizer, the election is served without it after this time."""
 
 Claim = tuple[str, str, str]
 """What only one election may have: its kind, where, and the key."""
@@ -38,6 +42,7 @@ class Registry:
         allowed_locks: rules for locks that elections may use besides their own, see `locks`.
         label_prefixes: under which a label key may be, beside `incumbent.dev`.
         most_per_namespace: elections of one namespace that are served; 0: all.
+        gets_finalizer: says whether the elections of a namespace get our finalizer; None: none do.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Registry:
         allowed_locks: Iterable[str] = (),
         label_prefixes: tuple[str, ...] = (),
         most_per_namespace: int = 0,
+        gets_finalizer: Callable[[str], bool] | None = None,
     ) -> None:
         self.campaigners: dict[ElectionKey, Campaigner] = {}
         self.version = 0
@@ -62,7 +68,11 @@ class Registry:
         self._all_seen = asyncio.Event()
         self._news = asyncio.Event()
         self._changes: ChangeLog[ElectionKey] = ChangeLog()
+        self._unheld: dict[str, asyncio.Future[bool]] = {}
+        """By UID, the elections that wait for their finalizer. The result says whether the election
+        has its finalizer; if not, the election is gone."""
         self._make = make
+        self._gets_finalizer = gets_finalizer
         self._locks = Locks(default_bucket, allowed_locks)
         self._quota = Quota(most_per_namespace)
         self._prefixes = (GROUP, *label_prefixes)
@@ -157,6 +167,8 @@ class Registry:
         if campaigner is not None:
             campaigner.update(body, resource, listed=listed)
             self.touch(resource.key)
+        if _is_held(body):
+            self._end_wait(resource.uid, held=True)
         return resource
 
     def forget_body(self, body: Mapping[str, Any]) -> None:
@@ -249,6 +261,8 @@ class Registry:
 
         To NATS both would be one member, and each would take the records of the other for its own.
         """
+        if not await self._until_held(body, stop):
+            return None
         while True:
             latest = {name: body[name] for name in body}  # a view of kopf's goes on changing
             resource = self.look(latest)
@@ -265,6 +279,34 @@ class Registry:
                 await asyncio.wait({stop, change}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 change.cancel()
+
+    async def _until_held(self, body: Mapping[str, Any], stop: asyncio.Future[Any]) -> bool:
+        """Wait until a new election has its finalizer; return whether the election is still there.
+
+        Without a finalizer, an election can be deleted as fast as it is created. kopf reports such
+        a deletion only when the API server has answered kopf's request for the finalizer. Meanwhile
+        the election would take memory and requests, which would delay that answer.
+        """
+        latest = {name: body[name] for name in body}
+        resource = self.look(latest)
+        wanted = self._gets_finalizer is not None and self._gets_finalizer(resource.key.namespace)
+        if not wanted or resource.site or _is_held(latest):
+            return True
+        held = asyncio.get_running_loop().create_future()
+        self._unheld[resource.uid] = held
+        try:
+            await asyncio.wait(
+                {stop, held}, timeout=HELD_WITHIN, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            del self._unheld[resource.uid]
+        return held.result() if held.done() else not stop.done()
+
+    def _end_wait(self, uid: str, *, held: bool) -> None:
+        """Let an election begin that waits for its finalizer, or give it up because it is gone."""
+        wait = self._unheld.get(uid)
+        if wait is not None and not wait.done():
+            wait.set_result(held)
 
     def _may_be_too_many(self, resource: Resource) -> bool:
         """Whether it is not known yet if an election is within its quota.
@@ -333,6 +375,7 @@ class Registry:
 
     def _end(self, key: ElectionKey, uid: str) -> None:
         """Let whoever serves a resource take back what it did, for that is gone."""
+        self._end_wait(uid, held=False)
         campaigner = self.campaigners.get(key)
         if campaigner is None or campaigner.resource.uid != uid or campaigner.gone.done():
             return
@@ -418,6 +461,11 @@ class Registry:
         rivals = (self._resources[key] for key in self._claims[claim])
         oldest = min(rivals, key=lambda rival: (rival.created, rival.uid))
         return oldest.key if oldest.key != resource.key else None
+
+
+def _is_held(body: Mapping[str, Any]) -> bool:
+    """Whether an election stays until the operator removes its finalizer."""
+    return FINALIZER in (body["metadata"].get("finalizers") or ())
 
 
 def _key(body: Mapping[str, Any]) -> ElectionKey:

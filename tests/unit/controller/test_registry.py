@@ -12,6 +12,7 @@ from incumbent.controller.registry import Registry
 from incumbent.controller.teardown import Ending
 from incumbent.errors import ClusterUnreachable
 from incumbent.kubernetes.objects import ElectionKey
+from incumbent.kubernetes.resource import FINALIZER
 
 
 class FakeCampaigner:
@@ -581,6 +582,121 @@ async def test_an_election_is_not_kept_as_it_was_at_first(registry, serve):
     registry.look(election("a"))
     gc.collect()
     assert first() is None
+
+
+# An election begins when its finalizer is there
+
+
+def held(body, version="2"):
+    """Return an election as it is once its finalizer is stored."""
+    about = {"finalizers": [FINALIZER], "resourceVersion": version}
+    return {**body, "metadata": {**body["metadata"], **about}}
+
+
+@pytest.fixture
+def made():
+    """All campaigners that were ever made."""
+    return []
+
+
+@pytest.fixture
+def finalizing(made):
+    """A registry whose elections get a finalizer, but for those in `bare`."""
+
+    def make(body, resource):
+        made.append(FakeCampaigner(body, resource))
+        return made[-1]
+
+    return Registry(make, default_bucket="B", gets_finalizer=lambda where: where != "bare")
+
+
+async def settle():
+    """Let everything go on that can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_who_is_deleted_before_its_finalizer_is_stored_costs_no_campaigner(finalizing, made):
+    """A tenant can create and delete elections faster than the operator could end them."""
+    bodies = [election(f"a{number}") for number in range(200)]
+    served = [Served(finalizing, body) for body in bodies]
+    await settle()
+    for body in bodies:
+        finalizing.forget_body(body)
+    async with asyncio.timeout(1):
+        await asyncio.gather(*(one.task for one in served))
+    assert made == []
+    assert (finalizing.campaigners, finalizing._unheld, finalizing._resources) == ({}, {}, {})
+
+
+async def test_an_election_begins_once_its_finalizer_is_stored(finalizing, made):
+    """And it begins as it is by then."""
+    body = election("a")
+    served = Served(finalizing, body)
+    await settle()
+    assert made == []
+    body.update(held(body))
+    finalizing.look(dict(body))
+    await settle()
+    assert [one.body for one in made] == [body]
+    assert finalizing._unheld == {}
+    await served.end(Ending.RETIRE)
+    assert made[0].told == ["retire while running"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    (
+        pytest.param(held(election("a")), id="it is there"),
+        pytest.param(election("a") | {"status": {"site": "here"}}, id="served before"),
+        pytest.param(
+            make_election("a", namespace="bare"), id="the elections of its namespace get none"
+        ),
+    ),
+)
+async def test_an_election_that_needs_no_finalizer_begins_at_once(finalizing, made, body):
+    """Somebody may lead by it, or none will come."""
+    served = Served(finalizing, body)
+    await settle()
+    assert len(made) == 1
+    await served.end()
+
+
+async def test_an_election_whose_finalizer_is_refused_begins_a_little_later(
+    finalizing, made, monkeypatch
+):
+    """It is better served without one than not at all."""
+    monkeypatch.setattr("incumbent.controller.registry.HELD_WITHIN", 0.02)
+    served = Served(finalizing, election("a"))
+    await settle()
+    assert made == []
+    await asyncio.sleep(0.05)
+    assert len(made) == 1
+    await served.end()
+
+
+async def test_an_election_that_waits_for_its_finalizer_ends_with_the_process(finalizing, made):
+    """Nothing was done that could be taken back."""
+    served = Served(finalizing, election("a"))
+    await settle()
+    async with asyncio.timeout(1):
+        await served.end(Ending.LEAVE)
+    assert (made, finalizing._unheld) == ([], {})
+
+
+async def test_who_follows_one_that_never_had_its_finalizer_begins(finalizing, made):
+    """The end of the first one may be heard after the beginning of the second."""
+    first = election("a", uid="first")
+    waiting = Served(finalizing, first)
+    await settle()
+    second = held(election("a", uid="second"))
+    served = Served(finalizing, second)
+    async with asyncio.timeout(1):
+        await waiting.task
+    finalizing.forget_body(first)
+    await settle()
+    assert [one.resource.uid for one in made] == ["second"]
+    await served.end()
 
 
 # Gone without a word
