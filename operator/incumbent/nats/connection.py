@@ -12,7 +12,7 @@ import json
 import random
 from collections.abc import Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from weakref import WeakValueDictionary
 
 import structlog
@@ -30,6 +30,8 @@ __all__ = ["NatsAccess", "NatsBucket", "NatsConnection"]
 
 MOST_SHOWN = 3
 """Servers of which a problem says why each of them cannot be used."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -50,13 +52,15 @@ class NatsConnection:
         self._failures: dict[Server, BucketError] = {}
         """Why each server could not be used since there is no connection."""
         self._client: NatsClient | None = None
+        self._clients: set[NatsClient] = set()
+        """All that were made and are not abandoned yet."""
         self._up = asyncio.Event()
         self._closed = False
         self._complained: set[str] = set()
         self._lookups = Throttle()
         self._buckets: WeakValueDictionary[str, NatsBucket] = WeakValueDictionary()
         """Those that somebody uses: any election may name any bucket."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def connected(self) -> bool:
@@ -82,6 +86,10 @@ class NatsConnection:
                 task.cancel()
             # Perhaps more than once: in Python 3.11 `wait_for` can lose a cancellation.
             await asyncio.wait(self._tasks, timeout=0.1)
+        # A task that is cancelled between two of its steps leaves its client behind: one that has
+        # just been found, or that was about to retire.
+        for client in tuple(self._clients):
+            await self._abandon(client)
         self._down(BucketUnreachable(CLOSED), news=CLOSED)
 
     async def __aenter__(self) -> Self:
@@ -131,6 +139,10 @@ class NatsConnection:
             work.close()
             msg = "this connection to NATS was closed"
             raise RuntimeError(msg)
+        return self._begin(work, name=name)
+
+    def _begin(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        """Run something; `aclose` ends it, and waits for its end."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -209,15 +221,17 @@ class NatsConnection:
                     return True
                 retiring, client = client, successor
                 try:
-                    self.spawn(_retire(retiring), name="nats connection that is given up")
+                    work = self._retire(retiring)
+                    self.spawn(work, name="nats connection that is given up")
                 except RuntimeError:  # closed meanwhile
-                    await retiring.abandon()
+                    await self._abandon(retiring)
         finally:
-            await client.abandon()
+            await self._abandon(client)
 
     async def _open(self, server: Server, *, other_than: str = "") -> NatsClient | BucketError:
         """Connect to a server, unless it has a certain id; or return why there is no connection."""
         client = NatsClient(self.access, server, named=self._named)
+        self._clients.add(client)
         try:
             await client.open()
             if not other_than or client.server_id != other_than:
@@ -228,10 +242,23 @@ class NatsConnection:
         except Exception as error:  # noqa: BLE001 - whatever it is, the next try may do better
             failure = BucketUnreachable(words(error, server))
         except BaseException:
-            await client.abandon()
+            await self._abandon(client)
             raise
-        await client.abandon()
+        await self._abandon(client)
         return failure
+
+    async def _retire(self, client: NatsClient) -> None:
+        """Let what is under way on a connection that has a successor come to its end."""
+        try:
+            await client.wait_idle()
+            if client.lost.done():
+                client.give_up(BucketUnreachable(str(client.problem)))
+        finally:
+            await self._abandon(client)
+
+    async def _abandon(self, client: NatsClient) -> None:
+        await client.abandon()
+        self._clients.discard(client)
 
     async def _successor_of(self, client: NatsClient) -> NatsClient | None:
         """Connect to another server while this one still works; None if it is lost before."""
@@ -239,18 +266,20 @@ class NatsConnection:
             self._lost(client)
             return None
         log.info("nats.leaving", server=client.server.address)
-        search = asyncio.create_task(self._search(client), name="search for another NATS server")
+        search = self._begin(self._search(client), name="search for another NATS server")
         try:
             ends: set[asyncio.Future[Any]] = {search, client.lost}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if search.done():
                 return search.result()
             self._lost(client)
-            return None
         finally:
-            if not search.done():
-                search.cancel()
-                await asyncio.wait({search})
+            search.cancel()
+            await asyncio.wait({search})
+        # In Python 3.11 `wait_for` can lose a cancellation, so the search may have ended well.
+        if not search.cancelled() and search.exception() is None:
+            await self._abandon(search.result())
+        return None
 
     async def _search(self, leaving: NatsClient) -> NatsClient:
         tries = 0
@@ -311,13 +340,3 @@ class NatsConnection:
         if news not in self._complained and not self._closed:
             self._complained.add(news)
             log.warning("nats.unreachable", problem=news)
-
-
-async def _retire(client: NatsClient) -> None:
-    """Let what is under way on a connection that has a successor come to its end."""
-    try:
-        await client.wait_idle()
-        if client.lost.done():
-            client.give_up(BucketUnreachable(str(client.problem)))
-    finally:
-        await client.abandon()

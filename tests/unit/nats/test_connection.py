@@ -16,6 +16,7 @@ import pytest
 
 from incumbent.campaign.ports import Answer, Outcome
 from incumbent.errors import BucketDenied, BucketUnreachable
+from incumbent.nats.client import NatsClient
 from incumbent.nats.connection import NatsAccess, NatsConnection
 from waiting import PATIENCE, until
 
@@ -222,6 +223,69 @@ async def test_the_end_may_come_while_it_connects(after: float) -> None:
 
         assert time.monotonic() - started < 1
         await until(lambda: not server.open)
+
+
+@asynccontextmanager
+async def leaving() -> AsyncIterator[tuple[Scripted, Scripted, NatsConnection]]:
+    """A server that has said that it shuts down, another one that it names, and a connection."""
+    async with scripted() as other, connected() as (server, connection):
+        named = [other.url.removeprefix("nats://")]
+        server.say(f"INFO {json.dumps({'ldm': True, 'connect_urls': named})}\r\n".encode())
+        yield server, other, connection
+
+
+async def test_the_end_may_come_at_any_step_of_a_move_to_another_server() -> None:
+    """No connection is left open, neither the new one nor the one that is about to retire."""
+    for steps in range(60):
+        async with leaving() as (server, other, connection):
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await connection.aclose()
+            await until(lambda: not server.open and not other.open)
+
+
+async def test_a_search_that_ends_well_though_it_was_cancelled_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In Python 3.11 `wait_for` can lose a cancellation, and nobody needs the client then."""
+    opening, real, slow = asyncio.Event(), NatsClient.open, True
+
+    async def stubborn(client: NatsClient) -> None:
+        nonlocal slow
+        if slow:
+            slow = False
+            opening.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        await real(client)
+
+    async with leaving() as (server, other, connection):
+        monkeypatch.setattr(NatsClient, "open", stubborn)
+        await opening.wait()
+        server.say(b"-ERR 'Server Shutdown'\r\n")
+        await until(lambda: other.accepted >= 1 and connection.connected)
+        await until(lambda: other.open + server.open == 1)
+
+
+async def test_a_search_does_not_outlive_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the end comes while it is cancelled already, because the old server is gone."""
+    opening, real = asyncio.Event(), NatsClient.open
+
+    async def stubborn(client: NatsClient) -> None:
+        opening.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.01)
+        await real(client)
+
+    async with leaving() as (server, other, connection):
+        monkeypatch.setattr(NatsClient, "open", stubborn)
+        await opening.wait()
+        server.say(b"-ERR 'Server Shutdown'\r\n")
+        await until(lambda: not connection.connected)
+        await connection.aclose()
+        assert not [task for task in asyncio.all_tasks() if "search" in task.get_name()]
+        await until(lambda: not server.open and not other.open)
 
 
 async def test_a_server_that_drops_every_connection_is_not_hammered() -> None:
