@@ -21,6 +21,7 @@ from typing import Any
 import structlog
 
 from incumbent import clock
+from incumbent.backoff import JitteredBackoff
 from incumbent.campaign.ports import Outcome, Sighting, WatchedBucket
 from incumbent.campaign.records import Record
 from incumbent.errors import BucketError, BucketUnreachable
@@ -36,8 +37,8 @@ MOST_WAITING = 50
 """Entries of one key that wait to be written; of more, the oldest are dropped."""
 LINGER = 3.0
 """Seconds for which a key is followed after its election was deleted: its release comes late."""
-LONGEST_PAUSE = 30.0
-"""Seconds between attempts while the stream cannot be used, at most."""
+BACKOFF = JitteredBackoff(first=0.25, longest=30.0)
+"""Pauses between attempts while the stream cannot be used."""
 MOST_READ = 20_000
 """Entries of all keys that are kept in memory after they were read. Of more, those go that nobody
 has used for longest, and are read again when they are needed: about 4 MB."""
@@ -157,7 +158,7 @@ class HistoryWriter:
             first = min(waiting, key=lambda one: one.due, default=None)
             if self._failures or not self._looked:
                 if not await self._probe():
-                    await asyncio.sleep(self._pause())
+                    await asyncio.sleep(BACKOFF.pause(self._failures))
             elif first is None:
                 await self._stirred.wait()
             elif first.due > clock.now():
@@ -399,7 +400,3 @@ class HistoryWriter:
         if self.problem:
             self.problem = ""
             log.info("history.available", stream=self._store.name)
-
-    def _pause(self) -> float:
-        longest = min(LONGEST_PAUSE, 0.25 * 2.0 ** min(self._failures, 10))
-        return longest * random.uniform(0.5, 1.0)  # noqa: S311

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,6 +10,7 @@ from typing import Literal
 import structlog
 
 from incumbent import clock
+from incumbent.backoff import JitteredBackoff
 from incumbent.campaign.ports import Observer
 from incumbent.errors import (
     AdmissionDenied,
@@ -34,9 +34,9 @@ log = structlog.get_logger(__name__)
 STRIP_WITHIN = 5.0
 """Seconds for which one pass tries to have a strip confirmed, before the next pass tries. After
 each pass that was too short the next one tries twice as long: the API server may be slow."""
-LONGEST_PAUSE = 60.0
-"""Seconds between attempts to mark a candidate, or to find out whether the API server would accept
-the leader label of a pod again, at most."""
+BACKOFF = JitteredBackoff(first=1.0, longest=60.0)
+"""Pauses between attempts to mark a candidate, or to find out whether the API server would accept
+the leader label of a pod again."""
 LOOK_AGAIN = 1.0
 """Seconds until the next attempt if it is not known what the API server would say."""
 UNANSWERED = 6
@@ -295,8 +295,7 @@ def again(before: Refusal | None, why: str, error: ClusterError) -> Refusal:
     if before is not None and clock.now() < before.again_at:
         return replace(before, why=why, error=error)  # it was tried before it was time for that
     failures = before.failures + 1 if before is not None else 1
-    pause = min(LONGEST_PAUSE, 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
-    return Refusal(why, error, failures, clock.now() + pause)
+    return Refusal(why, error, failures, clock.now() + BACKOFF.pause(failures))
 
 
 async def together(*works: Awaitable[object]) -> list[object]:

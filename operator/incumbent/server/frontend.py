@@ -25,6 +25,7 @@ from typing import Any
 import structlog
 
 from incumbent import clock
+from incumbent.backoff import JitteredBackoff
 from incumbent.server.feed import LINE, Feed
 from incumbent.server.listen import Sockets, addresses_of
 
@@ -34,8 +35,8 @@ NICE = 10
 OOM_SCORE = 300
 """How much sooner the system ends this process than the one that renews when memory is short."""
 
-LONGEST_PAUSE = 5.0
-"""Seconds before it is started again, at most."""
+BACKOFF = JitteredBackoff(first=0.1, longest=5.0)
+"""Pauses before it is started again."""
 
 FORGIVEN_AFTER = 60.0
 """Seconds after which an end counts as the first one."""
@@ -109,7 +110,7 @@ class Frontend:
                 return
             failures = 1 if clock.now() > began + FORGIVEN_AFTER else failures + 1
             log.warning("http.ended", code=code)
-            await asyncio.sleep(min(LONGEST_PAUSE, 0.1 * 2.0 ** min(failures, 8)))
+            await asyncio.sleep(BACKOFF.pause(failures))
 
     async def _run(self) -> int:
         """Run it once; return its exit code."""

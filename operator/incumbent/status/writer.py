@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import math
-import random
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import structlog
 
 from incumbent import clock
+from incumbent.backoff import JitteredBackoff, jittered
 from incumbent.errors import ClusterError, Conflict, NotFound, Refused
 from incumbent.flag import Flag
 from incumbent.kubernetes.fairness import Rank
@@ -37,10 +37,10 @@ from incumbent.status.conditions import (
 
 log = structlog.get_logger(__name__)
 
-LONGEST_PAUSE = 5.0
-"""Seconds between attempts to write a status, at most."""
-LONGEST_QUARREL = 30.0
-"""The same while somebody else writes another status again and again."""
+BACKOFF = JitteredBackoff(first=0.1, longest=5.0)
+"""Pauses between attempts to write a status."""
+QUARREL = JitteredBackoff(first=0.1, longest=30.0)
+"""Pauses while somebody else writes another status again and again."""
 FORGIVEN_AFTER = 60.0
 """Seconds without such a quarrel after which a change of somebody else is corrected at once."""
 HEARS_WITHIN = 2.0
@@ -190,8 +190,7 @@ class StatusWriter:
                 failures = 0
                 continue
             self._stirred.set()
-            pause = min(LONGEST_PAUSE, 0.1 * 2 ** min(failures, 8))
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+            await asyncio.sleep(BACKOFF.pause(failures))
 
     def _failed(self, error: ClusterError, failures: int) -> None:
         if failures in LOGGED_FAILURES:
@@ -274,7 +273,7 @@ class StatusWriter:
                 if not await self._read_again():
                     return
                 # Whoever changed it may know more than we do; so may we, in a moment.
-                await asyncio.sleep(AFTER_CONFLICT * random.uniform(0.5, 1.0))  # noqa: S311
+                await asyncio.sleep(jittered(AFTER_CONFLICT))
                 continue
             if (status.get("steward") or {}).get("process"):
                 self.drops_proofs = "process" not in (self.status.get("steward") or {})
@@ -314,9 +313,8 @@ class StatusWriter:
             self._repeats = 0
         if not self._repeats:
             return
-        pause = min(LONGEST_QUARREL, 0.1 * 2 ** min(self._repeats, 10))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):  # noqa: S311
+            async with asyncio.timeout(QUARREL.pause(self._repeats)):
                 while self._repeats_itself():
                     await self._stirred.wait()
                     self._stirred.clear()

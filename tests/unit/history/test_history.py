@@ -634,7 +634,7 @@ async def test_without_a_stream_it_goes_on_and_says_so(scene):
     assert began_at == pytest.approx(ZERO, abs=5), "by the server's clock, though no stream tells"
 
     scene.store.problem = None
-    await asyncio.sleep(history_writer.LONGEST_PAUSE + 1)
+    await asyncio.sleep(history_writer.BACKOFF.longest + 1)
     assert one.problem == ""
     assert scene.tokens[0] == 1
 
