@@ -17,7 +17,7 @@ LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit check fix bench bench-scale bench-storm bench-hostile soak simulate model chaos scenarios verify matrix e2e up env down build chart image image-check docs lock clean
+.PHONY: help demo test browser test-unit check fix bench bench-scale bench-storm bench-hostile soak simulate model chaos scenarios verify matrix e2e up env down build chart image image-check docs lock clean
 
 help: ## Show this text
 	@echo 'Usage: make TARGET'
@@ -41,6 +41,9 @@ demo: $(INSTALLED) ## Show what Incumbent does; CONTEXT=NAME shows it on a clust
 test: build ## Run all tests but the scenarios; ARGS='…' goes to pytest
 	$(BIN)/python -m pytest tests/unit $(PARALLEL) $(ARGS) || [ $$? -eq 5 ]
 	$(BIN)/python -m pytest $(ON_SERVERS) $(PARALLEL) $(ARGS) || [ $$? -eq 5 ]
+
+browser: $(INSTALLED) ## Install Chromium for the tests of the page, if it is missing: on Debian, as root
+	@$(RUN) -m page.browser
 
 test-unit: $(INSTALLED) ## Run the tests that need no server: a few seconds
 	$(BIN)/python -m pytest $(PARALLEL) tests/unit $(ARGS)

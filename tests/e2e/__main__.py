@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.report import environment, keep
 
+import debian
 from controlplane import build
 from controlplane.processes import ControlPlaneError
 from e2e import images, network, report, scenarios
@@ -57,7 +58,7 @@ def main() -> int:
         for needed in (build.programs, build.node_programs, build.helms):
             needed()
         archives = " ".join(str(path) for path in images.build(say))
-    except Impossible as error:
+    except (Impossible, debian.PackagesMissing) as error:
         sys.stderr.write(f"make e2e: {error}\n")
         if os.environ.get("E2E") == "skip":
             sys.stderr.write("make e2e: skipped, as E2E=skip asks for.\n")
@@ -86,7 +87,8 @@ def _require() -> None:
     """See to it that everything is there.
 
     Raises:
-        Impossible: it is not, and cannot be had.
+        Impossible: this machine or this user cannot do it.
+        PackagesMissing: they cannot be installed.
     """
     if sys.platform != "linux":
         msg = f"it needs Linux with its namespaces and cgroups, and this is {sys.platform}."
@@ -94,21 +96,7 @@ def _require() -> None:
     if os.geteuid() != 0:
         msg = "it needs root, to make namespaces and run containers; try sudo make e2e."
         raise Impossible(msg)
-    missing = [package for program, package in PACKAGES.items() if not shutil.which(program)]
-    if not missing:
-        return
-    if not shutil.which("apt-get"):
-        msg = f"it needs what Debian has in {', '.join(missing)}; install these."
-        raise Impossible(msg)
-    say(f"installing {', '.join(missing)}")
-    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
-    for command in (["apt-get", "update"], install):
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=quiet)
-        if done.returncode:
-            said = (done.stderr or done.stdout).strip().splitlines()[-1:]
-            msg = f"{' '.join(command[:2])} failed ({''.join(said)}); install {missing} by hand."
-            raise Impossible(msg)
+    debian.install(PACKAGES, say=say)
 
 
 async def _run(archives: list[Path], options: argparse.Namespace) -> int:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import pytest
+from playwright.async_api import async_playwright, expect
 
 from incumbent.server import http
-from page.chromium import PROGRAM, Chromium
+from page import browser as chromium
 from page.directory import Elections
+
+FLAGS = ("--no-proxy-server", "--disable-gpu", "--disable-dev-shm-usage")
+PATIENCE = 30_000
+"""How long an expectation may take to come true, in milliseconds."""
 
 
 @pytest.fixture(scope="session", autouse=True)
-def browser_exists():
-    """Skip where there is no browser."""
-    if PROGRAM is None:
-        pytest.skip("no chromium on this machine: install the package `chromium`")
+def executable():
+    """Return the path of Chromium; fail where there is none."""
+    expect.set_options(timeout=PATIENCE)
+    found = chromium.find()
+    if found is None:
+        pytest.fail(
+            "Chromium is missing: run `make browser` as root, or install it.", pytrace=False
+        )
+    return found
 
 
 @pytest.fixture
@@ -43,15 +53,49 @@ async def url(serve):
     return f"http://{(await serve()).addresses[0]}/"
 
 
-@pytest.fixture(scope="session")
-def running(tmp_path_factory):
-    """A browser that all tests of a worker share."""
-    with Chromium(tmp_path_factory.mktemp("chromium")) as process:
-        yield process
+@pytest.fixture
+async def browser(executable):
+    """A browser."""
+    async with (
+        async_playwright() as playwright,
+        await playwright.chromium.launch(executable_path=executable, args=FLAGS) as running,
+    ):
+        yield running
 
 
 @pytest.fixture
-async def browser(running):
-    """A connection to the browser."""
-    async with running.connect() as connection:
-        yield connection
+def complaints():
+    """Errors of the page, and of its console, among them those about the security policy."""
+    return []
+
+
+@pytest.fixture
+def requests():
+    """The URLs of all requests."""
+    return []
+
+
+@pytest.fixture
+def open_page(browser, complaints, requests):
+    """Return a coroutine function that opens a page in a window of its own."""
+
+    async def opened(url, *, width=1360, dark=False):
+        context = await browser.new_context(
+            viewport={"width": width, "height": 860},
+            color_scheme="dark" if dark else "light",
+            locale="en-GB",
+            timezone_id="UTC",
+        )
+        context.set_default_timeout(PATIENCE)
+        context.on("weberror", lambda thrown: complaints.append(str(thrown.error)))
+        context.on("request", lambda request: requests.append(request.url))
+        context.on("console", complain)
+        page = await context.new_page()
+        await page.goto(url)
+        return page
+
+    def complain(message):
+        if message.type in {"error", "warning"}:
+            complaints.append(message.text)
+
+    return opened
