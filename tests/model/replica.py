@@ -202,7 +202,7 @@ def _begins(state: State, me: int, case: Case) -> Iterator[Step]:
         return  # it stands by
     yield from _stands_down(state, me, case)
     if entry.cause and not replica.doubtful and not replica.answers:
-        yield from _takes_office(state, me, case)
+        yield from _begins_term(state, me, case)
 
 
 def _governs(state: State, me: int, case: Case) -> Iterator[Step]:
@@ -311,7 +311,7 @@ def _stands_down(state: State, me: int, case: Case) -> Iterator[Step]:
             yield words, _put(state, me, work=(("strip", pod),))
 
 
-def _takes_office(state: State, me: int, case: Case) -> Iterator[Step]:
+def _begins_term(state: State, me: int, case: Case) -> Iterator[Step]:
     replica = state.replicas[me]
     if state.terms >= case.terms:
         return
@@ -326,7 +326,7 @@ def _takes_office(state: State, me: int, case: Case) -> Iterator[Step]:
             strip = (("strip", replica.held),)
         label = _adding(1, case, renew=False)
         if strip:
-            words = f"takes office for {case.pod(to)}"
+            words = f"begins a term for {case.pod(to)}"
             work = (*strip, ("create", 0), *label)
             yield words, _put(state, me, work=work, target=to, fresh=True)
         else:
