@@ -12,12 +12,14 @@ RUN := PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python
 ARGS ?=
 # Two processes: enough for the smallest machine, and a file's tests share one set of fixtures.
 PARALLEL ?= -n 2 --dist loadfile
+# Of all unit tests; some of them would miss the floor. The table comes at the end of `make test`.
+COVERAGE := $(if $(ARGS),,--cov --cov-report= --cov-fail-under=0)
 ON_SERVERS := tests --ignore tests/unit --ignore tests/scenarios
 LOCK := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser test-unit check fix bench bench-scale bench-storm bench-hostile soak simulate model chaos scenarios verify matrix e2e up env down build chart image image-check docs lock clean
+.PHONY: help demo test browser test-unit check fix bench bench-scale bench-storm bench-hostile soak simulate mutants model chaos scenarios verify matrix e2e up env down build chart image image-check docs lock clean
 
 help: ## Show this text
 	@echo 'Usage: make TARGET'
@@ -39,8 +41,9 @@ demo: $(INSTALLED) ## Show what Incumbent does; CONTEXT=NAME shows it on a clust
 	@$(RUN) -m demo $(if $(CONTEXT),--context $(CONTEXT))
 
 test: build ## Run all tests but the scenarios; ARGS='…' goes to pytest
-	$(BIN)/python -m pytest tests/unit $(PARALLEL) $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest tests/unit $(PARALLEL) $(COVERAGE) $(ARGS) || [ $$? -eq 5 ]
 	$(BIN)/python -m pytest $(ON_SERVERS) $(PARALLEL) $(ARGS) || [ $$? -eq 5 ]
+	@$(if $(ARGS),,$(RUN) -m coveragetable)
 
 browser: $(INSTALLED) ## Install Chromium for the tests of the page, if it is missing: on Debian, as root
 	@$(RUN) -m page.browser
@@ -85,6 +88,9 @@ simulate: $(INSTALLED) ## Simulate elections under faults; RUNS=N SEED=N, a rand
 chaos: build ## Real sites under random faults; DURATION=S SEED=N, SHORT=1: 90 s, ROUTING=1: slices, PLANTED=1: is a fault found?
 	@$(RUN) -m chaos $(if $(SHORT),--short) $(if $(DURATION),--duration $(DURATION)) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ROUTING),--routing) $(if $(PLANTED),--planted $(filter-out 1,$(PLANTED)))
+
+mutants: $(INSTALLED) ## Change deciding code at random, and see whether a test fails: half an hour; N=30 SEED=N
+	@$(RUN) -m mutants $(if $(N),--count $(N)) $(if $(SEED),--seed $(SEED))
 
 model: $(INSTALLED) ## Search all orders of events in a model; NAME='the name of a scenario or rule'
 	@$(RUN) -m model $(if $(NAME),"$(NAME)")
