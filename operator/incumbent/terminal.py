@@ -29,15 +29,14 @@ def show_candidate(value: str, about: str) -> None:
     _print("\t".join(map(display.line, filter(None, (value, about)))))
 
 
-def show_data(value: Any, output: str, *, mark: bool = False) -> None:
+def show_data(value: Any, output: str) -> None:
     """Print a value as JSON or YAML, exactly: text of others is escaped as these formats have it.
 
     Args:
         value: what JSON can hold.
         output: `json`, as kubectl indents it; `line` for JSON on one line; or `yaml`.
-        mark: whether to begin with YAML's mark of a document, for more may follow.
     """
-    _print("---\n" * (mark and output == "yaml") + data(value, output))
+    _print(data(value, output))
 
 
 def data(value: Any, output: str) -> str:

@@ -257,56 +257,6 @@ async def others(election):
     return f"billing-{leader}", sorted(f"billing-{name}" for name in labels if name != leader)
 
 
-@pytest.mark.parametrize(
-    "flags",
-    (
-        (),
-        ("-o", "wide"),
-        ("-A", "--field-selector", "metadata.name=billing"),
-        ("--no-headers",),
-        ("billing",),
-        ("billing", "-o", "name"),
-        ("-l", "no=such"),
-    ),
-)
-async def test_get_prints_what_kubectl_prints(shell, election, flags):
-    """Byte for byte, but for the age, which goes on."""
-    ages = re.compile(r"\b(\d+[smhd])+$", re.MULTILINE)
-    ours = ages.sub("", await shell("get", *flags))
-    theirs = ages.sub("", await shell.kubectl("get", "leaderelections", *flags))
-    assert ours == theirs
-
-
-async def test_get_objects(shell, election):
-    """JSON and YAML are the objects of the API server, one or a list."""
-    one = json.loads(await shell("get", "billing", "-o", "json"))
-    assert (one["kind"], one["metadata"]["name"]) == ("LeaderElection", "billing")
-    several = yaml.safe_load(await shell("get", "-o", "yaml"))
-    assert [item["metadata"]["uid"] for item in several["items"]] == [one["metadata"]["uid"]]
-
-
-async def test_get_nothing(shell, election):
-    """What is not there is said on standard error; only a name makes that a failure."""
-    assert "There is no LeaderElection nix" in await shell("get", "nix", code=1)
-    assert await shell("get", "-n", "default") == ""
-
-
-async def test_get_watches(shell, election):
-    """Each change is a row, below the same titles."""
-    process = await shell.start("kubectl-incumbent", "get", "billing", "--watch")
-    try:
-        assert (await process.stdout.readline()).startswith(b"NAME ")
-        assert (await process.stdout.readline()).startswith(b"billing ")
-        await election.patch(suspend=True)
-        while b" Suspended " not in (row := await process.stdout.readline()):
-            assert row.startswith(b"billing ")
-    finally:
-        process.kill()
-        await process.communicate()
-        await election.patch(suspend=False)
-        await election.wait_leader()
-
-
 async def test_who_and_status(shell, election):
     """Both tell who the labels show."""
     leader, rest = await others(election)
@@ -417,7 +367,9 @@ async def test_rights_that_are_missing(shell, election):
     """The right is named, and credentials that nobody knows are said to be that."""
     said = await shell("who", "billing", "--as", "nobody", code=1)
     assert 'User "nobody" cannot get resource "leaderelections"' in said
-    assert "does not accept the credentials" in await shell("get", "--token", "x", code=1)
+    assert "does not accept the credentials" in await shell(
+        "who", "billing", "--token", "x", code=1
+    )
     said = await shell("doctor", "--as", "nobody")
     assert "you may not get, list, watch, patch leaderelections.incumbent.dev" in said
     acting = ("--as", "somebody", "--as-group", "a", "--as-group", "system:masters")
@@ -498,7 +450,7 @@ async def test_kubectl_completes(shell, election):
     leader, rest = await others(election)
     for words, offered in (
         (("who", ""), "billing"),
-        (("get", "-n", shell.namespace[:-1]), shell.namespace),
+        (("who", "-n", shell.namespace[:-1]), shell.namespace),
         (("step-down", "billing", "--to", rest[0][:-1]), rest[0]),
         (("wait", "billing", "--for", f"leader={leader}"), f"leader={leader}"),
         (("who", "--context", ""), shell.site.name),

@@ -20,7 +20,7 @@ from incumbent.cli import bucket as cli_bucket
 from incumbent.cli import session as cli_session
 from incumbent.cli.flags import Failure, Refusal
 from incumbent.display import line
-from incumbent.errors import ClusterUnreachable, Forbidden
+from incumbent.errors import Forbidden
 from incumbent.kubectl import client, main
 from incumbent.kubectl import options as kubectl_options
 from incumbent.kubectl.doctor import cluster
@@ -102,11 +102,7 @@ class _Server:
             Pod("shop", "other", "3", "1", labels=labels | {"incumbent.dev/web": self.text}),
         ]
 
-    async def follow(self, path, query, *, accept):
-        yield "LIST", await self.ask("GET", path, accept=accept)
-        raise ClusterUnreachable(self.text)
-
-    async def ask(self, method, path, *, query=None, body=None, accept=""):
+    async def ask(self, method, path, *, query=None, body=None):
         if path == "/version":
             return {"gitVersion": self.text}
         if path.endswith("/history"):
@@ -128,18 +124,10 @@ class _Server:
             raise Forbidden(self.text)
         if "accessreviews" in path:
             return {"status": {"allowed": False}}
-        if "as=Table" in accept:
-            columns = [{"name": self.text}, {"name": "HOLDER", "priority": 1}]
-            row = {"cells": [self.text, self.text], "object": election(self.text)}
-            return {"metadata": {}, "columnDefinitions": columns, "rows": [row, row]}
         return {"metadata": {}, "items": [election(self.text)]}
 
 
 PLUGIN = (
-    "get",
-    "get --all-namespaces --output=wide",
-    "get web --output=name",
-    "get --watch",
     "status web",
     "who web",
     "who web --output=name",
@@ -160,7 +148,6 @@ def called(arguments, text):
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(cluster, "LOOK_AGAIN", 0)
         patches.setattr(kubectl_options, "SAY_AFTER", 3600)
-        patches.setattr(_Server, "missing", client.Client.missing, raising=False)
 
         def run(work, _, options):
             with client.said_by_click():
@@ -194,7 +181,7 @@ def test_every_command_of_the_plugin_is_among_them():
 
 
 @pytest.mark.parametrize("output", ("json", "yaml"))
-@pytest.mark.parametrize("arguments", ("get web", "status web", "who web", "suspend web"))
+@pytest.mark.parametrize("arguments", ("status web", "who web", "suspend web"))
 @settings(max_examples=10)
 @given(text=HOSTILE)
 def test_data_is_exact(arguments, output, text):
@@ -202,9 +189,8 @@ def test_data_is_exact(arguments, output, text):
     found = called(f"{arguments} --output={output}", text)
     assert [*map(line, found.split("\n"))] == found.split("\n")
     value = (json.loads if output == "json" else yaml.safe_load)(found)
-    assert {"get": lambda: value["status"]["holder"], "who": lambda: value["pod"]}.get(
-        arguments.split()[0], lambda: (value.get("status") or value)["holder"]
-    )() == text
+    shown = value["pod"] if arguments == "who web" else (value.get("status") or value)["holder"]
+    assert shown == text
 
 
 class _Bucket:

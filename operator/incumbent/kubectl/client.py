@@ -12,10 +12,8 @@ from typing import Any
 from incumbent import clock, logs, terminal
 from incumbent.cli.flags import INTERRUPTED, Failure, said_by_click
 from incumbent.errors import ClusterUnreachable
-from incumbent.kubectl.options import PROGRAM
 from incumbent.kubernetes.answers import Expired
 from incumbent.kubernetes.api import ApiServer
-from incumbent.kubernetes.connection import JSON
 from incumbent.kubernetes.kubeconfig import Overrides
 from incumbent.kubernetes.requests import MERGE_PATCH
 from incumbent.kubernetes.resource import KIND, elections_path
@@ -83,7 +81,7 @@ class Client(ApiServer):
         """Return the error that there is no such election."""
         return Failure(
             f"There is no LeaderElection {name} in the namespace {self.namespace}:"
-            f" `{PROGRAM} get -A` lists all of them"
+            " `kubectl get leaderelections -A` lists all of them"
         )
 
     async def patch_election(self, name: str, patch: Any, *, dry_run: bool) -> dict[str, Any]:
@@ -96,7 +94,7 @@ class Client(ApiServer):
         return found
 
     async def follow(
-        self, path: str, query: Mapping[str, str], *, accept: str = JSON
+        self, path: str, query: Mapping[str, str]
     ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
         """List, then watch, for ever.
 
@@ -104,13 +102,13 @@ class Client(ApiServer):
         change its type (`ADDED`, `MODIFIED`, `DELETED`) and the object. An API server that goes
         away later is waited for, with a sentence on standard error.
         """
-        listed = await self.requests.ask("GET", path, query=query, accept=accept)
+        listed = await self.requests.ask("GET", path, query=query)
         while True:
             yield "LIST", listed
             opened = clock.now()
             try:
                 async with contextlib.aclosing(
-                    self._watched(path, listed["metadata"]["resourceVersion"], query, accept)
+                    self._watched(path, listed["metadata"]["resourceVersion"], query)
                 ) as watched:
                     async for change in watched:
                         yield change
@@ -119,26 +117,24 @@ class Client(ApiServer):
                     await asyncio.sleep(AGAIN)
             except ClusterUnreachable as error:
                 terminal.show(f"{error}; waiting for it", err=True)
-            listed = await self._list_again(path, query, accept)
+            listed = await self._list_again(path, query)
 
     async def _watched(
-        self, path: str, version: str, query: Mapping[str, str], accept: str
+        self, path: str, version: str, query: Mapping[str, str]
     ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
         while True:
             async with contextlib.aclosing(
-                changes(self.connection, path, version, query=query, accept=accept)
+                changes(self.connection, path, version, query=query)
             ) as following:
                 async for kind, found in following:
                     version = found["metadata"]["resourceVersion"] or version
                     if kind != "BOOKMARK":
                         yield kind, found
 
-    async def _list_again(self, path: str, query: Mapping[str, str], accept: str) -> dict[str, Any]:
+    async def _list_again(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
         while True:
             try:
-                found: dict[str, Any] = await self.requests.ask(
-                    "GET", path, query=query, accept=accept
-                )
+                found: dict[str, Any] = await self.requests.ask("GET", path, query=query)
             except ClusterUnreachable:
                 await asyncio.sleep(AGAIN)
             else:

@@ -15,7 +15,6 @@ from incumbent.cli.main import Commands, shown_version
 from incumbent.kubectl.options import PROGRAM, SETTINGS, connection_flags
 
 COMMANDS = {
-    "get": ("incumbent.kubectl.get:get", "List elections, as kubectl does."),
     "status": ("incumbent.kubectl.status:status", "Show all about one election on one screen."),
     "who": ("incumbent.kubectl.who:who", "Print the pod that leads."),
     "wait": ("incumbent.kubectl.who:wait", "Wait until a pod leads."),
@@ -48,7 +47,6 @@ def main(context: click.Context, /, **connection: Any) -> None:
 
     \b
     Examples:
-      kubectl incumbent get --all-namespaces
       kubectl incumbent status billing
       kubectl exec "$(kubectl incumbent who billing -o name)" -- ./report
       kubectl incumbent step-down billing --to billing-2

@@ -47,20 +47,14 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def widths(rows: Sequence[Sequence[str]], least: Sequence[int] = ()) -> list[int]:
-    """Return the widths of all columns but the last, at least those given."""
-    found = [
+def lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of text as lines, with columns as wide as kubectl would make them."""
+    widths = [
         max(NARROWEST, PADDING + max(len(cell(row[column])) for row in rows))
         for column in range(len(rows[0]) - 1)
     ]
-    return [max(pair) for pair in zip(found, least or found, strict=True)]
-
-
-def lines(rows: Sequence[Sequence[str]], wide: Sequence[int] = ()) -> list[str]:
-    """Return rows of text as lines, with columns as wide as kubectl would make them."""
-    wide = wide or widths(rows)
     return [
-        "".join(cell(text).ljust(width) for text, width in zip(row[:-1], wide, strict=True))
+        "".join(cell(text).ljust(width) for text, width in zip(row[:-1], widths, strict=True))
         + shown(row[-1], LONGEST_SENTENCE)
         for row in rows
     ]

@@ -49,9 +49,8 @@ def complete(*words):
         (("s",), ["status", "step-down", "suspend"]),
         (("who", ""), ["billing", "web"]),
         (("who", "w"), ["web"]),
-        (("get", "web", "b"), ["billing"]),
-        (("get", "-n", ""), ["default", "shop"]),
-        (("get", "--namespace=s"), ["shop"]),
+        (("who", "-n", ""), ["default", "shop"]),
+        (("who", "--namespace=s"), ["shop"]),
         (("-n", "s"), ["shop"]),
         (("who", "--context", ""), ["kind-a", "kind-b"]),
         (("who", "--cluster", ""), ["cluster-a"]),
@@ -97,7 +96,7 @@ def test_files_are_offered_where_files_are_asked_for(capsys, monkeypatch):
     assert run(capsys, monkeypatch, "who", "--kubeconfig", "") == [":0"]
 
 
-@pytest.mark.parametrize("words", (("who", ""), ("who", "--context", ""), ("get", "-n", "")))
+@pytest.mark.parametrize("words", (("who", ""), ("who", "--context", ""), ("who", "-n", "")))
 def test_without_kubectl_nothing_is_offered(monkeypatch, capsys, tmp_path, words):
     """Neither a traceback nor a message disturbs the command line."""
     monkeypatch.setenv("PATH", str(tmp_path))

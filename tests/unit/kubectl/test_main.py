@@ -172,9 +172,6 @@ def test_names_as_kubectl_prints_them(called, text):
         (("suspend", "a", "--timeout", "1s"), "No such option '--timeout'"),
         (("doctor", "--service-account", "x"), "NAMESPACE/NAME"),
         (("who", "a", "--kubeconfig", "/no/such"), "The kubeconfig /no/such does not exist"),
-        (("get", "a", "-A", "--server", "https://127.0.0.1:1"), "Names do not go together"),
-        (("get", "a", "-l", "x=y", "--server", "https://127.0.0.1:1"), "Names do not go together"),
-        (("get", "a", "b", "-w", "--server", "https://127.0.0.1:1"), "give one name, or none"),
         (
             ("doctor", "--nats-user", "u", "--server", "https://127.0.0.1:1"),
             "--nats-user and --nats-password-file must be given together.",
@@ -188,7 +185,7 @@ def test_what_cannot_work_is_refused_with_a_sentence(arguments, sentence, monkey
     assert sentence in refused(*arguments)
 
 
-@pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"get", "doctor", "history"}))
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"doctor", "history"}))
 def test_an_api_server_that_is_away_is_a_sentence(name, monkeypatch, tmp_path):
     """Whatever is asked, one sentence says that nobody answers, and the exit code is 1."""
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from incumbent.kubectl.printing import age, lines, widths
+from incumbent.kubectl.printing import age, lines
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -53,10 +53,3 @@ def test_columns():
         "12345678            c",
     ]
     assert lines([("A", "B")]) == ["A     B"]
-
-
-def test_columns_only_grow():
-    """Later rows are at least as wide as earlier ones."""
-    first = widths([("A", "B"), ("long-name", "b")])
-    assert widths([("a", "b")], first) == first
-    assert widths([("longer-name", "b")], first) > first

@@ -399,8 +399,8 @@ _EVENTS = "events.k8s.io"
 
 USER_RIGHTS = (
     Right("get", PLURAL, GROUP, needed=("status", "who", "step-down", "suspend", "resume")),
-    Right("list", PLURAL, GROUP, needed=("get", "wait", "step-down", "doctor")),
-    Right("watch", PLURAL, GROUP, needed=("get --watch", "wait", "step-down")),
+    Right("list", PLURAL, GROUP, needed=("wait", "step-down", "doctor")),
+    Right("watch", PLURAL, GROUP, needed=("wait", "step-down")),
     Right("patch", PLURAL, GROUP, needed=("step-down", "suspend", "resume")),
     Right("list", "pods", needed=("status", "step-down", "doctor")),
     Right("get", "pods", needed=("step-down --to",)),
