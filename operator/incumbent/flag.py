@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+LEAST = 0.001
+"""Seconds of a wait, at least: an event loop's timers may come that much too early."""
+
 
 class Flag:
     """Lets tasks wait until it is set.
@@ -43,3 +46,16 @@ class Flag:
             await waiting
         finally:
             self._waiting.remove(waiting)
+
+    async def wait_within(self, seconds: float | None) -> bool:
+        """Wait until it is set, for so many seconds at most (None: for ever).
+
+        Returns:
+            Whether it was set.
+        """
+        try:
+            async with asyncio.timeout(None if seconds is None else max(LEAST, seconds)):
+                await self.wait()
+        except TimeoutError:
+            return False
+        return True

@@ -52,3 +52,13 @@ def test_it_is_small():
     """Which is the reason for it."""
     flag = Flag()
     assert sys.getsizeof(flag) + sys.getsizeof(flag._waiting) < 150
+
+
+async def test_a_wait_with_a_limit_says_whether_it_was_set():
+    """A limit that has passed is a short wait, not an endless one."""
+    flag = Flag()
+    assert not await flag.wait_within(-1.0)
+    assert not flag._waiting
+    asyncio.get_running_loop().call_soon(flag.set)
+    assert await flag.wait_within(None)
+    assert await flag.wait_within(0.0)

@@ -33,8 +33,6 @@ from incumbent.flag import Flag
 
 log = structlog.get_logger(__name__)
 
-TICK = 0.001
-"""Seconds to wait at least: the timers of an event loop are not exact, and may come too early."""
 REST = 1.0
 """Seconds to wait after an error that should not happen."""
 RELEASE_TRIES = 3
@@ -273,16 +271,8 @@ class Driver:
             case Create():
                 await self.create(campaign.nominee)
             case Wait(until):
-                await self._sleep(until)
-
-    async def _sleep(self, until: float) -> None:
-        """Wait until then, or until something stirs."""
-        seconds = None if until == NEVER else max(TICK, until - clock.now())
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stirred.wait()
-        except TimeoutError:
-            return
+                seconds = None if until == NEVER else until - clock.now()
+                await self._stirred.wait_within(seconds)
 
     async def _look(self, campaign: Campaign, look: Look) -> bool:
         """Read the record; return whether that worked."""

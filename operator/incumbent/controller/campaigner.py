@@ -9,7 +9,6 @@ to do.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -48,7 +47,7 @@ from incumbent.errors import (
     NotWatched,
     Refused,
 )
-from incumbent.flag import Flag
+from incumbent.flag import LEAST, Flag
 from incumbent.history.terms import LabelTracker
 from incumbent.history.writer import OFF, HistoryWriter
 from incumbent.kubernetes.objects import ElectionKey, Pod
@@ -69,7 +68,6 @@ DELETE_WITHIN = 4.0
 """Seconds after which a deleted election no longer waits for NATS: its record will lapse."""
 SHORT_PAUSE = 0.3
 """Seconds until the next pass at most, when those before have failed and there is news."""
-LEAST = 0.001
 LONGEST_PAUSE = 2.0
 """Seconds between passes that are not done, at least and at most."""
 ANSWER_FIRST = 0.3
@@ -680,9 +678,7 @@ class Campaigner:
             await self._due.wait()
             if failures > 1:
                 # Perhaps our own write has woken us, such as the strip of a hand-over that failed.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(SHORT_PAUSE, _pause(failures))):
-                        await self._urgent.wait()
+                await self._urgent.wait_within(min(SHORT_PAUSE, _pause(failures)))
             self._urgent.clear()
             self._due.clear()
             if self._timer is not None:

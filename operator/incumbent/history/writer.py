@@ -9,7 +9,6 @@ leader label: every replica of the pod's site sees it come and go.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import random
 from collections import OrderedDict, deque
@@ -25,6 +24,7 @@ from incumbent.backoff import JitteredBackoff
 from incumbent.campaign.ports import Outcome, Sighting, WatchedBucket
 from incumbent.campaign.records import Record
 from incumbent.errors import BucketError, BucketUnreachable
+from incumbent.flag import LEAST, Flag
 from incumbent.history import terms as history_terms
 from incumbent.history.ports import HistoryObserver, HistoryStore
 from incumbent.history.terms import Began, HistoryEntry, LabelChange, Labelled, Tracker
@@ -50,8 +50,6 @@ READS_AT_ONCE = 100
 """How many of them are read at once after a time without any."""
 TRIES = 5
 """How often an entry is tried that others get ahead of, before a pause."""
-TICK = 0.001
-"""Seconds to wait at least: the timers of an event loop may come too early."""
 OFF = "the history is off: start the operator with --history-stream"
 """What is said instead of a history where there is none."""
 
@@ -112,7 +110,7 @@ class HistoryWriter:
         self._next_read = -math.inf
         """When one more may be read for whoever asks for terms, if none is read before."""
         self._tidying: asyncio.TimerHandle | None = None
-        self._stirred = asyncio.Event()
+        self._stirred = Flag()
         self._failures = 0
         self._looked = False
 
@@ -162,9 +160,7 @@ class HistoryWriter:
             elif first is None:
                 await self._stirred.wait()
             elif first.due > clock.now():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(TICK, first.due - clock.now())):
-                        await self._stirred.wait()
+                await self._stirred.wait_within(first.due - clock.now())
             else:
                 await self._attempt(first)
 
@@ -376,7 +372,7 @@ class HistoryWriter:
             due = chronicle.used_at + FORGOTTEN_AFTER
             if due > now:
                 loop = asyncio.get_running_loop()
-                self._tidying = loop.call_later(max(TICK, due - now), self._tidy)
+                self._tidying = loop.call_later(max(LEAST, due - now), self._tidy)
                 return
             if not chronicle.reading.locked():
                 self._forget(chronicle)

@@ -45,8 +45,6 @@ FORGIVEN_AFTER = 60.0
 """Seconds without such a quarrel after which a change of somebody else is corrected at once."""
 HEARS_WITHIN = 2.0
 """Seconds within which a replica sees a record that the status tells of; its watch may lag."""
-LEAST = 0.001
-"""Seconds of a wait, at least: a timer may come so much too early."""
 NEVER = math.inf
 AFTER_CONFLICT = 0.1
 """Seconds to wait before another try, at most, when somebody else wrote the status."""
@@ -250,7 +248,8 @@ class StatusWriter:
             if _knows_less(situation, before):
                 return
             if (left := self._may_know_less(situation, before)) > 0:
-                await self._wait(left)
+                if await self._stirred.wait_within(left):  # there is something else to say
+                    self._stirred.clear()
                 continue
             status: Mapping[str, Any] = status_from(situation, before, _timestamp())
             if self._leaves_it(situation, before):
@@ -296,13 +295,6 @@ class StatusWriter:
             self._ahead = revision, clock.now()
         return self._ahead[1] + HEARS_WITHIN - clock.now()
 
-    async def _wait(self, seconds: float) -> None:
-        """Wait until there is something else to say, for so long at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(LEAST, seconds)):
-                await self._stirred.wait()
-                self._stirred.clear()
-
     async def _let_others_learn(self) -> None:
         """Wait before the same is written again, but not once there is something else to say.
 
@@ -313,11 +305,9 @@ class StatusWriter:
             self._repeats = 0
         if not self._repeats:
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(QUARREL.pause(self._repeats)):
-                while self._repeats_itself():
-                    await self._stirred.wait()
-                    self._stirred.clear()
+        end = clock.now() + QUARREL.pause(self._repeats)
+        while self._repeats_itself() and await self._stirred.wait_within(end - clock.now()):
+            self._stirred.clear()
 
     def _repeats_itself(self) -> bool:
         """Whether what is to be written is what we wrote last, so that somebody changed it."""
