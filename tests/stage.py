@@ -9,7 +9,7 @@ from dataclasses import replace
 from fakecluster import NAMESPACE, FakeCluster, make_election, make_pod
 from fakes import FakeBucket
 from incumbent.campaign.ports import Answer, Outcome
-from incumbent.controller.campaigner import Campaigner
+from incumbent.controller.campaigner import Campaigner, Shared
 from incumbent.errors import BucketUnreachable
 from incumbent.kubernetes.resource import resource_from
 from incumbent.kubernetes.turns import CHANGES, Turns
@@ -173,15 +173,17 @@ class Stage:
         campaigner = Campaigner(
             body,
             resource_from(body, default_bucket="LEADER_ELECTION"),
-            site=self.site,
-            replica=Replica(name, nonce),
+            Shared(
+                self.site,
+                Replica(name, nonce),
+                self.cluster,
+                Watches(),
+                self.turns,
+                history_writer=history_writer,
+            ),
             bucket=view or self.bucket,
-            cluster=self.cluster,
             pods=NamespacePods(self.cluster, NAMESPACE),
-            observer=Watches(),
             changed=lambda: None,
-            turns=self.turns,
-            history_writer=history_writer,
         )
 
         def shown(election):

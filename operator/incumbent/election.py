@@ -18,12 +18,13 @@ from typing import Self
 import structlog
 
 from incumbent import clock
+from incumbent.campaign.configuration import BucketSettings, CampaignSpec, unfit_reason
 from incumbent.campaign.driver import Driver
 from incumbent.campaign.events import CampaignEvent, Lost, Relieved, Won
 from incumbent.campaign.machine import Campaign, Member
 from incumbent.campaign.ports import WatchedBucket
 from incumbent.campaign.records import BucketInfo, Nominee, Profile, Promotion, State
-from incumbent.campaign.timing import Backoff, Timing, timing_for
+from incumbent.campaign.timing import Backoff, Timing
 from incumbent.errors import BucketInvalid, ConfigurationError, IncumbentError
 from incumbent.nats.connection import NatsConnection
 from incumbent.nats.login import NatsAccess
@@ -120,19 +121,12 @@ class Election:
         else:
             urls = [nats_url(url) for url in ([nats] if isinstance(nats, str) else nats)]
             self._nats = NatsAccess(urls, name=f"incumbent {self.identity}")
-        self._timing_for = functools.partial(
-            timing_for,
-            profile=profile,
-            interval=interval,
-            splay=splay,
-            promotion=promotion,
-            backoff=backoff,
-        )
+        self._spec = CampaignSpec(profile, interval, splay, promotion, backoff)
         self._on_won, self._on_lost, self._on_campaign = on_won, on_lost, on_campaign
         self._replica = f"{self.identity}/{secrets.token_hex(4)}"
         self._connection: NatsConnection | None = None
         self._store: WatchedBucket | None = None
-        self._settings: BucketInfo | None = None
+        self._settings = BucketSettings()
         self._driver: Driver | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._calling: asyncio.Task[None] | None = None
@@ -335,44 +329,33 @@ class Election:
         store, driver = self._store, self._driver
         if store is None or driver is None or self._stopping:
             return
-        info, before = store.settings, self._settings
-        self.problem, self._settings = store.problem or store.denied.get(self.key), info
+        self.problem = store.problem or store.denied.get(self.key)
+        # 1. Observe the settings of the bucket, and judge whether we can campaign in it.
+        info = store.settings
+        recreated = self._settings.observe(info, clock.now())
         timing = self._timing(info) if info is not None else None
         if driver.campaign is not None:
-            self._go_on(driver, timing, info, before)
+            # 2. Go on with other settings, or without any: then give the key up.
+            if timing is not None:
+                driver.adjust(timing)
+            if recreated:
+                driver.forget()
+            driver.nominate(Nominee(self.identity) if timing is not None else None)
+            if timing is None and info is not None:
+                self._tasks.append(asyncio.create_task(self._resign(driver)))
         elif timing is not None:
+            # 3. Or begin.
             driver.begin(timing)
             driver.nominate(Nominee(self.identity))
         self._changed.set()
 
-    def _go_on(
-        self,
-        driver: Driver,
-        timing: Timing | None,
-        info: BucketInfo | None,
-        before: BucketInfo | None,
-    ) -> None:
-        """Go on with other settings, or without any."""
-        if timing is not None:
-            driver.adjust(timing)
-        if before is not None and info is not None and before.created != info.created:
-            driver.forget()
-        driver.nominate(Nominee(self.identity) if timing is not None else None)
-        if timing is None and info is not None:
-            self._tasks.append(asyncio.create_task(self._resign(driver)))
-
     def _timing(self, info: BucketInfo) -> Timing | None:
-        if info.mirror:
-            msg = f"bucket {info.name} is a mirror or an aggregate, which cannot hold an election"
-            self.problem = BucketInvalid(msg)
-            return None
-        if info.unfit:
-            self.problem = BucketInvalid(
-                f"bucket {info.name} cannot hold an election: {info.unfit}"
-            )
+        """Return the durations of our campaign; None: there can be none, and `problem` says why."""
+        if reason := unfit_reason(info):
+            self.problem = BucketInvalid(reason)
             return None
         try:
-            return self._timing_for(info.ttl)
+            return self._spec.timing(info.ttl)
         except ConfigurationError as error:
             self.problem = error
             return None

@@ -7,6 +7,7 @@ import random
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -15,7 +16,7 @@ import structlog
 import uvloop
 
 from incumbent.controller import descriptors, gc_pauses, lifecycle
-from incumbent.controller.campaigner import Campaigner
+from incumbent.controller.campaigner import Campaigner, Shared
 from incumbent.controller.registry import Registry
 from incumbent.errors import (
     BucketError,
@@ -37,7 +38,7 @@ from incumbent.nats.lookups import SELDOM
 from incumbent.pods.cache import NamespacePods
 from incumbent.pods.orphans import take_back
 from incumbent.replicas.confirmation import Stewards
-from incumbent.replicas.site import Peers, Replica, Site
+from incumbent.replicas.site import Replica, Site
 from incumbent.server.feed import Feed
 from incumbent.server.frontend import Frontend
 from incumbent.server.listen import bind
@@ -116,7 +117,7 @@ class Operator:
             gets_finalizer=lambda namespace: namespace not in settings.without_finalizer,
         )
         self.metrics = Metrics(
-            self.registry.campaigners.values,
+            lambda: [one.view for one in self.registry.campaigners.values()],
             connected=lambda: self.connection.connected,
             tasks=lambda: len(asyncio.all_tasks()),
             version=version,
@@ -129,13 +130,18 @@ class Operator:
             )
         self._settings = settings
         self._cluster = cluster
-        self._site = Site(settings.site or "", "")  # until the cluster has been asked
         self._bucket = self.connection.bucket(settings.bucket)  # is told at the start what to do
         self._namespaces: WeakValueDictionary[str, NamespacePods] = WeakValueDictionary()
         """Those that have elections."""
-        self._peers = Peers()
-        self._stewards = Stewards(Turns(QUESTIONS).turn)
-        self._turns = Turns(CHANGES)
+        self._shared = Shared(
+            Site(settings.site or "", ""),  # until the cluster has been asked
+            self.replica,
+            cluster,
+            self.metrics,
+            Turns(CHANGES),
+            stewards=Stewards(Turns(QUESTIONS).turn),
+            history_writer=self.history_writer,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve the elections, until `stop`."""
@@ -189,17 +195,18 @@ class Operator:
         troubles: dict[str, str] = {}
         for campaigner in self.registry.campaigners.values():
             name = f"bucket {campaigner.resource.bucket}"
-            if campaigner.barred or troubles.get(name) == "":
+            if campaigner.view.barred or troubles.get(name) == "":
                 continue
-            trouble = campaigner.bucket_trouble
+            trouble = campaigner.view.bucket_trouble
             troubles[name] = trouble and troubles.get(name, trouble)
         return troubles
 
     async def _serve(self, stop: asyncio.Event) -> None:
-        self._site = await _until_found(
+        site = await _until_found(
             self.health, "kubernetes", lambda: _find_site(self._settings, self._cluster)
         )
-        log.info("site.found", site=self._site.name)
+        log.info("site.found", site=site.name)
+        self._shared = replace(self._shared, site=site)
         listing = asyncio.create_task(self._list_elections(), name="list of elections")
         sweeping = asyncio.create_task(self._take_back_orphans(), name="orphaned labels")
         try:
@@ -292,17 +299,10 @@ class Operator:
         return Campaigner(
             body,
             resource,
-            site=self._site,
-            replica=self.replica,
+            self._shared,
             bucket=bucket,
-            cluster=self._cluster,
             pods=pods,
-            observer=self.metrics,
             changed=partial(self.registry.touch, resource.key),
-            turns=self._turns,
-            history_writer=self.history_writer,
-            peers=self._peers,
-            stewards=self._stewards,
         )
 
 

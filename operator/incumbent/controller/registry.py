@@ -83,7 +83,7 @@ class Registry:
 
     def elections(self) -> list[Mapping[str, Any]]:
         """Return what can be told about each election at this moment."""
-        return [self.campaigners[key].view() for key in sorted(self.campaigners)]
+        return [self.campaigners[key].view.row() for key in sorted(self.campaigners)]
 
     def names(self) -> Sequence[tuple[str, str]]:
         """Return namespace and name of each election that is served."""
@@ -97,12 +97,12 @@ class Registry:
     def deadline(self, namespace: str, name: str) -> float | None:
         """Return when the lease of an election ends by now; None: it has none, or is not served."""
         campaigner = self.campaigners.get(ElectionKey(namespace, name))
-        return campaigner.deadline if campaigner is not None else None
+        return campaigner.view.deadline if campaigner is not None else None
 
     def election(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         """Return what can be told about one election; None if it is not served here."""
         campaigner = self.campaigners.get(ElectionKey(namespace, name))
-        return campaigner.view() if campaigner is not None else None
+        return campaigner.view.row() if campaigner is not None else None
 
     def pending(self, namespace: str = "", name: str = "") -> bool:
         """Whether nobody can say that there is no such election: the process starts, or ends.
@@ -131,7 +131,7 @@ class Registry:
     async def history(self, namespace: str, name: str, *, limit: int) -> Mapping[str, Any] | None:
         """Return the latest terms of one election; None if it is not served here."""
         campaigner = self.campaigners.get(ElectionKey(namespace, name))
-        return await campaigner.history(limit=limit) if campaigner is not None else None
+        return await campaigner.view.history(limit=limit) if campaigner is not None else None
 
     async def changed(self, since: int) -> None:
         """Return as soon as `version` is not `since`."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from incumbent.campaign.configuration import CampaignSpec
 from incumbent.campaign.records import Profile, Promotion
 from incumbent.campaign.timing import ExponentialBackoff
 from incumbent.kubernetes.objects import ElectionKey, Pod
@@ -112,12 +113,7 @@ class Resource:
     observed: bool
     """Whether the members campaign by themselves, and the operator only follows."""
     suspend: bool
-    profile: Profile
-    interval: float | None
-    splay: float | None
-    promotion: Promotion | None
-    backoff: ExponentialBackoff | None
-    """None of the four: what the profile says."""
+    campaign: CampaignSpec
     bucket: str
     """The effective one: remembered in the status, or of the spec, or the operator's."""
     record_key: str
@@ -188,11 +184,13 @@ def resource_from(body: Mapping[str, Any], *, default_bucket: str) -> Resource:
         selector=_selector(spec.get("selector") or {}),
         observed=spec.get("mode", "Managed") == "Observed",
         suspend=bool(spec.get("suspend", False)),
-        profile=_PROFILES.get(campaign.get("profile", ""), Profile.PROMPT),
-        interval=campaign.get("intervalSeconds"),
-        splay=campaign.get("splaySeconds"),
-        promotion=_PROMOTIONS.get(campaign.get("promotion", "")),
-        backoff=_backoff(campaign.get("backoff")),
+        campaign=CampaignSpec(
+            profile=_PROFILES.get(campaign.get("profile", ""), Profile.PROMPT),
+            interval=campaign.get("intervalSeconds"),
+            splay=campaign.get("splaySeconds"),
+            promotion=_PROMOTIONS.get(campaign.get("promotion", "")),
+            backoff=_backoff(campaign.get("backoff")),
+        ),
         bucket=(status.get("bucket") or {}).get("name") or spec.get("bucket") or default_bucket,
         record_key=status.get("key") or spec.get("key") or f"{namespace}.{name}",
         label_key=status.get("labelKey")

@@ -69,7 +69,7 @@ async def start(stage, problem=LOCK, **options):
 
 def told(campaigner):
     """Return all that a replica tells of its election."""
-    return json.dumps(campaigner.view())
+    return json.dumps(campaigner.view.row())
 
 
 @pytest.mark.parametrize("problem", (LOCK, QUOTA), ids=lambda one: one.reason)
@@ -86,13 +86,13 @@ async def test_nothing_of_the_lock_is_read_or_written(stage, problem, mode):
     assert stage.status["candidates"] == {"total": 2, "ready": 2}
     assert stage.reasons == [problem.reason]
     assert stage.writes == []
-    assert await campaigner.history(limit=5) == {
+    assert await campaigner.view.history(limit=5) == {
         "namespace": NAMESPACE,
         "name": "billing",
         "problem": problem.message,
         "terms": [],
     }
-    assert campaigner.bucket_trouble == ""
+    assert campaigner.view.bucket_trouble == ""
 
 
 async def test_what_a_status_says_of_a_record_is_neither_told_nor_kept(stage):

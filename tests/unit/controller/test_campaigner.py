@@ -14,7 +14,9 @@ from fakecluster import NAMESPACE, make_election, make_pod
 from incumbent import clock
 from incumbent.campaign import wire
 from incumbent.campaign.ports import Answer, Outcome
-from incumbent.controller.campaigner import DELETE_WITHIN, PATIENCE, Trouble
+from incumbent.controller.bucket_trouble import BucketTrouble
+from incumbent.controller.report import PATIENCE
+from incumbent.controller.retirement import DELETE_WITHIN
 from incumbent.errors import (
     BucketDenied,
     BucketNotFound,
@@ -174,7 +176,7 @@ async def test_transfer_without_an_answer_comes_to_an_end(stage, stored):
         await stage.until(lambda: stage.leaders == ["b"], timeout=TTL)
     assert stage.record == "site/shop/b"
     assert stage.most_at_once() == 1
-    assert stage.first.counts.transitions == 2
+    assert stage.first.view.counts.transitions == 2
 
 
 @pytest.mark.parametrize("stored", (True, False))
@@ -320,13 +322,13 @@ async def test_change_to_an_impossible_interval_changes_no_leader(stage):
     await asyncio.sleep(5 * TTL)
     assert (stage.leaders, stage.status["token"]) == (["a"], token)
     assert not stage.cluster.patches
-    assert stage.first.reading().interval == 2
+    assert stage.first.view.reading().interval == 2
     stage.cluster.change("a", ready=False)
     await stage.until(lambda: stage.leaders == ["b"], timeout=1)
 
     stage.change(campaign={})
     await stage.until(lambda: stage.condition("Stalled")[0] == "False")
-    assert stage.first.reading().interval == TTL / 3
+    assert stage.first.view.reading().interval == TTL / 3
     assert stage.leaders == ["b"]
 
 
@@ -373,7 +375,7 @@ async def test_leader_label_on_another_pod_is_corrected(stage):
     await stage.lead()
     stage.cluster.change("b", labels={"app": "billing", LABEL: "leader"})
     await stage.until(lambda: stage.leaders == ["a"], timeout=0.5)
-    assert stage.first.counts.corrections == 1
+    assert stage.first.view.counts.corrections == 1
     await stage.until(lambda: "LabelCorrected" in stage.reasons)
 
 
@@ -382,7 +384,7 @@ async def test_label_that_only_a_lagging_watch_shows_is_no_stray(stage):
     await stage.lead()
     believe(stage.first, "b", labels={"app": "billing", LABEL: "leader"})
     await asyncio.sleep(1)
-    assert stage.first.counts.corrections == 0
+    assert stage.first.view.counts.corrections == 0
     assert not stage.cluster.patches
 
 
@@ -747,15 +749,15 @@ async def test_error_of_our_own_does_not_end_the_campaign(stage, monkeypatch):
 
     monkeypatch.setattr(stage.first._reconciler, "settle", settle)
     with capture_logs() as logs:
-        stage.first._wake()
+        stage.first._schedule.wake()
         await asyncio.sleep(2 * TTL)
     assert "pass.broke" in [line["event"] for line in logs]
     assert stage.record == "site/shop/a"
     assert not stage.tasks[stage.first].done()
     broken = False
-    stage.first._wake()
+    stage.first._schedule.wake()
     await asyncio.sleep(3)
-    assert stage.first._due.is_set() is False
+    assert stage.first._schedule.idle
 
 
 # NATS away, the bucket another one
@@ -870,7 +872,7 @@ async def test_token_of_a_status_that_is_ahead_of_the_watch_stops_nobody(stage):
     stage.cluster.put_election({**election, "status": {**election["status"], "token": 999}})
     await asyncio.sleep(0.05)
     assert stage.leaders == ["a"]
-    assert stage.first._regressed is None
+    assert stage.first._tokens.problem is None
 
 
 async def test_label_from_an_earlier_life_is_taken_away_while_the_bucket_is_missing(stage):
@@ -927,7 +929,7 @@ async def test_higher_ttl_counts_at_once(stage):
     await stage.lead()
     stage.bucket.configure(ttl=2 * TTL)
     await asyncio.sleep(3 * TTL)
-    assert stage.first.reading().interval == 2 * TTL / 3
+    assert stage.first.view.reading().interval == 2 * TTL / 3
     assert not stage.cluster.patches
     assert stage.record == "site/shop/a"
 
@@ -1103,7 +1105,7 @@ async def test_restart_within_the_ttl_writes_one_steward_and_nothing_else(stage)
     assert stage.status["token"] == token
     assert stage.cluster.pod("a") == label
     assert stage.reasons == ["LeaderElected"]
-    assert second.counts.transitions == 0
+    assert second.view.counts.transitions == 0
 
 
 async def test_standby_is_silent(stage):
@@ -1193,8 +1195,8 @@ async def test_replica_that_stood_still_writes_over_no_news(stage):
     with view.blind():
         await stage.until(lambda: second._driver.leads)
         before = stage.status
-        first._bucket = stage.bucket  # it believes that all is well
-        first._report()
+        first._report._bucket = stage.bucket  # it believes that all is well
+        first._report.tell()
         await asyncio.sleep(1)
         assert stage.status == before
 
@@ -1208,7 +1210,7 @@ async def test_record_of_a_replica_that_is_not_known_yet_is_no_news_of_another_s
     headers = {**wire.headers_of(record), wire.REPLICA: "three/new"}
     stage.bucket.put(KEY, record.holder, headers)
     standby._driver._seen(stage.bucket._latest(KEY))
-    standby._report()
+    standby._report.tell()
     await asyncio.sleep(0.3)
     assert stage.reasons == ["LeaderElected"]
     assert stage.condition() == ("True", "Leading")
@@ -1252,7 +1254,7 @@ async def test_replica_that_has_not_heard_of_the_record_leaves_the_status_to_its
     for name in ("a", "b"):
         stage.cluster.change(name, ready=True)
     await stage.until(lambda: stage.condition() == ("True", "Leading"))
-    late._report()
+    late._report.tell()
     await asyncio.sleep(1)
     view.mute = False
     view._be(None)
@@ -1265,7 +1267,7 @@ async def test_older_view_of_the_resource_is_ignored(stage):
     old = await stage.cluster.get_election(NAMESPACE, "billing")
     await stage.lead()
     stage.first.update(old, resource_from(old, default_bucket="LEADER_ELECTION"))
-    assert stage.first.view()["leader"]["podName"] == "a"
+    assert stage.first.view.row()["leader"]["podName"] == "a"
 
 
 async def test_work_that_the_steward_leaves_undone_is_done_by_another(stage):
@@ -1309,7 +1311,7 @@ async def test_replicas_that_cannot_do_the_work_do_not_quarrel(stage):
         await asyncio.sleep(60)
     assert stage.cluster.operations.count("replace_status") - before < 40
     await stage.until(lambda: stage.leaders == ["b"], timeout=3)
-    assert first.counts.transitions + second.counts.transitions == 2
+    assert first.view.counts.transitions + second.view.counts.transitions == 2
 
 
 async def _hang(**_):
@@ -1321,22 +1323,23 @@ async def _hang(**_):
 
 def test_wording_is_told_once():
     """Servers that fail in turn do not change the status with each attempt."""
-    trouble = Trouble()
+    trouble = BucketTrouble()
     errors = [BucketUnreachable(text) for text in ("one is away", "two is away")]
-    assert trouble.look(errors[0], 0.0, patience=1) is None
-    told = [trouble.look(errors[i % 2], 1.0 + i, patience=1).message for i in range(6)]
+    assert trouble.observe(errors[0], 0.0, patience=1) is None
+    told = [trouble.observe(errors[i % 2], 1.0 + i, patience=1).message for i in range(6)]
     assert told == ["one is away"] + 5 * ["two is away"]
 
 
 def test_other_trouble_is_told_at_once():
     """Only an absence is waited for."""
-    trouble = Trouble()
-    trouble.look(BucketUnreachable("away"), 0.0, patience=1)
-    assert trouble.look(BucketDenied("no right"), 0.1, patience=1).reason == "PermissionDenied"
-    assert trouble.look(None, 0.2, patience=1) is None
-    assert trouble.look(BucketUnreachable("away"), 0.3, patience=1) is None
-    assert trouble.lasts(BucketUnreachable, 2.3) == pytest.approx(2)
-    assert trouble.lasts(BucketNotFound, 2.3) < 0
+    trouble = BucketTrouble()
+    trouble.observe(BucketUnreachable("away"), 0.0, patience=1)
+    assert trouble.observe(BucketDenied("no right"), 0.1, patience=1).reason == "PermissionDenied"
+    assert trouble.observe(None, 0.2, patience=1) is None
+    assert trouble.observe(BucketUnreachable("away"), 0.3, patience=1) is None
+    assert trouble.missing_for(2.3) < 0
+    assert trouble.observe(BucketNotFound("gone"), 2.4, patience=1).reason == "BucketNotFound"
+    assert trouble.missing_for(4.4) == pytest.approx(2)
 
 
 async def test_namespace_that_is_not_watched_says_so(stage):
@@ -1429,7 +1432,7 @@ async def test_a_record_that_expired_without_a_word_is_not_outdated(stage):
 async def test_a_bucket_that_stores_no_write_says_so_and_recovers(stage):
     """The leader is stripped at its deadline, and the reason is no mystery."""
     await stage.lead()
-    assert not stage.first.bucket_trouble
+    assert not stage.first.view.bucket_trouble
     with stage.bucket.dropping_requests():
         stage.bucket.denied[KEY] = BucketSilent("NATS has stored no write of key shop.billing")
         stage.bucket._tell()
@@ -1437,7 +1440,7 @@ async def test_a_bucket_that_stores_no_write_says_so_and_recovers(stage):
         await stage.until(lambda: stage.condition() == ("False", "BucketSilent"))
         assert stage.condition("BucketReady") == ("False", "BucketSilent")
         assert stage.condition("Stalled") == ("True", "BucketSilent")
-        assert "no write" in stage.first.bucket_trouble
+        assert "no write" in stage.first.view.bucket_trouble
     stage.bucket.denied.clear()
     stage.bucket._tell()
     await stage.until(lambda: stage.condition() == ("True", "Leading"))
@@ -1465,4 +1468,4 @@ async def test_a_bucket_whose_settings_cannot_work_says_why(stage, fault):
     await stage.until(lambda: not stage.leaders)
     message = stage.status["conditions"][0]["message"]
     assert "it is sealed: delete it" in message or "add $KV.LEADER_ELECTION.>" in message
-    assert bool(stage.first.bucket_trouble) == ("unfit" in fault)
+    assert bool(stage.first.view.bucket_trouble) == ("unfit" in fault)

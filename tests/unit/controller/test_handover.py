@@ -42,7 +42,7 @@ async def test_equal_priority_preempts_nobody(stage):
     stage.cluster.change("b", annotations={PRIORITY: "10"})
     await asyncio.sleep(TTL)
     assert stage.leaders == ["a"]
-    assert stage.first.counts.transitions == 1
+    assert stage.first.view.counts.transitions == 1
 
 
 async def test_preempting_pod_has_to_be_ready(stage):
@@ -128,7 +128,7 @@ async def test_request_moves_the_office_to_anybody_else(stage):
     await stage.until(lambda: not stage.annotations, timeout=1)
     await asyncio.sleep(2 * TTL)
     assert stage.leaders == ["b"]
-    assert stage.first.counts.transitions == 2
+    assert stage.first.view.counts.transitions == 2
     assert stage.most_at_once() == 1
 
 

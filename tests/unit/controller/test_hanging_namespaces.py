@@ -9,14 +9,14 @@ import pytest
 from fakecluster import make_election, make_pod
 from fakes import FakeBucket
 from incumbent import clock
-from incumbent.controller.campaigner import Campaigner
+from incumbent.controller.campaigner import Campaigner, Shared
 from incumbent.errors import ClusterUnreachable, Unsent
 from incumbent.kubernetes.fairness import Rank
 from incumbent.kubernetes.resource import resource_from
 from incumbent.kubernetes.turns import CHANGES, QUESTIONS, REQUESTS, Turns
 from incumbent.pods.cache import NamespacePods
 from incumbent.replicas.confirmation import Stewards
-from incumbent.replicas.site import Peers, Replica, Site
+from incumbent.replicas.site import Replica, Site
 from stage import Cluster, View, Watches
 
 pytestmark = [
@@ -92,17 +92,14 @@ class Town:
 
     def start(self):
         """Serve them all."""
-        shared = {
-            "site": Site("site", "uid-of-cluster"),
-            "replica": Replica("one", "nonce"),
-            "bucket": self.view,
-            "cluster": self.shared,
-            "observer": Watches(),
-            "changed": lambda: None,
-            "turns": Turns(CHANGES),
-            "peers": Peers(),
-            "stewards": Stewards(Turns(QUESTIONS).turn),
-        }
+        shared = Shared(
+            Site("site", "uid-of-cluster"),
+            Replica("one", "nonce"),
+            self.shared,
+            Watches(),
+            Turns(CHANGES),
+            stewards=Stewards(Turns(QUESTIONS).turn),
+        )
         names = [(where, f"e-{number}") for where in BAD for number in range(EACH)]
         pods = {}
         for where, name in (*names, *(("good", name) for name in GOOD)):
@@ -115,7 +112,9 @@ class Town:
             stored = self.cluster.put_election(body)
             watched = pods.setdefault(where, NamespacePods(self.shared, where))
             resource = resource_from(stored, default_bucket="LEADER_ELECTION")
-            campaigner = Campaigner(stored, resource, pods=watched, **shared)
+            campaigner = Campaigner(
+                stored, resource, shared, bucket=self.view, pods=watched, changed=lambda: None
+            )
             self.campaigners[where, name] = campaigner
             self.tasks.append(asyncio.create_task(campaigner.run()))
         self.cluster.shown.append(self.show)

@@ -16,7 +16,8 @@ def operator(*elections):
     made = object.__new__(Operator)
     campaigners = {
         number: SimpleNamespace(
-            resource=SimpleNamespace(bucket=name), bucket_trouble=trouble, barred=False
+            resource=SimpleNamespace(bucket=name),
+            view=SimpleNamespace(bucket_trouble=trouble, barred=False),
         )
         for number, (name, trouble) in enumerate(elections)
     }

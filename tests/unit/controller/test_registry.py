@@ -15,6 +15,18 @@ from incumbent.kubernetes.objects import ElectionKey
 from incumbent.kubernetes.resource import FINALIZER
 
 
+class FakeView:
+    """Shows what a campaigner was told last."""
+
+    def __init__(self, campaigner):
+        self.campaigner = campaigner
+
+    def row(self):
+        """Return what can be told."""
+        one = self.campaigner
+        return {"name": one.resource.key.name, "status": one.body["status"]}
+
+
 class FakeCampaigner:
     """Records what it is told; its work goes on until it is cancelled, or `fail` is set."""
 
@@ -22,6 +34,7 @@ class FakeCampaigner:
         self.body = body
         self.resource = resource
         self.key = resource.key
+        self.view = FakeView(self)
         self.problem = None
         self.told = []
         self.running = False
@@ -53,10 +66,6 @@ class FakeCampaigner:
     def refuse_service(self, obstacle):
         """Take in whether another election has the Service."""
         self.obstacle = obstacle
-
-    def view(self):
-        """Return what can be told."""
-        return {"name": self.resource.key.name, "status": self.body["status"]}
 
     async def retire(self):
         """End, for the resource is deleted."""

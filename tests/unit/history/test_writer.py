@@ -369,7 +369,7 @@ async def test_history_of_an_operator_has_the_labels_of_its_pods(spec):
             stage.bucket.put(KEY, "a")  # as Choria does
         await stage.until(lambda: stage.leaders == ["a"])
         await asyncio.sleep(1)
-        (term,) = (await one.history(limit=9))["terms"]
+        (term,) = (await one.view.history(limit=9))["terms"]
         assert [(lead["to"], lead["exact"]) for lead in term["led"]] == [(None, True)]
         if spec:
             stage.bucket.put(KEY, "b")
@@ -377,7 +377,7 @@ async def test_history_of_an_operator_has_the_labels_of_its_pods(spec):
             stage.cluster.delete("a")
         await stage.until(lambda: stage.leaders == ["b"])
         await asyncio.sleep(6)
-        new, old = (await one.history(limit=9))["terms"]
+        new, old = (await one.view.history(limit=9))["terms"]
         assert old["led"][0]["from"] < old["led"][0]["to"] <= new["led"][0]["from"]
         kinds = sorted(json.loads(data)["kind"] for data in store.messages(KEY))
         assert kinds == ["began", "began", "labelled", "labelled", "unlabelled"]
@@ -392,12 +392,12 @@ async def test_every_replica_tells_what_is_left_of_the_lease():
     async with two_candidates() as stage:
         await stage.lead()
         standby = await stage.start("two", nonce="other")
-        await stage.until(lambda: standby.view()["remainingSeconds"])
-        views = [campaigner.view() for campaigner in (stage.first, standby)]
+        await stage.until(lambda: standby.view.row()["remainingSeconds"])
+        views = [campaigner.view.row() for campaigner in (stage.first, standby)]
         for view in views:
             assert 0 < view["remainingSeconds"] <= TTL
             assert (view["site"], view["steward"]) == ("site", "one")
         assert abs(views[0]["remainingSeconds"] - views[1]["remainingSeconds"]) < 0.1
         assert views[0]["candidates"] == {"total": 2, "ready": 2}
-        found = await standby.history(limit=9)
+        found = await standby.view.history(limit=9)
         assert (found["problem"], found["terms"]) == (history_writer.OFF, [])

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakecluster import make_election, selects
+from incumbent.campaign.configuration import CampaignSpec
 from incumbent.campaign.records import Profile, Promotion
 from incumbent.campaign.timing import ExponentialBackoff
 from incumbent.kubernetes.objects import ElectionKey
@@ -135,7 +136,12 @@ def test_defaults_are_derived_from_the_name():
     assert plain.record_key == "shop.billing"
     assert plain.label_key == "incumbent.dev/billing"
     assert plain.token_key == "incumbent.dev/billing.token"
-    assert (plain.suspend, plain.deleting, plain.interval, plain.site) == (False, False, None, "")
+    assert (plain.suspend, plain.deleting, plain.campaign.interval, plain.site) == (
+        False,
+        False,
+        None,
+        "",
+    )
     assert not plain.observed
     assert (plain.unready_grace, plain.preempts, plain.holds) == (0, False, False)
     assert (plain.accepts_lower_tokens, plain.step_down) == (False, None)
@@ -165,15 +171,15 @@ def test_what_is_asked_for_is_read():
     assert asked.observed
     assert (asked.bucket, asked.record_key, asked.label_key) == ("OTHER", "a.b", "example.com/x")
     assert asked.suspend
-    assert (asked.profile, asked.interval, asked.splay) == (Profile.CHORIA, 3, 4)
-    assert (asked.promotion, asked.backoff) == (Promotion.AUTO, ExponentialBackoff(5, 2, 6))
+    assert asked.campaign == CampaignSpec(
+        Profile.CHORIA, 3, 4, Promotion.AUTO, ExponentialBackoff(5, 2, 6)
+    )
 
 
 def test_what_is_not_asked_for_is_the_profiles():
     """Nothing overrides the profile by itself, and one that is not known here is Prompt."""
     plain = resource(campaign={"profile": "Later", "promotion": "Later"})
-    assert plain.profile is Profile.PROMPT
-    assert (plain.interval, plain.splay, plain.promotion, plain.backoff) == (None,) * 4
+    assert plain.campaign == CampaignSpec(Profile.PROMPT, None, None, None, None)
 
 
 def test_the_token_annotation_does_not_depend_on_the_label_key():

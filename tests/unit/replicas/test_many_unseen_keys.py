@@ -11,12 +11,12 @@ from fakecluster import NAMESPACE, make_election, make_pod
 from fakes import FakeBucket
 from incumbent import clock
 from incumbent.campaign.ports import Answer, Outcome
-from incumbent.controller.campaigner import Campaigner
+from incumbent.controller.campaigner import Campaigner, Shared
 from incumbent.kubernetes.resource import resource_from
 from incumbent.kubernetes.turns import CHANGES, QUESTIONS, Turns
 from incumbent.pods.cache import NamespacePods
 from incumbent.replicas.confirmation import Stewards
-from incumbent.replicas.site import Peers, Replica, Site
+from incumbent.replicas.site import Replica, Site
 from stage import Cluster, View, Watches
 
 pytestmark = [
@@ -93,8 +93,15 @@ class Process:
 
     def start(self, *only):
         """Serve every election, or only some."""
-        pods, peers = NamespacePods(self.site.cluster, NAMESPACE), Peers()
-        turns = Turns(CHANGES)
+        pods = NamespacePods(self.site.cluster, NAMESPACE)
+        shared = Shared(
+            Site("site", "uid-of-cluster"),
+            Replica(self.name, self.nonce),
+            self.cluster,
+            Watches(),
+            Turns(CHANGES),
+            stewards=self.stewards,
+        )
         for (_, name), body in self.site.cluster.elections.items():
             if only and name not in only:
                 continue
@@ -102,16 +109,10 @@ class Process:
             self.campaigners[name] = campaigner = Campaigner(
                 body,
                 resource,
-                site=Site("site", "uid-of-cluster"),
-                replica=Replica(self.name, self.nonce),
+                shared,
                 bucket=self.views[resource.bucket],
-                cluster=self.cluster,
                 pods=pods,
-                observer=Watches(),
                 changed=lambda: None,
-                turns=turns,
-                peers=peers,
-                stewards=self.stewards,
             )
             self.tasks[name] = asyncio.create_task(campaigner.run())
         if self.show not in self.site.cluster.shown:
