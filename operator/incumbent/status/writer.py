@@ -248,8 +248,7 @@ class StatusWriter:
             if _knows_less(situation, before):
                 return
             if (left := self._may_know_less(situation, before)) > 0:
-                if await self._stirred.wait_within(left):  # there is something else to say
-                    self._stirred.clear()
+                await self._stirs_within(left)
                 continue
             status: Mapping[str, Any] = status_from(situation, before, _timestamp())
             if self._leaves_it(situation, before):
@@ -295,6 +294,13 @@ class StatusWriter:
             self._ahead = revision, clock.now()
         return self._ahead[1] + HEARS_WITHIN - clock.now()
 
+    async def _stirs_within(self, seconds: float) -> bool:
+        """Wait for something else to say, for so long at most; return whether there is."""
+        stirs = await self._stirred.wait_within(seconds)
+        if stirs:
+            self._stirred.clear()
+        return stirs
+
     async def _let_others_learn(self) -> None:
         """Wait before the same is written again, but not once there is something else to say.
 
@@ -306,8 +312,9 @@ class StatusWriter:
         if not self._repeats:
             return
         end = clock.now() + QUARREL.pause(self._repeats)
-        while self._repeats_itself() and await self._stirred.wait_within(end - clock.now()):
-            self._stirred.clear()
+        while self._repeats_itself():
+            if not await self._stirs_within(end - clock.now()):
+                return
 
     def _repeats_itself(self) -> bool:
         """Whether what is to be written is what we wrote last, so that somebody changed it."""
