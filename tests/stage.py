@@ -251,6 +251,11 @@ class Stage:
                 return condition["status"], condition["reason"]
         return None
 
+    def message(self, kind="Ready"):
+        """Return the message of a condition; empty if there is none."""
+        conditions = self.status.get("conditions", ())
+        return next((one["message"] for one in conditions if one["type"] == kind), "")
+
     @property
     def reasons(self):
         """The reasons of all events so far."""
