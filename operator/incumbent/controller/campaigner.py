@@ -33,7 +33,7 @@ from incumbent.controller.recognition import Recognition
 from incumbent.controller.reconciler import Others, Reconciler
 from incumbent.controller.report import Report
 from incumbent.controller.retirement import Retirement
-from incumbent.controller.schedule import Schedule, pause_after
+from incumbent.controller.schedule import AGAIN, Schedule
 from incumbent.controller.situations import Situations
 from incumbent.controller.steward import Notices
 from incumbent.controller.token_regress import TokenRegress
@@ -326,7 +326,7 @@ class Campaigner:
             # 4. Have the next one made soon if this one was not done.
             failures.count(done=done)
             if not done:
-                self._schedule.wake_in(pause_after(failures.in_a_row))
+                self._schedule.wake_in(AGAIN.pause(failures.in_a_row))
             # 5. Tell what is the case now.
             self._tell()
 

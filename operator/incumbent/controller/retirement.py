@@ -9,7 +9,7 @@ from incumbent import clock
 from incumbent.campaign.machine import NEVER
 from incumbent.controller.context import ElectionContext
 from incumbent.controller.permission import Permission
-from incumbent.controller.schedule import LONGEST_PAUSE, pause_after
+from incumbent.controller.schedule import AGAIN, LONGEST_PAUSE
 from incumbent.controller.teardown import Remainder
 from incumbent.flag import Flag
 
@@ -80,7 +80,7 @@ class Retirement:
             await self._reconciler.vacate()
         if self._yields:
             # Another replica takes back, too: if each relieved the other at once, none would end.
-            await asyncio.sleep(pause_after(self._yields))
+            await asyncio.sleep(AGAIN.pause(self._yields))
         tries = 0
         while not foreign:
             if successor := await self._reconciler.successor():
@@ -97,5 +97,5 @@ class Retirement:
             # be quick to create the record again.
             tries += 1
             longest = time_left if time_left > 0 else LONGEST_PAUSE
-            await asyncio.sleep(min(pause_after(tries), longest))
+            await asyncio.sleep(min(AGAIN.pause(tries), longest))
         self._ended.set()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncIterator
 
 from incumbent import clock
+from incumbent.backoff import JitteredBackoff
 from incumbent.flag import LEAST, Flag
 
 LONGEST_PAUSE = 2.0
 """Seconds between passes that are not done, at most."""
+AGAIN = JitteredBackoff(first=0.05, longest=LONGEST_PAUSE)
+"""The pauses between them."""
 SHORT_PAUSE = 0.3
 """Seconds until the next pass, at most, if earlier passes failed and there is news."""
 
@@ -65,7 +67,7 @@ class Schedule:
         await self._due.wait()
         if failures > 1:
             # Perhaps our own write has woken us, such as the strip of a hand-over that failed.
-            await self._urgent.wait_within(min(SHORT_PAUSE, pause_after(failures)))
+            await self._urgent.wait_within(min(SHORT_PAUSE, AGAIN.pause(failures)))
         self._urgent.clear()
         self._due.clear()
         self.cancel()
@@ -82,9 +84,3 @@ class Schedule:
                 yield
         finally:
             self._limit = None
-
-
-def pause_after(failures: int) -> float:
-    """Return the seconds until the next try, random and longer after each failure."""
-    longest = min(LONGEST_PAUSE, 0.05 * 2.0 ** min(failures, 8))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311
