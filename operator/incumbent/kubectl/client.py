@@ -63,7 +63,7 @@ class Client(ApiServer):
     """In which to look."""
 
     async def ask(self, method: str, path: str, **options: Any) -> Any:
-        """Send a request and return the JSON of its answer, as `ApiServer` does."""
+        """Send a request and return the JSON of its answer, as `Requests.ask` does."""
         return await self.requests.ask(method, path, **options)
 
     async def election(self, name: str) -> dict[str, Any]:

@@ -42,8 +42,8 @@ CONNECT_TIMEOUT = 2.0
 """Seconds for a TCP connection: one lost SYN is sent again after 1 s."""
 
 KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-"""TCP keep-alive of watches: a peer or a path that is gone is noticed after 30 s. An
-answering proxy in front of a dead API server is what `incumbent.kubernetes.api.SILENCE` is for."""
+"""TCP keep-alive of watches: a peer or a path that is gone is noticed after 30 s. An answering
+proxy in front of a dead API server is what `incumbent.kubernetes.watch.SILENCE` is for."""
 
 REFRESH = 60.0
 """Seconds after which the access is read again, for tokens that expire (exec plugins, token files).

@@ -207,7 +207,7 @@ class NatsClient(Client):
         _resolve(answer, BucketUnreachable(msg))
 
     def _denied(self, subject: str) -> None:
-        """Take in that we may not publish to a subject; it was turned into lower case."""
+        """End the requests on a subject to which we may not publish; it is in lower case."""
         for asked, answer in self._requests.values():
             if asked.lower() == subject:
                 msg = f"NATS refuses us the subject {asked}: {_GRANT}"
@@ -226,7 +226,7 @@ class NatsClient(Client):
     # nats-py's own methods, with other manners
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Take in what the server says about itself and its cluster, at first and later.
+        """Observe what the server says about itself and its cluster, at first and later.
 
         nats-py itself would only add the other servers to a list of its own, which is not used.
         """

@@ -120,7 +120,7 @@ class Feed:
             self._set_aside(key, *self.entries.pop(key))
 
     def learn(self, key: str, entry: Entry, stored_at: float) -> None:
-        """Take in what was read of a key that is watched, and was not known."""
+        """Record what was read of a key that is watched, and was not known."""
         self._unshown.discard(key)
         if not isinstance(entry, Nothing):
             self.entries[key] = entry, stored_at
@@ -157,7 +157,7 @@ class Feed:
         return 0.0 if since == math.inf else max(TICK, clock.now() - since)
 
     def take(self, subject: str, reply: str, data: bytes, headers: Mapping[str, str]) -> None:
-        """Take in a message of the consumer."""
+        """Record a message of the consumer, and show what is new."""
         if self.over.done():
             return
         self.heard = self.began = True
