@@ -97,13 +97,9 @@ def error_for(
     text = str(status.get("message") or "no reason given")
     message = f"{text} ({code}, {request})"
     explained = status.get("kind") == "Status"  # by an API server, not by a proxy in front of it
-    if explained and DENIED.match(text):
-        return AdmissionDenied(f"An admission policy, webhook or quota refuses this: {message}")
+    if explained and (error := _admission_error(code, text, message)) is not None:
+        return error
     match code:
-        case 403 if explained and not LACKS_RIGHT.match(text):
-            return AdmissionDenied(f"An admission policy, webhook or quota refuses this: {message}")
-        case 500 if explained and UNASKED.match(text):
-            return AdmissionUnavailable(f"An admission webhook does not answer: {message}")
         case 401:
             return Forbidden(f"The API server does not accept the credentials: {message}")
         case 403:
@@ -126,3 +122,17 @@ def error_for(
             return Overloaded(f"The API server asks to wait: {message}", retry_after)
         case _:
             return ClusterUnreachable(f"The API server failed: {message}")
+
+
+def _admission_error(code: int, text: str, message: str) -> ClusterError | None:
+    """Return the error if admission refused a request, or could not decide on it."""
+    refused = AdmissionDenied(f"An admission policy, webhook or quota refuses this: {message}")
+    if DENIED.match(text):
+        return refused
+    match code:
+        case 403 if not LACKS_RIGHT.match(text):
+            return refused
+        case 500 if UNASKED.match(text):
+            return AdmissionUnavailable(f"An admission webhook does not answer: {message}")
+        case _:
+            return None

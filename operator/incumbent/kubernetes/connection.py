@@ -176,7 +176,6 @@ class Connection:
         query: Mapping[str, str] | None = None,
         body: Body | None = None,
         content_type: str = JSON,
-        accept: str = JSON,
         silence: float | None = None,
     ) -> aiohttp.ClientResponse:
         """Send a request and return its answer as soon as it begins, if it is a good one.
@@ -190,7 +189,6 @@ class Connection:
             query: of the request.
             body: of the request; with a deadline, if it has one.
             content_type: of the body.
-            accept: what the answer may be.
             silence: seconds without a byte after which the answer is given up; None: never.
 
         Raises:
@@ -201,7 +199,7 @@ class Connection:
             path,
             query=query,
             body=body,
-            headers={"Accept": accept, "Content-Type": content_type},
+            headers={"Accept": JSON, "Content-Type": content_type},
             limits=aiohttp.ClientTimeout(
                 total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence
             ),

@@ -113,7 +113,6 @@ class Requests:
         query: Mapping[str, str] | None = None,
         body: object = None,
         content_type: str = JSON,
-        accept: str = JSON,
         timeout: float | None = None,
         within: float | None = None,
         usual: Rank = Rank.ROUTINE,
@@ -131,7 +130,6 @@ class Requests:
             query: of the request.
             body: of the request.
             content_type: of the body.
-            accept: what the answer may be.
             timeout: seconds for it, once it has its turn; None: the attribute `timeout`.
             within: seconds for everything; None: no limit.
             usual: its rank, if `turns.urgent` gave it none.
@@ -159,7 +157,6 @@ class Requests:
                     query=query,
                     body=body,
                     content_type=content_type,
-                    accept=accept,
                     timeout=timeout,
                     until=until,
                     longest=longest,
@@ -176,7 +173,6 @@ class Requests:
         query: Mapping[str, str] | None,
         body: object,
         content_type: str,
-        accept: str,
         timeout: float | None,
         until: float | None,
         longest: int | None,
@@ -195,7 +191,6 @@ class Requests:
                         query=query,
                         body=content,
                         content_type=content_type,
-                        accept=accept,
                     )
                     async with response:
                         return json.loads(await _read(response, longest))

@@ -17,7 +17,7 @@ from incumbent import clock
 from incumbent.backoff import JitteredBackoff
 from incumbent.errors import ClusterError, Overloaded, Unconnected
 from incumbent.kubernetes.answers import Expired, Interrupted, error_for, translated
-from incumbent.kubernetes.connection import JSON, Connection, drop, keep_alive
+from incumbent.kubernetes.connection import Connection, drop, keep_alive
 from incumbent.kubernetes.fairness import Rank
 from incumbent.kubernetes.pod_json import pod_from
 from incumbent.kubernetes.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced, PodsUnwatched
@@ -170,7 +170,6 @@ async def changes(
     version: str,
     *,
     query: Mapping[str, str] | None = None,
-    accept: str = JSON,
 ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
     """Yield type and object of each event after `version`, until the API server ends the watch.
 
@@ -179,7 +178,6 @@ async def changes(
         path: of what is watched.
         version: the resourceVersion from which to go on.
         query: selects some of it; None: all.
-        accept: the form of the objects.
 
     Raises:
         Expired: the version is too old, or the API server ended the watch early. Behind its end
@@ -196,9 +194,7 @@ async def changes(
     }
     with translated(f"The watch of {path}"):
         async with asyncio.timeout(TIMEOUT):
-            response = await connection.send(
-                "GET", path, query=query, silence=SILENCE, accept=accept
-            )
+            response = await connection.send("GET", path, query=query, silence=SILENCE)
     opened = loop.time()  # which stands still while the machine sleeps
     try:
         with translated(f"The watch of {path}"):

@@ -162,11 +162,7 @@ class Feed:
             return
         self.heard = self.began = True
         if not reply:
-            # A heartbeat comes when there is nothing to deliver, whatever was pending before.
-            if headers.get("Nats-Last-Consumer") != str(self._delivered):
-                self.end("messages were lost before a heartbeat")
-            self._pending = 0
-            self._reached.set()
+            self._take_heartbeat(headers)
             return
         delivery = jetstream.delivery_from(reply)
         self._delivered += 1
@@ -205,6 +201,13 @@ class Feed:
         self._revision, self._pending = delivery.revision, delivery.pending
         if self._revision >= self._goal:
             self._reached.set()
+
+    def _take_heartbeat(self, headers: Mapping[str, str]) -> None:
+        """Record a heartbeat: there is nothing to deliver, whatever was pending before."""
+        if headers.get("Nats-Last-Consumer") != str(self._delivered):
+            self.end("messages were lost before a heartbeat")
+        self._pending = 0
+        self._reached.set()
 
     async def reach(self, revision: int) -> None:
         """Return when all up to a revision was delivered or replaced, or when this is over.
