@@ -18,7 +18,12 @@ from typing import Self
 import structlog
 
 from incumbent import clock
-from incumbent.campaign.configuration import BucketSettings, CampaignSpec, unfit_reason
+from incumbent.campaign.configuration import (
+    BucketSettings,
+    CampaignSpec,
+    unfit_reason,
+    unsettled_reason,
+)
 from incumbent.campaign.driver import Driver
 from incumbent.campaign.events import CampaignEvent, Lost, Relieved, Won
 from incumbent.campaign.machine import Campaign, Member
@@ -331,8 +336,8 @@ class Election:
             return
         self.problem = store.problem or store.denied.get(self.key)
         # 1. Observe the settings of the bucket, and judge whether we can campaign in it.
-        info = store.settings
-        recreated = self._settings.observe(info, clock.now())
+        info, now = store.settings, clock.now()
+        recreated = self._settings.observe(info, now)
         timing = self._timing(info) if info is not None else None
         if driver.campaign is not None:
             # 2. Go on with other settings, or without any: then give the key up.
@@ -340,7 +345,8 @@ class Election:
                 driver.adjust(timing)
             if recreated:
                 driver.forget()
-            driver.nominate(Nominee(self.identity) if timing is not None else None)
+            stands = timing is not None and not self._waits(now)
+            driver.nominate(Nominee(self.identity) if stands else None)
             if timing is None and info is not None:
                 self._tasks.append(asyncio.create_task(self._resign(driver)))
         elif timing is not None:
@@ -348,6 +354,18 @@ class Election:
             driver.begin(timing)
             driver.nominate(Nominee(self.identity))
         self._changed.set()
+
+    def _waits(self, now: float) -> bool:
+        """Whether a lower TTL keeps us from leading; then `problem` says so.
+
+        A leader that cannot reach NATS counts on the TTL with which it wrote its record.
+        """
+        info, driver, left = self._settings.info, self._driver, self._settings.unsettled_for(now)
+        if info is None or left <= 0 or driver is None or driver.lease is not None:
+            return False
+        self.problem = self.problem or BucketInvalid(unsettled_reason(info))
+        asyncio.get_running_loop().call_later(left, self._configure)
+        return True
 
     def _timing(self, info: BucketInfo) -> Timing | None:
         """Return the durations of our campaign; None: there can be none, and `problem` says why."""

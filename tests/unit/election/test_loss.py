@@ -168,6 +168,21 @@ async def test_a_lower_ttl_shortens_the_lease_at_once(member, bucket):
         assert election.is_leader
 
 
+async def test_after_a_lower_ttl_a_follower_waits_for_the_old_one(member, bucket):
+    """A leader that cannot reach NATS counts on the TTL with which it wrote."""
+    revision = bucket.put(KEY, "stranger")
+    async with member() as election:
+        await settle()
+        bucket.configure(ttl=3)
+        bucket._expire(KEY, revision, bucket._generation)  # the server applies the TTL at once
+        await asyncio.sleep(TTL - 0.1)
+        assert not election.is_leader
+        assert "was lowered to 3 s" in str(election.problem)
+        await asyncio.sleep(4)
+        assert election.is_leader
+        assert election.problem is None
+
+
 async def test_a_mirror_is_refused(member, bucket, monkeypatch):
     """It waits, and says why: somebody may replace the bucket."""
     info = bucket._info
