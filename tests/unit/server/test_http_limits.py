@@ -278,7 +278,10 @@ async def test_body_is_made_once_and_shared(serve, process, monkeypatch):
     assert process.renders == 1
     looks = process.looks
     found = await asyncio.gather(*(answered(address, request()) for _ in range(40)))
-    assert len({answer for _, answer in found if b"ETag" in answer}) == 1
+    tags = {answer.partition(b"ETag: ")[2].partition(b"\r\n")[0] for _, answer in found}
+    assert len(tags) == 1
+    assert tags != {b""}
+    assert len({answer.partition(b"\r\n\r\n")[2] for _, answer in found}) == 1
     assert process.looks == looks + 5
 
 
