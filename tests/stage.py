@@ -9,7 +9,7 @@ from dataclasses import replace
 from fakecluster import NAMESPACE, FakeCluster, make_election, make_pod
 from fakes import FakeBucket
 from incumbent.campaign.ports import Answer, Outcome
-from incumbent.controller.campaigner import Campaigner, Shared
+from incumbent.campaigner.campaigner import Campaigner, Shared
 from incumbent.errors import BucketUnreachable
 from incumbent.kubernetes.resource import resource_from
 from incumbent.kubernetes.turns import CHANGES, Turns

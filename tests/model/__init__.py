@@ -1,6 +1,6 @@
 """A search through every order of events: what may happen between any two awaits of a replica.
 
-A small model of `pods.labels`, the roles of `controller.reconciler`, `campaign.machine` and
+A small model of `pods.labels`, the roles of `reconciler.reconciler`, `campaign.machine` and
 `campaign.driver`, whose steps have the names that the code uses, is followed from its start through
 all states that it can reach. In each of them one pod of a site at most may carry the leader label,
 tokens must not go back, and a site may only lead after the other one has stopped.

@@ -328,7 +328,7 @@ class Lines:
         self._limit = logs.Limit(clock=lambda: self.now)
 
     def write(
-        self, times, event="election.won", *, logger="incumbent.controller.campaigner", **fields
+        self, times, event="election.won", *, logger="incumbent.campaigner.campaigner", **fields
     ):
         """Write lines; return the fields of those that came through."""
         messages = [{"event": event, **fields} for _ in range(times)]

@@ -17,9 +17,9 @@ import kopf
 import structlog
 
 from incumbent.controller.registry import Registry
-from incumbent.controller.teardown import Ending
 from incumbent.kubernetes.resource import FINALIZER, GROUP, PLURAL, VERSION, lean
 from incumbent.kubernetes.session import Session
+from incumbent.reconciler.teardown import Ending
 
 log = structlog.get_logger(__name__)
 

@@ -15,8 +15,8 @@ from weakref import WeakValueDictionary
 import structlog
 import uvloop
 
+from incumbent.campaigner.campaigner import Campaigner, Shared
 from incumbent.controller import descriptors, gc_pauses, lifecycle
-from incumbent.controller.campaigner import Campaigner, Shared
 from incumbent.controller.registry import Registry
 from incumbent.errors import (
     BucketError,

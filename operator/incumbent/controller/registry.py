@@ -15,12 +15,12 @@ import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from incumbent.controller.campaigner import Campaigner
+from incumbent.campaigner.campaigner import Campaigner
 from incumbent.controller.locks import Locks
 from incumbent.controller.quota import Quota
-from incumbent.controller.teardown import Ending
 from incumbent.kubernetes.objects import ElectionKey
 from incumbent.kubernetes.resource import FINALIZER, GROUP, Resource, resource_from
+from incumbent.reconciler.teardown import Ending
 from incumbent.routing.endpoint_slices import Obstacle
 from incumbent.server.changelog import ChangeLog
 from incumbent.status.conditions import Problem

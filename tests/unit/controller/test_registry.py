@@ -9,10 +9,10 @@ import pytest
 
 from fakecluster import make_election
 from incumbent.controller.registry import Registry
-from incumbent.controller.teardown import Ending
 from incumbent.errors import ClusterUnreachable
 from incumbent.kubernetes.objects import ElectionKey
 from incumbent.kubernetes.resource import FINALIZER
+from incumbent.reconciler.teardown import Ending
 
 
 class FakeView:

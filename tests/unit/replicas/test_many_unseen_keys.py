@@ -11,7 +11,7 @@ from fakecluster import NAMESPACE, make_election, make_pod
 from fakes import FakeBucket
 from incumbent import clock
 from incumbent.campaign.ports import Answer, Outcome
-from incumbent.controller.campaigner import Campaigner, Shared
+from incumbent.campaigner.campaigner import Campaigner, Shared
 from incumbent.kubernetes.resource import resource_from
 from incumbent.kubernetes.turns import CHANGES, QUESTIONS, Turns
 from incumbent.pods.cache import NamespacePods

@@ -12,7 +12,7 @@ from fakecluster import NAMESPACE, make_election, make_pod
 from fakes import FakeBucket
 from incumbent.campaign import wire
 from incumbent.campaign.records import Record
-from incumbent.controller.recognition import ACCOUNT_WITHIN, QUIET_TTLS
+from incumbent.campaigner.recognition import ACCOUNT_WITHIN, QUIET_TTLS
 from incumbent.errors import Conflict, Refused
 from incumbent.replicas.site import MOST_PROCESSES, Kinship, Peers, Site
 from stage import KEY, LABEL, MARGIN, TOKEN, TTL, Stage, View
