@@ -21,16 +21,20 @@ MODULES = (
     "campaign/succession.py",
     "campaign/timing.py",
     "campaign/tokens.py",
-    "controller/[a-z]*.py",
-    "history/terms.py",
+    "campaigner/[a-z]*.py",
+    "controller/locks.py",
+    "controller/quota.py",
+    "controller/registry.py",
+    "history/[a-z]*.py",
     "nats/continuity.py",
     "pods/eligibility.py",
     "pods/labels.py",
     "pods/election_labels.py",
     "pods/intent.py",
+    "reconciler/[a-z]*.py",
     "replicas/[a-z]*.py",
     "routing/endpoint_slices.py",
-    "status/conditions.py",
+    "status/[a-z]*.py",
 )
 """Patterns of the modules that decide, below `operator/incumbent`."""
 
