@@ -399,13 +399,15 @@ async def test_an_election_made_anew_is_the_younger(registry, serve):
     assert reason(registry, "a") == "KeyInUse"
 
 
-async def test_a_late_farewell_is_not_the_new_elections(registry, serve):
+@pytest.mark.parametrize("uid", ("1", "3"))
+async def test_a_late_farewell_is_not_the_new_elections(registry, serve, uid):
     """The deletion of an earlier resource does not take the present one away."""
-    old = election("a", 1, uid="old", **KEY)
-    await serve(election("a", 2, uid="new", **KEY), election("b", 3, **KEY))
+    old = election("a", 1, uid=uid, **KEY)
+    await serve(election("a", 2, uid="2", **KEY), election("b", 3, **KEY))
     registry.forget_body(old)
     registry.forget_body(election("unknown"))
     assert reason(registry, "b") == "KeyInUse"
+    assert not campaigner(registry, "a").gone.done()
 
 
 async def test_who_retires_is_not_told_about_a_namesake(registry, serve):
