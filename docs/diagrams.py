@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from html import escape
 
@@ -142,6 +143,60 @@ def sites() -> str:
     return drawing("Sites, replicas, and members outside Kubernetes contest one key", 300, parts)
 
 
+def overview() -> str:
+    """Return what an operator does, on one picture."""
+    tip = ' marker-end="url(#tip)"'
+    pods = (("billing-a", "leader", GREEN), ("billing-b", "candidate", INK))
+    parts = [
+        box(20, 30, 170, 44, "LeaderElection billing"),
+        line(190, 52, 278, 52, more=tip),
+        text(234, 44, "watches"),
+        box(280, 30, 150, 44, "Incumbent", BLUE),
+        line(355, 74, 355, 148, BLUE, tip),
+        text(347, 108, "creates the key, and renews it", colour=BLUE, anchor="end"),
+        text(347, 126, "before the bucket's TTL ends", colour=BLUE, anchor="end"),
+        box(245, 150, 220, 44, "shop.billing in a NATS bucket", BLUE),
+    ]
+    for index, (name, label, colour) in enumerate((*pods, ("billing-c", "candidate", INK))):
+        y = 14 + 58 * index
+        parts += [
+            box(570, y, 170, 40, f"{name}: {label}", colour),
+            line(430, 52, 568, y + 20, colour, tip),
+        ]
+    parts += [
+        text(490, 28, "labels"),
+        box(570, 208, 170, 40, "Service billing-leader"),
+        f'<path d="M740 228h12V34h-10" stroke="{GREEN}" fill="none"{tip}/>',
+        text(20, 222, "Without a change of leader the operator", anchor="start"),
+        text(20, 240, "writes nothing to the Kubernetes API.", anchor="start"),
+        text(560, 232, "selects the label", anchor="end"),
+    ]
+    return drawing("The operator holds a key in NATS and labels the leader pod", 264, parts)
+
+
+DARK = {
+    INK: "#e4e7eb",
+    FAINT: "#7b8794",
+    BLUE: "#7fb8f0",
+    GREEN: "#6fcf97",
+    RED: "#f08a80",
+    "#ffffff": "#323f4b",
+    "#f8fafc": "#1f2933",
+}
+"""The colour for a dark page, by the colour for a light one."""
+
+
+def darkened(svg: str) -> str:
+    """Return a drawing in the colours for a dark page."""
+    return re.sub("|".join(DARK), lambda found: DARK[found.group()], svg)
+
+
 def drawn() -> Mapping[str, str]:
     """Return each drawing by the name of its file."""
-    return {"timing.svg": timing(), "hand-over.svg": handover(), "sites.svg": sites()}
+    return {
+        "overview.svg": overview(),
+        "overview-dark.svg": darkened(overview()),
+        "timing.svg": timing(),
+        "hand-over.svg": handover(),
+        "sites.svg": sites(),
+    }

@@ -2,9 +2,9 @@
 
 - `reference/`: the resource from `crds/`, flags and variables from the commands, metrics from what
   an operator serves, conditions and events from the code that says them;
-- `guarantees.md`: the promises, from README.md;
 - `how-to/choose-the-ttl.md`: its tables, from `campaign.timing` and from what was measured;
-- `nats.md`, `real-nodes.md`, `routing.md`, `security.md`, README.md: their figures (`measured.py`);
+- `measured.md`, `nats.md`, `real-nodes.md`, `routing.md`, `security.md`, README.md: their figures
+  (`measured.py`);
 - `reference/versions.md`: from the results of `make matrix`;
 - `diagrams/`: from the tables in `diagrams.py`.
 """  # noqa: INP001  # a script
@@ -391,14 +391,6 @@ def conditions_page() -> str:
 # Parts of pages that people write
 
 
-def promises() -> str:
-    """Return the promises as README.md makes them."""
-    _, _, rest = (
-        (ROOT / "README.md").read_text().partition("## What is promised, and what is not\n\n")
-    )
-    return rest.partition("\n## ")[0]
-
-
 def ttl_table() -> str:
     """Return what follows from a TTL, with all defaults."""
     rows = []
@@ -476,7 +468,7 @@ def generated() -> Mapping[Path, str]:
 
     sys.path.remove(str(DOCS))
     reference = DOCS / "reference"
-    guarantees, ttl = DOCS / "guarantees.md", DOCS / "how-to" / "choose-the-ttl.md"
+    figures, ttl = DOCS / "measured.md", DOCS / "how-to" / "choose-the-ttl.md"
     readme, nats = ROOT / "README.md", DOCS / "nats.md"
     operations = DOCS / "operations.md"
     security = DOCS / "security.md"
@@ -488,7 +480,7 @@ def generated() -> Mapping[Path, str]:
         reference / "metrics.md": metrics_page(),
         reference / "conditions.md": conditions_page(),
         reference / "versions.md": versions_page(),
-        guarantees: inserted(guarantees, promises()),
+        figures: inserted(figures, measured.measurements()),
         ttl: inserted(ttl, ttl_table(), measured.stream_leaders()),
         nats: inserted(nats, measured.writes()),
         operations: inserted(operations, measured.memory()),

@@ -25,7 +25,16 @@ Found = Mapping[str, Any]
 
 
 def readme() -> str:
-    """Return the figures that README.md shows."""
+    """Return the few figures that README.md shows."""
+    costs = _found(cost).values()
+    rows = _costs(max(costs, key=lambda found: found["elections"]))
+    rows += _kills(_one("failover"), {"the longest": 1.0})
+    short = [(what, leases, ours.partition(" (")[0]) for what, leases, ours, _ in rows]
+    return table(("", "Leases with client-go", "Incumbent"), short)
+
+
+def measurements() -> str:
+    """Return the figures of the page about measurements."""
     parts = [
         "Beside client-go's `LeaderElector`, each in one run on one machine:",
         _beside(_found(cost), _one("failover")),
@@ -37,7 +46,7 @@ def readme() -> str:
         _storms(_one("storm")),
     ]
     if found := _one("hostile"):
-        page = "docs/security.md#measured-beside-a-hostile-tenant"
+        page = "security.md#measured-beside-a-hostile-tenant"
         who = f"{found['clients']} hostile clients and a hostile tenant ([what they do]({page}))"
         parts += [f"{found['elections']:,} elections beside {who}:", hostile.verdict(found)]
     if soak := _one("soak"):
@@ -146,38 +155,44 @@ def _first_table(text: str) -> str:
 
 
 def _beside(costs: Mapping[str, Found], kills: Found) -> str:
-    rows = []
-    for found in costs.values():
-        name = f"{found['elections']:,} elections at rest"
-        above = {client: sum(cost.above(found, client).values()) for client in cost.CLIENTS}
-        rows.append(
-            (
-                f"{name}: CPU of all processes above idle, of a core",
-                f"{above['Leases']:.0f} %",
-                f"{above['Incumbent']:.1f} % ({cost.ratio(found)})",
-                "",
-            )
-        )
-        writes = {client: found[client]["writes"] for client in cost.CLIENTS}
-        rows.append(
-            (
-                f"{name}: writes at the API server, beyond those of others",
-                f"{writes['Leases'] - found['Idle']['writes']:.0f}/s",
-                f"{found['Incumbent']['audited']} in {cost.LOOK} s",
-                "",
-            )
-        )
-    outages = kills["outages"]
-    for name, share in (("half of all", 0.5), ("nine of ten", 0.9), ("the longest", 1.0)):
-        rows.append(
-            (
-                f"a member is killed, TTL {kills['ttl']} s, until the next one leads: {name}",
-                f"{at(outages[failover.LEASE], share):.1f} s",
-                f"{at(outages['Prompt'], share):.1f} s",
-                f"{at(outages['Choria'], share):.1f} s",
-            )
-        )
+    shares = {"half of all": 0.5, "nine of ten": 0.9, "the longest": 1.0}
+    rows = [row for found in costs.values() for row in _costs(found)] + _kills(kills, shares)
     return table(("", "Leases", "Incumbent", "the same, with Choria's manners"), rows)
+
+
+def _costs(found: Found) -> list[tuple[str, str, str, str]]:
+    """Return what elections at rest cost."""
+    name = f"{found['elections']:,} elections at rest"
+    above = {client: sum(cost.above(found, client).values()) for client in cost.CLIENTS}
+    writes = {client: found[client]["writes"] for client in cost.CLIENTS}
+    return [
+        (
+            f"{name}: CPU of all processes above idle, of a core",
+            f"{above['Leases']:.0f} %",
+            f"{above['Incumbent']:.1f} % ({cost.ratio(found)})",
+            "",
+        ),
+        (
+            f"{name}: writes at the API server, beyond those of others",
+            f"{writes['Leases'] - found['Idle']['writes']:.0f}/s",
+            f"{found['Incumbent']['audited']} in {cost.LOOK} s",
+            "",
+        ),
+    ]
+
+
+def _kills(kills: Found, shares: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
+    """Return how long it takes until the next member leads, for shares of all tries."""
+    outages = kills["outages"]
+    return [
+        (
+            f"a member is killed, TTL {kills['ttl']} s, until the next one leads: {name}",
+            f"{at(outages[failover.LEASE], share):.1f} s",
+            f"{at(outages['Prompt'], share):.1f} s",
+            f"{at(outages['Choria'], share):.1f} s",
+        )
+        for name, share in shares.items()
+    ]
 
 
 def _storms(found: Found) -> str:
