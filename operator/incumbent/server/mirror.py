@@ -7,31 +7,19 @@ clients that want it meanwhile.
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
 
 from incumbent import clock
+from incumbent.server import bodies
+from incumbent.server.bodies import Bodies, Body, Content, Shared
 from incumbent.server.changelog import ChangeLog
 from incumbent.server.feed import DROPPED, ENDS
 from incumbent.server.metrics import CONTENT_TYPE, Exposition
 
-T = TypeVar("T")
-
-Content = bytes | bytearray
-
 JSON = "application/json; charset=utf-8"
-
-SHARED_FOR = 1.0
-"""Seconds for which what was made for one client is served to all."""
-
-AT_MOST = 0.25
-"""Share of the time that is spent on making the same thing again and again."""
-
-SHORTEST_PAUSE = 0.2
-"""Seconds between two events of a stream, at least, however much changes."""
 
 PATIENCE = 3.0
 """Seconds that the renewing loop has to show that it runs, before /livez denies it. A garbage
@@ -43,14 +31,8 @@ STOOD_STILL = 1.0
 FORGOTTEN_AFTER = 60.0
 """Seconds without a reader after which the elections are forgotten here."""
 
-MOST_BODIES = 2
-"""Bodies of one kind that are being read at a time. While so many are, readers get the latest."""
-
 NEWS_AT_A_TIME = 50
 """Elections in one event of a stream of changes, about 100 kB: each reader may hold its own."""
-
-SLOW_AFTER = 5.0
-"""Seconds that a client may read, while others want a newer body and there are too many."""
 
 MOST_HISTORIES = 8
 """Histories that are kept to be shared; one of 10,000 terms is 4 MB."""
@@ -117,108 +99,6 @@ class Link:
         return found
 
 
-class Shared(Generic[T]):
-    """Something that is made once for everybody who wants it at about the same time.
-
-    It is made at most once in `lasts` seconds (default: `SHARED_FOR`), and takes no more than
-    `AT_MOST` of the time.
-    """
-
-    def __init__(self, make: Callable[[], Awaitable[T]], *, lasts: float | None = None) -> None:
-        self._make = make
-        self._lasts = SHARED_FOR if lasts is None else lasts
-        self._making: asyncio.Task[T] | None = None
-        self.until = 0.0
-        """When it may be made again."""
-        self.made: T | None = None
-        """What was made last."""
-
-    async def get(self) -> T:
-        """Return what is there, or is being made, or make it."""
-        if self._making is None:
-            if self.made is not None and clock.now() < self.until:
-                return self.made
-            self._making = asyncio.create_task(self._renew())
-            self._making.add_done_callback(_seen)
-        return await asyncio.shield(self._making)
-
-    async def _renew(self) -> T:
-        began = clock.now()
-        try:
-            self.made = await self._make()
-        finally:
-            self._making = None
-        self.until = max(began + self._lasts, began + (clock.now() - began) / AT_MOST)
-        return self.made
-
-
-def _seen(task: asyncio.Task[Any]) -> None:
-    """Take note of a failure although every client that waited for it may have gone."""
-    if not task.cancelled():
-        task.exception()
-
-
-class Body:
-    """What many clients get, plain and compressed, with its tag."""
-
-    def __init__(self, content: Content, kind: str, tag: str, step: int) -> None:
-        self.content = content
-        self.kind = kind
-        self.tag = tag
-        self.step = step
-        """The step of the mirror that it shows."""
-        self.made_at = clock.now()
-        self.readers: set[asyncio.Transport] = set()
-        """The connections on which it is being sent."""
-        self._compressed: asyncio.Task[bytes] | None = None
-
-    async def compressed(self) -> bytes:
-        """Return it as gzip, made once, beside the event loop."""
-        if self._compressed is None:
-            work = asyncio.to_thread(gzip.compress, self.content, 1)
-            self._compressed = asyncio.create_task(work)
-        return await asyncio.shield(self._compressed)
-
-
-class Bodies:
-    """The bodies of one kind, of which only so many are in memory."""
-
-    def __init__(self, make: Callable[[], Awaitable[tuple[Content, str, int]]], name: str) -> None:
-        self._make = make
-        self._name = f"{name}-{id(self):x}-{clock.now():.0f}"
-        self._read: list[Body] = []
-        self._count = 0
-        self._shared = Shared(self._renew)
-
-    async def get(self, step: int = -1) -> Body:
-        """Return the body of this second, or one that shows a step as soon as there may be one."""
-        while (body := await self._shared.get()).step < step:  # noqa: ASYNC110  # nothing tells when
-            await asyncio.sleep(max(SHORTEST_PAUSE, self._shared.until - clock.now()))
-        return body
-
-    async def _renew(self) -> Body:
-        self._read = [body for body in self._read if body.readers]
-        latest = self._shared.made
-        if len(self._read) >= MOST_BODIES and latest is not None:
-            oldest = self._read[0]
-            if clock.now() < oldest.made_at + SLOW_AFTER:
-                return latest
-            for reader in tuple(oldest.readers):
-                reader.abort()
-        del latest
-        self._shared.made = None  # unless it is being read, it goes before there is another
-        content, kind, step = await self._make()
-        self._count += 1
-        body = Body(content, kind, f'"{self._name}-{self._count}"', step)
-        self._read.append(body)
-        return body
-
-    def forget(self) -> None:
-        """Let go of what nobody reads."""
-        self._read = [body for body in self._read if body.readers]
-        self._shared.made = None
-
-
 class Mirror:
     """The elections, metrics and health, as far as clients want them."""
 
@@ -240,11 +120,11 @@ class Mirror:
         self._wanted_at = clock.now()
         self._readers = 0
         self._following: asyncio.Task[None] | None = None
-        self._updated = Shared(self._update, lasts=SHORTEST_PAUSE)
-        self._health = Shared(self._ask_health, lasts=SHORTEST_PAUSE)
+        self._updated = Shared(self._update, lasts=bodies.SHORTEST_PAUSE)
+        self._health = Shared(self._ask_health, lasts=bodies.SHORTEST_PAUSE)
         self._timed = Shared(self._ask_deadlines)
         self._list = Bodies(self._make_list, "elections")
-        self._remaining = Shared(self._make_remaining, lasts=SHORTEST_PAUSE)
+        self._remaining = Shared(self._make_remaining, lasts=bodies.SHORTEST_PAUSE)
         self._metrics = Bodies(self._make_metrics, "metrics")
         self._histories: OrderedDict[tuple[str, str, int], Shared[tuple[Body | None, bool]]] = (
             OrderedDict()
@@ -377,8 +257,8 @@ class Mirror:
         self.elections, self.deadlines, self._version = {}, {}, -1
         self._changes.forget_gone(self.elections, self.step)
         self._told = self._remaining.made = None
-        for bodies in (self._list, self._metrics):
-            bodies.forget()
+        for kept in (self._list, self._metrics):
+            kept.forget()
 
     def close(self) -> None:
         """Follow nothing any more."""

@@ -9,7 +9,7 @@ import structlog
 
 from fakedirectory import FakeProcess, election
 from incumbent.errors import ConfigurationError
-from incumbent.server import http
+from incumbent.server import http, views
 from incumbent.server.listen import parse_address
 
 
@@ -204,7 +204,7 @@ async def test_a_stream_ends_with_its_election(client, process):
 
 async def test_a_silent_stream_is_kept_alive(client, process, monkeypatch):
     """Comments tell proxies and readers that it is still there, also while others change."""
-    monkeypatch.setattr(http, "KEEP_ALIVE", 0.05)
+    monkeypatch.setattr(views, "KEEP_ALIVE", 0.05)
     process.put("billing")
 
     async def change_another():

@@ -269,7 +269,7 @@ async def test_whole_answer_has_a_time_limit(serve, process):
 
 async def test_body_is_made_once_and_shared(serve, process, monkeypatch):
     """Whoever asks at about the same time gets the same, with the same tag."""
-    monkeypatch.setattr("incumbent.server.mirror.SHARED_FOR", 60.0)
+    monkeypatch.setattr("incumbent.server.bodies.SHARED_FOR", 60.0)
     process.put(*(f"e{number}" for number in range(5)))
     address = await serve(connections=50, per_address=50)
     found = await asyncio.gather(*(answered(address, request("/metrics")) for _ in range(40)))
@@ -287,8 +287,8 @@ async def test_body_is_made_once_and_shared(serve, process, monkeypatch):
 
 async def test_unchanged_elections_are_not_read_again(serve, process, monkeypatch):
     """Only those that have changed are, however often all are asked for."""
-    monkeypatch.setattr("incumbent.server.mirror.SHARED_FOR", 0.0)
-    monkeypatch.setattr("incumbent.server.mirror.SHORTEST_PAUSE", 0.0)
+    monkeypatch.setattr("incumbent.server.bodies.SHARED_FOR", 0.0)
+    monkeypatch.setattr("incumbent.server.bodies.SHORTEST_PAUSE", 0.0)
     process.put(*(f"e{number}" for number in range(100)))
     address = await serve()
     assert await status(address, "/v1/elections") == 200

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from fakedirectory import FakeProcess
-from incumbent.server import http
+from incumbent.server import http, views
 from incumbent.server.mirror import NEWS_AT_A_TIME
 
 EVENTS = {"Accept": "text/event-stream"}
@@ -124,7 +124,7 @@ async def test_history_is_served(client, process):
     process.put("a")
     process.terms = [{"token": n} for n in range(100)]
     status, found = await get(client, "/v1/elections/shop/a/history")
-    assert (status, len(found["terms"]), found["problem"]) == (200, http.TERMS, None)
+    assert (status, len(found["terms"]), found["problem"]) == (200, views.TERMS, None)
     process.problem = "nats://user:hidden@a:4222 is away"
     _, found = await get(client, "/v1/elections/shop/a/history?limit=3")
     assert (len(found["terms"]), found["problem"]) == (3, "nats://***@a:4222 is away")
