@@ -29,7 +29,7 @@ import incumbent.kubectl.main
 from incumbent.campaign.timing import timing_for
 from incumbent.kubernetes.objects import ElectionKey
 from incumbent.server.metrics import Metrics
-from incumbent.status.conditions import Problem
+from incumbent.status.situation import Problem
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -303,12 +303,12 @@ def conditions() -> list[tuple[str, str, str]]:
     """Return type, status and reason of every condition that the code can write.
 
     Raises:
-        ValueError: `incumbent.status.conditions` is no longer written as this reads it.
+        ValueError: the module `incumbent.status.conditions` is no longer written as this reads it.
     """
     tree = ast.parse((SOURCES / "status" / "conditions.py").read_text())
     functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     found: list[tuple[str, str, str]] = []
-    for pair in ast.walk(functions["_conditions"]):
+    for pair in ast.walk(functions["conditions_from"]):
         match pair:
             case ast.Tuple(elts=[ast.Constant(value=kind), ast.Call(func=ast.Name(id=function))]):
                 returned = [
@@ -351,7 +351,7 @@ def events() -> list[tuple[str, str, str]]:
         if isinstance(reason, str)
     }
     rows = [(kind, reason, EVENTS[reason]) for kind, reason in sorted(said)]
-    tree = ast.parse((SOURCES / "status" / "conditions.py").read_text())
+    tree = ast.parse((SOURCES / "status" / "events.py").read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_TROUBLES":
             assert isinstance(node.value, ast.Call)  # noqa: S101  # frozenset({…})

@@ -23,7 +23,7 @@ from incumbent.errors import (
 from incumbent.kubernetes.objects import Pod
 from incumbent.kubernetes.ports import PodChanged, PodDeleted, PodEvent, PodsReplaced, PodsUnwatched
 from incumbent.kubernetes.resource import API_VERSION, KIND, SERVICE_NAME
-from incumbent.status.conditions import KubernetesEvent
+from incumbent.status.events import KubernetesEvent
 
 NAMESPACE = "shop"
 TIMEOUT = 5.0

@@ -9,11 +9,8 @@ from hypothesis import strategies as st
 from fakecluster import make_election, make_pod
 from incumbent.campaign.records import BucketInfo, Record, State
 from incumbent.kubernetes.resource import resource_from
-from incumbent.status.conditions import (
-    Problem,
-    Situation,
-    status_from,
-)
+from incumbent.status.fields import status_from
+from incumbent.status.situation import Problem, Situation
 
 BORN = {"observedGeneration": -1}
 RESOURCE = resource_from(make_election(), default_bucket="LEADER_ELECTION")

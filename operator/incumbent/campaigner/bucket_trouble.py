@@ -14,7 +14,7 @@ from incumbent.errors import (
     BucketSilent,
     BucketUnreachable,
 )
-from incumbent.status.conditions import Problem, problem_from
+from incumbent.status.situation import Problem, problem_from
 
 
 class BucketTrouble:

@@ -49,7 +49,7 @@ from incumbent.reconciler.steward import Notices
 from incumbent.replicas.confirmation import Stewards
 from incumbent.replicas.site import Kinship, Peers, Replica, Site
 from incumbent.routing.endpoint_slices import Obstacle
-from incumbent.status.conditions import Problem
+from incumbent.status.situation import Problem
 from incumbent.status.writer import StatusWriter
 
 log = structlog.get_logger(__name__)

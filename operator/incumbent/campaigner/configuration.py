@@ -21,7 +21,7 @@ from incumbent.campaign.timing import MAXIMUM_TTL, Timing, allowing_for
 from incumbent.campaigner.context import ElectionContext
 from incumbent.campaigner.permission import Permission
 from incumbent.errors import CampaignInvalid, ConfigurationError
-from incumbent.status.conditions import Problem, problem_from
+from incumbent.status.situation import Problem, problem_from
 
 NOTICED = 0.1
 """Seconds by which a margin has to change before the deadline is moved."""

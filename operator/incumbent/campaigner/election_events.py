@@ -14,7 +14,7 @@ from incumbent.campaigner.report import Report
 from incumbent.campaigner.retirement import Retirement
 from incumbent.campaigner.token_regress import TokenRegress
 from incumbent.kubernetes.objects import Pod
-from incumbent.status.conditions import KubernetesEvent
+from incumbent.status.events import KubernetesEvent
 
 NOTED_CORRECTIONS = frozenset({1, 2, 3, 10, 100})
 """Which corrections in a row are worth an event and a line in the log."""

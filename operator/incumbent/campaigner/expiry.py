@@ -9,7 +9,7 @@ from incumbent.campaign.machine import Campaign
 from incumbent.campaigner.context import ElectionContext
 from incumbent.display import shown
 from incumbent.kubernetes.resource import Resource
-from incumbent.status.conditions import Problem
+from incumbent.status.situation import Problem
 
 EXPIRES_WITHIN = 5.0
 """Seconds that a server has to remove what has expired. It takes 0.4, or 2 if replicated."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from structlog.typing import FilteringBoundLogger
 
 from incumbent.errors import AdmissionUnavailable, ClusterError, Conflict, NotWatched, Refused
-from incumbent.status.conditions import Problem, problem_from
+from incumbent.status.situation import Problem, problem_from
 
 LOGGED_FAILURES = frozenset({1, 10, 100})
 """Which failures in a row are worth a line in the log."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from incumbent.status.conditions import Problem
+from incumbent.status.situation import Problem
 
 
 class Permission:

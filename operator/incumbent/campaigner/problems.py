@@ -11,7 +11,7 @@ from incumbent.campaigner.permission import Permission
 from incumbent.campaigner.recognition import Recognition
 from incumbent.campaigner.token_regress import TokenRegress
 from incumbent.kubernetes.resource import Resource
-from incumbent.status.conditions import Problem
+from incumbent.status.situation import Problem
 
 
 class Problems:

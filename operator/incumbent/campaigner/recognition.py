@@ -11,7 +11,7 @@ from incumbent.campaigner.configuration import Configuration
 from incumbent.campaigner.context import ElectionContext
 from incumbent.kubernetes.ports import Cluster
 from incumbent.replicas.site import Doubt, Kinship
-from incumbent.status.conditions import Problem
+from incumbent.status.situation import Problem
 
 ACCOUNT_WITHIN = 10.0
 """Seconds in which a steward shows that it uses our API server, or is taken for another cluster's:

@@ -12,7 +12,7 @@ from incumbent.campaigner.problems import Problems
 from incumbent.campaigner.recognition import Recognition
 from incumbent.campaigner.situations import Situations
 from incumbent.errors import BucketError, BucketUnreachable
-from incumbent.status.conditions import Problem, problem_from
+from incumbent.status.situation import Problem, problem_from
 
 PATIENCE = 1.0
 """Seconds for which NATS may be away, or nothing be known yet, before the status says so."""

@@ -12,7 +12,7 @@ from incumbent.campaigner.configuration import Configuration
 from incumbent.campaigner.context import ElectionContext
 from incumbent.campaigner.pass_failures import PassFailures
 from incumbent.pods.eligibility import labelled
-from incumbent.status.conditions import Problem, Situation
+from incumbent.status.situation import Problem, Situation
 
 
 class Situations:

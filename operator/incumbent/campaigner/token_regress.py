@@ -11,7 +11,7 @@ from incumbent import clock
 from incumbent.campaign.driver import Driver
 from incumbent.campaign.tokens import TokenGuard
 from incumbent.kubernetes.resource import Resource
-from incumbent.status.conditions import Problem
+from incumbent.status.situation import Problem
 
 
 class TokenRegress:

@@ -23,7 +23,7 @@ from incumbent.kubernetes.resource import FINALIZER, GROUP, Resource, resource_f
 from incumbent.reconciler.teardown import Ending
 from incumbent.routing.endpoint_slices import Obstacle
 from incumbent.server.changelog import ChangeLog
-from incumbent.status.conditions import Problem
+from incumbent.status.situation import Problem
 
 HELD_WITHIN = 10.0
 """Seconds for which a new election waits for its finalizer, at most. If the API server refuses the

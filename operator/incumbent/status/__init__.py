@@ -1,1 +1,5 @@
-"""What people are told: conditions and events (`conditions`, pure), who writes them (`writer`)."""
+"""What people are told: the status, and the events that follow from its changes.
+
+`situation` is what is known. `conditions` judges it, `fields` makes the status of it, and `events`
+compares two of these. They are pure; `writer` writes.
+"""

@@ -25,15 +25,9 @@ from incumbent.kubernetes.turns import urgent
 from incumbent.kubernetes.versions import newer
 from incumbent.replicas.confirmation import Steward
 from incumbent.replicas.site import steward_of
-from incumbent.status.conditions import (
-    KubernetesEvent,
-    Situation,
-    events_from,
-    ready,
-    status_from,
-    with_candidates,
-    without_proofs,
-)
+from incumbent.status.events import KubernetesEvent, events_from
+from incumbent.status.fields import ready, status_from, with_candidates, without_proofs
+from incumbent.status.situation import Situation
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ import pytest
 from fakecluster import NAMESPACE, make_election
 from incumbent import clock
 from incumbent.errors import ClusterUnreachable, Forbidden, NotFound
-from incumbent.status.conditions import Problem
+from incumbent.status.situation import Problem
 from stage import KEY, LABEL, TTL
 
 pytestmark = [

@@ -8,7 +8,7 @@ import pytest
 from fakecluster import NAMESPACE, make_election, make_pod
 from incumbent import clock
 from incumbent.replicas.site import Site
-from incumbent.status.conditions import Problem
+from incumbent.status.situation import Problem
 from stage import KEY, LABEL, TOKEN, TTL, Stage
 
 pytestmark = [

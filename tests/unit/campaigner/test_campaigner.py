@@ -26,7 +26,7 @@ from incumbent.errors import (
 from incumbent.kubernetes.ports import PodChanged, PodsReplaced
 from incumbent.kubernetes.resource import resource_from
 from incumbent.kubernetes.turns import CHANGES
-from incumbent.status.conditions import Problem
+from incumbent.status.situation import Problem
 from stage import KEY, LABEL, MARGIN, TOKEN, TTL, View
 
 pytestmark = [

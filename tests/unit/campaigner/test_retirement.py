@@ -9,7 +9,7 @@ import pytest
 from fakecluster import NAMESPACE
 from incumbent import clock
 from incumbent.campaigner.retirement import DELETE_WITHIN
-from incumbent.status.conditions import Problem
+from incumbent.status.situation import Problem
 from stage import LABEL, TTL
 
 pytestmark = [

@@ -18,10 +18,7 @@ from incumbent.errors import (
     Forbidden,
     Refused,
 )
-from incumbent.status.conditions import (
-    Problem,
-    problem_from,
-)
+from incumbent.status.situation import Problem, problem_from
 from situations import (
     BUCKET,
     NOBODY,

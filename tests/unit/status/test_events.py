@@ -7,12 +7,9 @@ from dataclasses import replace
 import pytest
 
 from incumbent.campaign.records import State
-from incumbent.status.conditions import (
-    KubernetesEvent,
-    Problem,
-    events_from,
-    status_from,
-)
+from incumbent.status.events import KubernetesEvent, events_from
+from incumbent.status.fields import status_from
+from incumbent.status.situation import Problem
 from situations import (
     NOBODY,
     NOW,

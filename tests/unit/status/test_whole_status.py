@@ -13,10 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakecluster import make_pod
-from incumbent.status.conditions import (
-    events_from,
-    status_from,
-)
+from incumbent.status.events import events_from
+from incumbent.status.fields import status_from
 from situations import (
     BORN,
     EARLIER,
