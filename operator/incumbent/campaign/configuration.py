@@ -1,4 +1,4 @@
-"""What configures a campaign: what an election asks for, and the settings of its bucket. Pure."""
+"""What configures a campaign: the spec of its election and the settings of its bucket. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from incumbent.campaign.timing import MAXIMUM_TTL, Backoff, Timing, timing_for
 
 @dataclass(frozen=True, slots=True)
 class CampaignSpec:
-    """What an election asks of its campaign; None: what the profile says."""
+    """The campaign settings of an election. None means the default of the profile."""
 
     profile: Profile = Profile.PROMPT
     interval: float | None = None
@@ -25,7 +25,7 @@ class CampaignSpec:
 
         Raises:
             CampaignInvalid: the interval or the splay breaks a limit.
-            ConfigurationError: the TTL does.
+            ConfigurationError: the TTL breaks a limit.
         """
         return timing_for(
             ttl,
@@ -46,21 +46,22 @@ class BucketSettings:
         self._settled_at = 0.0
 
     def observe(self, info: BucketInfo | None, now: float) -> bool:
-        """Observe the present settings; return whether they are those of another bucket."""
+        """Record the present settings; return whether they belong to another bucket than before."""
         before, self.info = self.info, info
         if info is None or before is None:
             return False
         if info.ttl < before.ttl <= MAXIMUM_TTL:
-            # A member elsewhere may still count on the old TTL, unless nobody could.
+            # A member elsewhere may still count on the old TTL. Nobody can count on a TTL above
+            # the maximum.
             self._settled_at = now + before.ttl
         return before.created != info.created
 
     def forget(self) -> None:
-        """Forget the settings; the bucket is not watched any more."""
+        """Forget the settings, because the bucket is not watched any more."""
         self.info = None
 
     def unsettled_for(self, now: float) -> float:
-        """Return for how many seconds nobody may campaign, because the TTL was lowered."""
+        """Return for how many more seconds nobody may campaign because the TTL was lowered."""
         return max(0.0, self._settled_at - now)
 
 
@@ -72,7 +73,7 @@ def unfit_reason(info: BucketInfo) -> str:
 
 
 def untaken_reason(info: BucketInfo, key: str) -> str:
-    """Return why a bucket's stream takes no record of a key; empty if it does."""
+    """Return why the stream of a bucket cannot store records of a key; empty if it can."""
     if info.takes(key):
         return ""
     return (
@@ -82,7 +83,7 @@ def untaken_reason(info: BucketInfo, key: str) -> str:
 
 
 def unsettled_reason(info: BucketInfo) -> str:
-    """Say why nobody campaigns in a bucket whose TTL was lowered."""
+    """Return the message that explains why nobody campaigns in a bucket whose TTL was lowered."""
     return (
         f"the TTL of bucket {info.name} was lowered to {info.ttl:g} s:"
         " no campaign until the old one has passed"

@@ -1,6 +1,6 @@
-"""The driver of a campaign: it does to a bucket what the campaign asks for.
+"""The driver of a campaign: it carries out on a bucket the steps that the campaign asks for.
 
-Renewals wait for nothing but the bucket, so nothing else makes them late.
+Renewals wait only for the bucket, so nothing else can delay them.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from incumbent.flag import Flag
 log = structlog.get_logger(__name__)
 
 REST = 1.0
-"""Seconds to wait after an error that should not happen."""
+"""Seconds to wait after an unexpected error."""
 RELEASE_TRIES = 3
-"""How often a release is tried that is refused, each time after a look."""
+"""How often to try a release while it is refused. The driver reads the key before each new try."""
 
 
 class Driver:
     """Drives one campaign for one key.
 
-    Only one write is on its way at a time, for each expects the revision of the one before.
+    Only one write is sent at a time, because each write expects the revision of the write before.
 
     Args:
-        member: who campaigns.
-        bucket: where.
-        key: the key in it.
-        happened: is called with what the campaign reports, after everything that it was told.
-        vacant: is called when the record should be created, which the owner has to do: `create`.
-            Without it the record is created as soon as it is due.
-        trying: is called with the state before each campaign.
-        observer: is told how long writes took.
+        member: the member that campaigns.
+        bucket: the bucket of the election.
+        key: the key of the election in this bucket.
+        happened: is called with the new events (perhaps none) after each input to the campaign.
+        vacant: is called when the record should be created. The owner then calls `create`. Without
+            this argument the driver creates the record as soon as that is due.
+        trying: is called before each write of a record, with the state before the write.
+        observer: is told how long each write took.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Driver:
         self.campaign: Campaign | None = None
         """None before `begin` and after `end`."""
         self.attempts: Counter[State] = Counter()
-        """Campaigns: writes of a record that were begun, by the state before."""
+        """How many campaigns (writes of a record) were begun, by the state before the write."""
         self._member = member
         self._bucket = bucket
         self._key = key
@@ -85,22 +85,22 @@ class Driver:
 
     @property
     def lease(self) -> Lease | None:
-        """Our own record, while it counts."""
+        """The lease for our own record; None if we have none."""
         return self.campaign.lease if self.campaign is not None else None
 
     @property
     def tenure(self) -> int:
-        """Which of our leases this is, in a row that counts those without a gap as one."""
+        """Counts our tenures; renewals without a gap belong to one tenure."""
         return self.campaign.tenure if self.campaign is not None else 0
 
     @property
     def latest(self) -> Entry | None:
-        """The latest entry known, a record or not."""
+        """The latest known entry: a record, a marker or nothing."""
         return self.campaign.latest if self.campaign is not None else None
 
     @property
     def record(self) -> Record | None:
-        """The live record, whoever wrote it."""
+        """The live record, ours or another member's; None if the key holds none."""
         return self.campaign.record if self.campaign is not None else None
 
     @property
@@ -110,7 +110,7 @@ class Driver:
 
     @property
     def state(self) -> State:
-        """What this member is at this moment."""
+        """The state of this member at this moment."""
         return self.campaign.state(clock.now()) if self.campaign is not None else State.UNKNOWN
 
     @property
@@ -127,42 +127,42 @@ class Driver:
         self._tell()
 
     def adjust(self, timing: Timing) -> None:
-        """Go on with other durations."""
+        """Continue the campaign with other durations."""
         if self.campaign is not None:
             self.campaign.timing = timing
             self._tell()
 
     def forget(self) -> None:
-        """Take in that the bucket is another one than before."""
+        """Forget the entries, because the bucket was replaced by another bucket."""
         if self.campaign is not None:
             self.campaign.forget(clock.now())
             self._tell()
 
     def reconsider(self) -> None:
-        """Look again at what is known: a replica of our site was recognised."""
+        """Decide again from what is known, because a replica of our site was recognised."""
         self._tell()
 
     def end(self) -> None:
-        """End the campaign, as if the process ended: nothing is written."""
+        """End the campaign without writing anything, as if the process had ended."""
         if self._end_watch is not None:
             self._end_watch()
         self.campaign = self._end_watch = None
         self._stirred.set()
 
     def nominate(self, nominee: Nominee | None) -> None:
-        """Say for whom a record would be created; None: for nobody."""
+        """Set the nominee for whom a record would be created; None: create no record."""
         if self.campaign is not None and self.campaign.nominee != nominee:
             self.campaign.nominate(nominee)
             self._stirred.set()
 
     def urge(self) -> None:
-        """As a standby, take the record at the next chance."""
+        """As a standby, renew the record at the next chance, even if the steward is not silent."""
         if self.campaign is not None:
             self.campaign.urge()
             self._stirred.set()
 
     async def look(self) -> bool:
-        """Read the record from the stream's leader now; return whether that worked."""
+        """Read the record from the stream's leader now; return whether the read succeeded."""
         campaign = self.campaign
         if campaign is None or campaign.latest is None:
             return False
@@ -170,17 +170,17 @@ class Driver:
         return await self._look(campaign, Look(campaign.latest.revision, timeout))
 
     async def run(self) -> None:
-        """Renew, and look, for as long as this is not cancelled."""
+        """Renew the record and read the key when that is due, until this task is cancelled."""
         while True:
             try:
                 await self._step()
             except Exception:
-                # Without renewals a leader would be lost for a fault that may never come again.
+                # If renewals stopped here, one passing fault would cost the leader.
                 log.exception("campaign.broke", key=self._key)
                 await asyncio.sleep(REST)
 
     async def renew(self, *, leaving: bool = False) -> bool:
-        """Renew the record, which may not be due; return whether that was stored.
+        """Renew the record, even before that is due; return whether the renewal was stored.
 
         Args:
             leaving: whether this is our last renewal, so that a standby takes over at once.
@@ -195,11 +195,12 @@ class Driver:
     async def create(
         self, nominee: Nominee | None, *, still: Callable[[], bool] | None = None
     ) -> bool:
-        """Create the record, if that is due and for this nominee; return whether it was stored.
+        """Create the record, if that is due; return whether it was stored.
 
         Args:
-            nominee: for whom.
-            still: whether the vacancy is the one that was prepared for.
+            nominee: the nominee that the caller prepared for. Nothing is written if the campaign
+                has another nominee by now.
+            still: returns whether the key is still in the vacancy that the caller prepared for.
         """
         async with self._writing:
             campaign = self.campaign
@@ -208,7 +209,10 @@ class Driver:
             return await self._write(campaign, campaign.begin_create(clock.now())) is Outcome.STORED
 
     async def transfer(self, nominee: Nominee, *, tenure: int) -> bool:
-        """Hand our record to somebody else, in this tenure; return whether that was stored."""
+        """Hand our record to another nominee; return whether the write was stored.
+
+        Nothing is written if another tenure than `tenure` has begun.
+        """
         async with self._writing:
             campaign = self.campaign
             if campaign is None:
@@ -219,11 +223,11 @@ class Driver:
     async def release(
         self, *, tenure: int | None = None, first: Callable[[], Awaitable[None]] | None = None
     ) -> bool:
-        """Give our record up; return whether that was stored.
+        """Give our record up; return whether the release was stored.
 
         Args:
-            tenure: in which the holder was stopped; None: it is stopped by `first`.
-            first: is awaited between the end of our lease, which is reported before, and the write.
+            tenure: the tenure in which the caller stopped the holder; None if `first` stops it.
+            first: is awaited after the end of our lease was reported and before the write.
         """
         outcome: Outcome | None = None
         async with self._writing:
@@ -240,7 +244,7 @@ class Driver:
                 outcome = await self._write(campaign, write)
                 if outcome is not Outcome.REFUSED:
                     break
-                # Perhaps for a renewal of ours that was stored without an answer.
+                # Perhaps a renewal of ours was stored without an answer. Then the look shows it.
                 step = campaign.poll(clock.now())
                 if isinstance(step, Look):
                     await self._look(campaign, step)
@@ -251,7 +255,7 @@ class Driver:
     # Inside
 
     async def _step(self) -> None:
-        """Do what the campaign asks for next, or wait until there is something."""
+        """Carry out the next step of the campaign, or wait until there is one."""
         self._stirred.clear()
         campaign = self.campaign
         if campaign is None:
@@ -275,7 +279,7 @@ class Driver:
                 await self._stirred.wait_within(seconds)
 
     async def _look(self, campaign: Campaign, look: Look) -> bool:
-        """Read the record; return whether that worked."""
+        """Read the record and tell the campaign; return whether the read succeeded."""
         sighting = None
         try:
             sighting = await self._bucket.read(self._key, timeout=look.timeout)
@@ -287,7 +291,7 @@ class Driver:
         return sighting is not None
 
     async def _write(self, campaign: Campaign, write: Write | None) -> Outcome | None:
-        """Carry out a write that was begun, if any; return how it ended."""
+        """Send a write that the campaign has begun; return its outcome, or None for no write."""
         if write is None:
             return None
         if write.record is not None:
@@ -313,7 +317,7 @@ class Driver:
                     timeout=write.timeout,
                 )
         finally:
-            # Also when cancelled: the write may have been stored.
+            # Report the answer also when this task is cancelled, because the write may be stored.
             now = clock.now()
             campaign.answered(write, answer, now)
             if self._observer is not None:
@@ -322,13 +326,13 @@ class Driver:
         return answer.outcome
 
     def _seen(self, sighting: Sighting) -> None:
-        """Take in what the watch of the bucket shows."""
+        """Observe an entry that the watch of the bucket shows."""
         if self.campaign is not None:
             self.campaign.observe(sighting, clock.now())
             self._tell()
 
     def _tell(self) -> None:
-        """Let the loop look again, and the owner."""
+        """Wake the loop, and pass the new events to the owner."""
         self._stirred.set()
         if self.campaign is not None:
             self._happened(self.campaign.events())

@@ -1,6 +1,6 @@
-"""What a campaign reports, as values. Who listens is the driver's business.
+"""The events of a campaign, as values. The driver passes them to a listener.
 
-Each `Won` is followed by exactly one `Lost` or `Relieved`, and neither comes without it.
+Exactly one `Lost` or `Relieved` follows each `Won`. Neither of them comes without a `Won`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from incumbent.campaign.records import Record
 
 
 class Loss(enum.Enum):
-    """Why a member no longer leads; a `Cause` of a vacancy is one of the same value."""
+    """Why a member no longer leads. Each `Cause` of a vacancy has a `Loss` with an equal value."""
 
     DEADLINE = "deadline"
     """No renewal was stored in time."""
@@ -23,10 +23,11 @@ class Loss(enum.Enum):
     EXPIRED = "expired"
     """The server removed the record, or the bucket is gone or new."""
     RELEASED = "released"
-    """It gave the record up by itself. It stops leading before the bucket is asked to release the
-    record, which may be refused, for example because another replica has written it since."""
+    """The member gave the record up by itself. It stops leading before it asks the bucket to
+    release the record. The bucket may refuse that, for example because another replica has written
+    the record since."""
     HANDED_OVER = "handed over"
-    """It handed the record to another nominee of its site: a new term."""
+    """The member handed the record to another nominee of its site, which began a new term."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,9 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Relieved:
-    """Another replica of this site wrote the record, which need not name the same pod any more.
+    """Another replica of this site wrote the record and is the steward now.
 
-    It is the steward now; the site has lost nothing.
+    The site has lost nothing. The record may name another pod than before.
     """
 
     record: Record

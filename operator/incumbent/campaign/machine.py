@@ -1,7 +1,8 @@
 """One member's campaign for one key: the state machine.
 
-It has no I/O, no tasks and no clock. Every method that needs the time is told it; `poll` says
-what to do next; the driver does it and tells the machine how it went. The order of a write::
+It has no I/O, no tasks and no clock. The caller passes the time to every method that needs it.
+`poll` returns the next step; the driver carries it out and reports the result. The order of a
+write::
 
     write = campaign.begin_renewal(now)       # counts as open from here on
     answer = await bucket.write(...)
@@ -9,19 +10,19 @@ what to do next; the driver does it and tells the machine how it went. The order
 
 Rules that everything here follows:
 
-* Leadership is a deadline, counted from the moment *before* the write was sent. It is moved only
-  by a stored write of this process.
-* A write without an answer is neither taken for stored nor for refused: the next step is to look.
-  A record tells its writer which write it comes from, and counts from the sending of that one. It
-  is not adopted when the lease under which it was begun has ended.
-* A record of somebody else is never written over. A record of another replica of the same site
-  is that site's: it may be renewed (*relayed*) when its steward is silent. A replica of the site is
-  who is known to use the same API server (`site`), not who claims it.
-* A record is *promoted* once nobody who held the key before can act any more, and only then may
-  its own holder act. Whoever takes over from a record that was not promoted waits anew.
+* Leadership lasts until a deadline, counted from the moment *before* the write was sent. Only a
+  stored write of this process moves the deadline.
+* A write without an answer counts neither as stored nor as refused. The next step is to read the
+  key. If the record there comes from such a write, its lease counts from the sending of that write.
+  The record brings no lease if the lease under which the write was begun has ended.
+* A member never overwrites a record of another site or of a stranger. Any replica of a site may
+  renew (*relay*) a record of the site when its steward is silent. A process counts as a replica of
+  the site if it is known to use the same API server (`site`); a claim is not enough.
+* A record is *promoted* once nobody who held the key before can act any more. Its own holder may
+  act only from then on. A member that takes over from a record that was not promoted waits again.
 
-What it does not promise: that a holder knows that it lost while its process stands still; for
-this there is the token.
+The machine does not promise that a holder learns of its loss while its process stands still. The
+token covers that case.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Campaign:
     """One member's campaign for one key.
 
     Args:
-        member: who campaigns.
+        member: the member that campaigns.
         timing: the durations.
         now: the time of the start.
         random: returns a number in [0, 1) for jitter.
@@ -67,38 +68,39 @@ class Campaign:
         self.latest: Entry | None = None
         """The latest entry known; None until the first is seen."""
         self.latest_at = now
-        """When it was stored, by what the server says of its age. Good enough to say when to try
-        something; who may act depends on `seen_at`."""
+        """When the latest entry was stored, by the age that the server reports. Good enough to
+        schedule an attempt; the decision who may act uses `seen_at`."""
         self.seen_at = now
-        """When it was first seen, on our own clock; it was stored before."""
+        """When we first saw the latest entry, on our own clock. It was stored before."""
         self.stored = (0, 0.0, now)
-        """The latest revision that was shown, when the server stored it (seconds since 1970 by its
-        clock), and the same moment by ours, however long ago."""
+        """The latest revision that was shown, and when the server stored it: in seconds since 1970
+        by the server's clock, and by our own clock. The age is not limited to the TTL."""
         self.lease: Lease | None = None
         self.tenure = 0
-        """How often we got a lease. What was begun under an earlier one may not go on: meanwhile
-        another replica of our site may have been the steward, in the same term."""
+        """How often we got a lease. A hand-over or release that was begun in an earlier tenure may
+        not continue, because another replica of our site may have been the steward since, even
+        within one term."""
         self.nominee: Nominee | None = None
         self.evicted: Nominee | None = None
-        """Who was evicted, until somebody holds the record again: not to be nominated while there
-        is somebody else."""
+        """The evicted holder, until somebody holds the record again. It is not to be nominated
+        while there is another candidate."""
         self.tries = 0
         """Attempts at the present vacancy, or in the Choria profile since the last success."""
         self._timing = timing
         self._random = random
         self._ended: Lease | None = None
-        """The one before, for it knows whom its term has to wait for."""
+        """The previous lease. It says from when on the holder of its term may be promoted."""
         self._open: list[Write] = []
         self._events: list[CampaignEvent] = []
         self._announced = False
         self._past = Succession(self.ours)
         self._settlement = Settlement(now)
-        """What the term waits for that we began last, or took over from another replica."""
+        """What the holder waits for, in the term that we began or took over last."""
         self._urged = False
         self._look_at = NEVER
         self._looks = 0
         self._confirmed = 0
-        """The latest revision that a look has shown."""
+        """The revision of the entry that the last look showed."""
         self._next_at = now
         self._out_until = now + timing.splay * random()
 
@@ -106,7 +108,10 @@ class Campaign:
 
     @property
     def timing(self) -> Timing:
-        """The durations. A lower TTL shortens the lease at once; a higher one has it renewed."""
+        """The durations.
+
+        A lower TTL shortens the lease at once. A higher TTL counts from the next renewal on.
+        """
         return self._timing
 
     @timing.setter
@@ -117,7 +122,7 @@ class Campaign:
             self.lease = replace(self.lease, deadline=deadline)
 
     def state(self, now: float) -> State:
-        """Return unknown before the first sight of the key, leader while the own record counts."""
+        """Return our state: leader until our deadline, unknown before we have seen the key."""
         if self.lease is not None and now < self.lease.deadline:
             return State.LEADER
         return State.UNKNOWN if self.latest is None else State.CANDIDATE
@@ -127,7 +132,7 @@ class Campaign:
         return self.lease is not None and self.lease.acts_from <= now < self.lease.deadline
 
     def waits(self, now: float) -> Settlement | None:
-        """Return what our holder, or the next candidate, waits for; None if for nothing."""
+        """Return what our holder, or the next candidate, waits for; None if it does not wait."""
         if self.lease is not None:
             waiting = self.lease.acts_from == NEVER and now < self.lease.promotable_at
             return replace(self._settlement, at=self.lease.promotable_at) if waiting else None
@@ -137,19 +142,19 @@ class Campaign:
 
     @property
     def unanswered(self) -> bool:
-        """Whether a write that may change the latest entry is open: its outcome is not known."""
+        """Whether there is a write of unknown outcome that may still change the latest entry."""
         return bool(self._undecided)
 
     @property
     def sure(self) -> bool:
-        """Whether the latest entry is known for certain, so that nothing has to be read first."""
+        """Whether the latest entry is certain, so that no read of the key is due."""
         return self._look_at == NEVER
 
     @property
     def doubtful_until(self) -> float:
-        """When a lease would end that a write without an answer may have brought; NEVER if none.
+        """The deadline of the lease that a write without an answer may have brought; NEVER if none.
 
-        Perhaps we are the steward, and do not know it.
+        Perhaps we are the steward without knowing it.
         """
         if self.lease is not None:
             return NEVER
@@ -158,24 +163,24 @@ class Campaign:
 
     @property
     def record(self) -> Record | None:
-        """The live record as far as known, whoever wrote it."""
+        """The latest known record, ours or another member's; None if the key holds none."""
         return self.latest if isinstance(self.latest, Record) else None
 
     @property
     def lapse_at(self) -> float:
-        """When the latest record expires, if nobody renews it, as far as was seen."""
+        """When the latest known record expires, if nobody renews it."""
         return self.latest_at + self.timing.ttl
 
     @property
     def stands_by(self) -> bool:
-        """Whether the record is this site's, and another replica answers for it."""
+        """Whether this replica is a standby: our site has the record, and we have no lease."""
         return self.lease is None and self.record is not None and self.ours(self.record)
 
     def ours(self, record: Record) -> bool:
         """Whether a record was written by this process or by a replica of its site.
 
-        Two operators of one site may serve different namespaces. Then they are no replicas of each
-        other, for neither reaches the pods of the other.
+        Two operators of one site may serve different namespaces. They are not replicas of each
+        other then, because neither reaches the pods of the other.
         """
         if record.replica == self.member.replica:
             return True
@@ -186,7 +191,7 @@ class Campaign:
 
     @property
     def ended_at(self) -> float:
-        """The deadline of the lease that we lost last; NEVER before the first."""
+        """The deadline of the lease that we lost last; NEVER if we have not lost any."""
         return NEVER if self._ended is None else self._ended.deadline
 
     @property
@@ -202,7 +207,7 @@ class Campaign:
     # What to do
 
     def poll(self, now: float) -> Step:
-        """Let time act, and return what to do next."""
+        """Apply what time alone changes, and return the next step."""
         self._let_time_act(now)
         if self.latest is None:
             return Wait(NEVER)
@@ -226,22 +231,22 @@ class Campaign:
             return Wait(NEVER)
         due = max(self._next_at, self._out_until)
         if record is not None and self.timing.profile is Profile.PROMPT:
-            # Without markers the server says nothing when a record expires.
+            # In a bucket without markers the server does not tell that a record has expired.
             due = max(due, self.lapse_at)
         return Create() if now >= due else Wait(due)
 
     def nominate(self, nominee: Nominee | None) -> None:
-        """Say for whom a record would be created; None: for nobody, so none is."""
+        """Set the nominee for whom a record would be created; None: create no record."""
         self.nominee = nominee
 
     def urge(self) -> None:
-        """As a standby, do not wait for the steward's silence: renew at the next chance."""
+        """As a standby, renew the record at the next chance, even if the steward is not silent."""
         self._urged = self.stands_by
 
     # Writes
 
     def begin_create(self, now: float) -> Write | None:
-        """Begin to create the record for the nominee; None if that is not the step any more."""
+        """Begin to create the record for the nominee; None if `Create` is not the next step now."""
         if not isinstance(self.poll(now), Create) or self.nominee is None:
             return None
         self.tries += 1
@@ -256,9 +261,9 @@ class Campaign:
         return self._begin(record, expected, now, self._settlement.at)
 
     def begin_renewal(self, now: float, *, leaving: bool = False) -> Write | None:
-        """Begin to renew the record, as its steward or, as a standby, to become that.
+        """Begin to renew the record, as its steward or as a standby that becomes the steward.
 
-        Returns None when there is no record that we may renew. May be called before it is due.
+        Returns None if there is no record that we may renew. May be called before a renewal is due.
         """
         self._let_time_act(now)
         held = self.lease.record if self.lease else self.record
@@ -270,7 +275,8 @@ class Campaign:
         else:
             promotable_at = self._told_by(held, now)
             self._settlement = Settlement(promotable_at, Awaited.EARLIER)
-        # A member that gave up at its deadline and finds its own record still there begins anew.
+        # A member without a site that stopped at its deadline and still finds its own record begins
+        # a new term.
         term = held.term if self.lease or self.member.site else 0
         record = replace(held, revision=0, term=term, replica=self.member.replica, leaving=leaving)
         return self._begin(record, held.revision, now, promotable_at)
@@ -278,10 +284,10 @@ class Campaign:
     def begin_transfer(
         self, nominee: Nominee, now: float, *, tenure: int | None = None
     ) -> Write | None:
-        """Begin to hand the record to another nominee of this site: a new term.
+        """Begin to hand the record to another nominee of this site, in a new term.
 
-        Whoever calls this has made sure that the old holder acts no more, in this tenure if it took
-        any time. None if there is no lease that counts, or it is of another tenure.
+        The caller has stopped the old holder. If that took time, it passes the tenure in which it
+        did so. Returns None without a valid lease, or if another tenure has begun.
         """
         self._let_time_act(now)
         if self.lease is None or self._look_at < NEVER or tenure not in {None, self.tenure}:
@@ -290,10 +296,11 @@ class Campaign:
         return self._begin(self._new_term(nominee), lease.record.revision, now, lease.promotable_at)
 
     def begin_release(self, now: float, *, tenure: int | None = None) -> Write | None:
-        """Begin to give the record up; from here on nobody leads for us.
+        """Begin to give the record up; our lease ends at once.
 
-        Whoever calls this has made sure that the holder acts no more, in this tenure if it took any
-        time, and does not nominate. None if the record is not ours, or of another tenure.
+        The caller has stopped the holder and nominates nobody. If the stop took time, it passes the
+        tenure in which it happened. Returns None if this process did not write the record, or if
+        another tenure has begun.
         """
         self._let_time_act(now)
         if tenure not in {None, self.tenure}:
@@ -304,13 +311,13 @@ class Campaign:
         self._step_down(Loss.RELEASED)
         headers = release_headers(self.member.replica, promoted=held.promoted)
         write = Write(None, held.revision, self._timeout(now), now, headers)
-        self._open = [write]  # what was open before may be stored, but brings no lease
+        self._open = [write]  # an earlier open write may be stored, but brings no lease any more
         return write
 
     def answered(self, write: Write, answer: Answer, now: float) -> None:
-        """Take in how a write ended; also after everybody has stopped waiting for it."""
+        """Record how a write ended, even if nobody waits for its answer any more."""
         if write not in self._open:
-            return  # what it was begun for has ended
+            return  # the lease under which it was begun has ended
         if answer.outcome is not Outcome.UNKNOWN:
             self._open.remove(write)
         known = self.latest or Nothing()
@@ -322,7 +329,7 @@ class Campaign:
     # Observations
 
     def observe(self, sighting: Sighting, now: float, *, look: Look | None = None) -> None:
-        """Take in an entry that the watch showed, or that a `look` read from the leader."""
+        """Observe an entry that the watch showed, or that the read for a `look` returned."""
         entry, at = sighting.entry, now - min(max(sighting.age, 0.0), self.timing.ttl)
         self.stored = entry.revision, sighting.stored_at, now - max(sighting.age, 0.0)
         if look is None:
@@ -338,16 +345,16 @@ class Campaign:
         else:
             self._vacated(entry, at, now)
             if look is not None:
-                # The watch, which alone knows who held the key, gets a moment to catch up.
+                # Give the watch a moment to catch up, because only it knows who held the key.
                 self._next_at = max(self._next_at, now + retry_pause(0, self._random()))
 
     def unreadable(self, now: float) -> None:
-        """Take in that a look failed: look again after a pause."""
+        """Record that a look failed. The next look comes after a pause."""
         self._look_at = now + retry_pause(self._looks, self._random())
         self._looks += 1
 
     def forget(self, now: float) -> None:
-        """Take in that the bucket was deleted or made anew: nothing known of it counts."""
+        """Forget all entries, because the bucket was deleted or created again."""
         self._step_down(Loss.EXPIRED)
         self._open.clear()
         self._past.forget(now)
@@ -356,7 +363,7 @@ class Campaign:
     # Inside, about time
 
     def _until(self, due: float) -> Wait:
-        """Wait for something that is due, but not past a change that time alone brings."""
+        """Return a wait until `due`, or until our lease ends or our holder may act, if sooner."""
         if self.lease is None:
             return Wait(due)
         acts_from = NEVER if self._announced else self.lease.acts_from
@@ -378,17 +385,19 @@ class Campaign:
         return timeout if self.lease is None else min(timeout, self.lease.deadline - now)
 
     def _renewal_due(self, lease: Lease) -> float:
-        # The deadline is another one than of this timing if the TTL was raised in the meantime.
+        # If the TTL was raised since the last renewal, the deadline still follows from the old TTL.
         latest = lease.deadline - (self.timing.lease - self.timing.interval)
         due = min(self.timing.renewal_after(lease.sent_at), latest)
         return min(due, lease.promotable_at) if lease.acts_from == NEVER else due
 
     def _hears_nothing(self, record: Record) -> bool:
-        """Whether silence alone calls for a relay: the cause may be our own link.
+        """Whether only the steward's silence is a reason to relay the record.
 
-        A write over that link would have no answer, and we would have to strip for fear that it
-        was stored. Of a record that we only inherited silence alone counts: who announces its end
-        there may be relieved by a replica that we do not know, because we are in a copy.
+        Then we read the key first, because our own link may be the cause of the silence. A write
+        over a broken link would get no answer, and we would have to strip the label because the
+        write may be stored. For a record that we only inherited, silence is always the only reason.
+        If its steward announces that it leaves, another replica may relieve it that we do not know,
+        because we may run in a copy of its cluster.
         """
         if not self.ours(record):
             return True
@@ -403,7 +412,7 @@ class Campaign:
         return kin is not None and bool(self.member.site) and kin.inherited(record)
 
     def _may_renew(self, record: Record, now: float) -> bool:
-        """Whether a record may be written over: one that we only inherit not while it is alive."""
+        """Whether we may overwrite a record: ours at any time, an inherited one if it is silent."""
         if self.ours(record):
             return True
         return self._inherited(record) and now >= self._relay_due(record)
@@ -435,16 +444,16 @@ class Campaign:
         record = replace(record, promoted=not wait, sent_at=now, wait=wait)
         timeout = self._timeout(now)
         write = Write(record, expected, timeout, now, headers_of(record), promotable_at)
-        # To adopt an older one would be worth nothing.
+        # Drop open writes whose lease would have ended already.
         self._open = [w for w in self._open if now < w.sent_at + self.timing.lease] + [write]
         self._next_at = now + self.timing.pause(self.tries, self._random())
         return write
 
     def _told_by(self, record: Record, now: float) -> float:
-        """From when on the holder of another replica's record may act.
+        """Return from when on the holder of another replica's record may act.
 
-        It was first seen after it was sent, so this is late rather than early. If the record does
-        not tell, a TTL is enough for everybody.
+        We first saw the record after it was sent, so the result is rather late than early. If the
+        record does not say how long to wait, a TTL is long enough in every case.
         """
         if record.promoted:
             return now
@@ -452,9 +461,10 @@ class Campaign:
         return min(latest, self.seen_at + record.wait) if record.wait else latest
 
     def _failed(self, write: Write, known: Entry, now: float) -> None:
-        """Look, unless what is known by now explains the failure.
+        """After a failed write, plan a look, unless a newer entry explains the failure.
 
-        A refusal alone explains nothing: it can hit the rightful holder (nats-server#7281).
+        A refusal explains nothing, because the server can refuse even the rightful holder
+        (nats-server#7281).
         """
         lapsed = isinstance(known, Record) and now >= self.lapse_at
         if lapsed or known.revision == write.expected:
@@ -469,7 +479,7 @@ class Campaign:
         self._vacated(Marker(revision, cause), now, now)
 
     def _hold(self, record: Record, write: Write, now: float) -> None:
-        """Take the record that a write of ours stored as our lease."""
+        """Make the record that a write of ours stored our lease."""
         acts_from = self._acts_from(record, now)
         if self.lease is not None and self.lease.record.term != record.term:
             self._step_down(Loss.HANDED_OVER)
@@ -482,7 +492,7 @@ class Campaign:
         self._let_time_act(now)
 
     def _acts_from(self, record: Record, now: float) -> float:
-        """From when on the holder of a record that we stored may act."""
+        """Return from when on the holder of a record that we stored may act."""
         if not record.promoted:
             return NEVER
         if self.lease is not None and self.lease.acts_from < NEVER:
@@ -494,24 +504,27 @@ class Campaign:
     # Inside, about news
 
     def _is_old(self, entry: Entry, look: Look | None) -> bool:
-        """Whether an entry tells nothing new."""
+        """Whether an entry contains nothing new."""
         known = self.latest
         if known is None or entry.revision > known.revision:
             return False
         if entry.revision == known.revision and _same(entry, known):
             return True
-        # A read that was overtaken by the watch, or a watch overtaken by an answer.
+        # The watch was faster than a read, or the answer to a write was faster than the watch.
         return look is None or known.revision > look.known
 
     def _contradicts(self, entry: Entry) -> bool:
-        """Whether the watch shows what cannot be, unless its server lags or the bucket is new."""
+        """Whether an entry of the watch contradicts the latest entry.
+
+        That happens if the watch's server lags behind or if the bucket was created again.
+        """
         if isinstance(entry, Nothing):
             return self.record is not None
         known = self.latest or entry
         return entry.revision == known.revision and not _same(entry, known)
 
     def _found(self, record: Record, at: float, now: float) -> None:
-        """See a record that is news: our own write, our site's, or somebody else's."""
+        """Observe a new record, which we, another replica of our site or another member wrote."""
         for write in self._open:
             if write.stored_as(record.revision) == record:
                 self._hold(record, write, now)
@@ -523,7 +536,7 @@ class Campaign:
         self._took(record, at, now)
 
     def _took(self, record: Record, at: float, now: float) -> None:
-        """Whoever it is, somebody holds the record."""
+        """Note that a member holds the record: we or another one."""
         self._past.held(record, now)
         self.evicted = None
         if self.timing.profile is Profile.PROMPT or self.lease is not None:
@@ -531,11 +544,11 @@ class Campaign:
         self._know(record, at, now)
 
     def _vacated(self, entry: Marker | Nothing, at: float, now: float) -> None:
-        """See that the key holds no record."""
+        """Observe that the key holds no record."""
         cause = entry.cause if isinstance(entry, Marker) else Cause.EXPIRED
         held = self.lease.record if self.lease is not None else self.record
         if cause is Cause.EVICTED and held is not None and self._may_be_ours(held):
-            # Give others the chance that whoever evicted us wanted them to have.
+            # Let other members try first, because the person who evicted us wants another leader.
             self._out_until = now + self.timing.interval
             self.evicted = Nominee(held.holder, held.pod_uid)
         self._step_down(Loss(cause.value))
@@ -549,7 +562,7 @@ class Campaign:
             self._next_at = now
 
     def _step_down(self, loss: Loss) -> None:
-        """End our lease, if there is one, and all that was begun under it."""
+        """End our lease, if there is one, and forget all open writes that were begun under it."""
         if self.lease is None:
             return
         if self._announced:
@@ -559,7 +572,7 @@ class Campaign:
 
 
 def _same(one: Entry, other: Entry) -> bool:
-    """Whether two entries of one revision are one: in a bucket made anew they need not be."""
+    """Whether two entries of one revision are equal. In a bucket created again they may differ."""
     if isinstance(one, Record) and isinstance(other, Record):
         return (one.replica, one.holder, one.sent_at) == (
             other.replica,

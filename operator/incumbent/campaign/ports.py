@@ -1,6 +1,6 @@
-"""What a campaign needs from a bucket, in its own words.
+"""The interface that a campaign needs from a bucket.
 
-`incumbent.nats` is the adapter; tests have a fake that passes the same contract suite.
+`incumbent.nats` implements it. The tests have a fake that passes the contract suite, too.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ class Outcome(enum.Enum):
 
     STORED = "stored"
     REFUSED = "refused"
-    """Not stored: the last revision was not the expected one, or nothing was sent at all."""
+    """The write was not stored: the last revision was not the expected one, or nothing was sent."""
     UNKNOWN = "unknown"
-    """No answer, or one that does not tell; the write may have been or may yet be stored."""
+    """There was no answer, or none that tells. The write may be stored, now or later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How one write ended; `revision` counts only if it was stored."""
+    """The result of one write; `revision` is valid only if the write was stored."""
 
     outcome: Outcome
     revision: int = 0
     reason: str = ""
-    """For people, when it was not stored."""
+    """Why the write was not stored, in words for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,22 @@ class Sighting:
 
     entry: Entry
     age: float = 0.0
-    """Seconds since it was stored, by the server's clock."""
+    """Seconds since the entry was stored, by the server's clock."""
     live: bool = False
-    """Whether a watch showed it as it happened, with nothing on the key left out before it."""
+    """Whether a watch showed the entry as it was stored, and left out nothing on the key before."""
     unseen_for: float = field(default=math.inf, compare=False)
-    """For how many seconds something on the key may have been stored that was not shown; 0 if
-    nothing was, infinity if that is not known. What is `live` has nothing missing before it."""
+    """Length in seconds of the time before this sighting in which an entry may have been stored on
+    the key without being shown. 0: no entry is missing; infinity: not known. Does not matter if
+    `live` is true, because then no entry is missing."""
     stored_at: float = field(default=0.0, compare=False)
-    """When it was stored by the server's clock, in seconds since 1970; 0 if there is nothing."""
+    """When the entry was stored, by the server's clock in seconds since 1970; 0 for `Nothing`."""
 
 
 class Bucket(Protocol):
     """A key-value bucket with conditional writes.
 
-    No method retries. Every method may raise a `BucketError` but `write` and `remove`, whose
-    outcome is a value: an error would lose the difference between refused and unknown.
+    No method retries. Every method may raise a `BucketError`, except `write` and `remove`. These
+    return an outcome, because an error would not tell a refused write from an unknown result.
     """
 
     name: str
@@ -90,57 +91,61 @@ class Bucket(Protocol):
 
 
 class WatchedBucket(Bucket, Protocol):
-    """A bucket that also tells when something about it changes."""
+    """A bucket that also notifies its user of changes of its settings and problems."""
 
     @property
     def problem(self) -> BucketError | None:
-        """Why it cannot be used now; None while it can."""
+        """Why the bucket cannot be used now; None while it can be used."""
         ...
 
     @property
     def settings(self) -> BucketInfo | None:
-        """What the server said last; None before the first answer."""
+        """The settings in the server's last answer; None before the first answer."""
         ...
 
     @property
     def server_ahead(self) -> float | None:
         """How many seconds the server's clock is ahead of `incumbent.clock`.
 
-        The server's clock counts from 1970, and nobody knows from when ours counts. None before the
-        first answer.
+        The server's clock counts from 1970; the start of `incumbent.clock` is arbitrary. None
+        before the first answer.
         """
         ...
 
     @property
     def denied(self) -> Mapping[str, BucketDenied | BucketInvalid | BucketSilent]:
-        """Keys of which no write was stored, as far as was tried, and why.
+        """The keys whose writes are not stored, each with the reason.
 
-        We may not write them, there is no room, or for a whole TTL there was no answer.
+        The reasons: we may not write the key, there is no room, or no write was answered for a
+        whole TTL.
         """
         ...
 
     def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Call `changed` when `problem`, `settings` or `denied` change; returns how to end that."""
+        """Call `changed` when `problem`, `settings` or `denied` change.
+
+        Returns a function that ends this.
+        """
         ...
 
 
 class Observer(Protocol):
-    """Who is told how long things took, in seconds."""
+    """The interface for measurements: each method receives a duration in seconds."""
 
     def bucket_write(self, outcome: Outcome, seconds: float) -> None:
-        """A write of the bucket was answered, or given up."""
+        """A write to the bucket was answered, or the campaign stopped waiting for the answer."""
         ...
 
     def label_write(self, seconds: float) -> None:
-        """A leader label was written, or taken away, confirmed by the API server."""
+        """The API server confirmed that a leader label was set or removed."""
         ...
 
     def slice_write(self, seconds: float) -> None:
-        """An EndpointSlice was led to another pod, or to nobody, confirmed by the API server."""
+        """The API server confirmed that an EndpointSlice holds another pod, or no pod, now."""
         ...
 
     def handover(self, seconds: float) -> None:
-        """A pod took over from a pod of the same site: from the reason to the new label."""
+        """A pod took over from another pod of its site: from the reason to the new label."""
         ...
 
     def failover(self, seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""Values that the rest of the package speaks about.
+"""The values that the rest of the package uses.
 
 All of them are frozen. Times are floats in seconds on the clock of `incumbent.clock`, unless a
-name says otherwise; times from Kubernetes stay the RFC 3339 strings that they are.
+name says otherwise. Times from Kubernetes stay RFC 3339 strings.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 class State(enum.IntEnum):
-    """What a member of an election is, with the numbers that Choria gives them."""
+    """The state of a member of an election. The numbers are Choria's."""
 
     UNKNOWN = 0
     CANDIDATE = 1
@@ -23,7 +23,7 @@ class State(enum.IntEnum):
 
 
 class Profile(enum.Enum):
-    """A set of manners: our own, or exactly those of a Choria member."""
+    """A set of rules for a campaign: our own rules, or exactly the rules of a Choria member."""
 
     PROMPT = "Prompt"
     CHORIA = "Choria"
@@ -35,12 +35,12 @@ class Promotion(enum.Enum):
     AUTO = "Auto"
     """As soon as nobody who held the key before can act any more."""
     NEXT_CAMPAIGN = "NextCampaign"
-    """Not before the next stored write, as with a Choria member."""
+    """Not before the next stored write, as a Choria member does it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Nominee:
-    """Who is to hold the record: an identity, and for a pod its UID."""
+    """The intended holder of the record: an identity, and the UID if the holder is a pod."""
 
     identity: str
     pod_uid: str = ""
@@ -48,10 +48,10 @@ class Nominee:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A live record: the latest message on the key, and it names a holder.
+    """A live record: the latest message on the key, if it names a holder.
 
-    A record without our headers is a stranger's: `site` and `replica` are empty then, and `term`
-    is the revision of the message itself.
+    A record without our headers was written by a stranger. Then `site` and `replica` are empty, and
+    `term` is the revision of the message itself.
     """
 
     revision: int
@@ -63,9 +63,11 @@ class Record:
     promoted: bool = True
     leaving: bool = False
     sent_at: float = 0.0
-    """On its writer's own clock: tells the writer which of its writes this is, others nothing."""
+    """When the record was sent, on the clock of its writer. It tells the writer which of its writes
+    this is. It means nothing to other members."""
     wait: float = 0.0
-    """Of one that is not promoted: how long after it was sent its holder may act; 0: not told."""
+    """How many seconds after the sending the holder of a record that is not promoted may act. 0 if
+    the record is promoted or does not say."""
 
     @property
     def site_name(self) -> str:
@@ -87,16 +89,16 @@ class Cause(enum.Enum):
     """Why a key holds no record."""
 
     RELEASED = "released"
-    """Its holder gave it up, after whatever it had to do first."""
+    """The holder gave the record up, after it had stopped."""
     EVICTED = "evicted"
-    """Somebody deleted or purged it; the holder may not know yet."""
+    """Somebody deleted or purged the record. The holder may not know that yet."""
     EXPIRED = "expired"
-    """The server removed it after the bucket's TTL."""
+    """The server removed the record after the bucket's TTL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """The latest message on the key says that there is no record."""
+    """The latest message on the key, if it says that the key holds no record."""
 
     revision: int
     cause: Cause
@@ -104,18 +106,18 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """The key holds no message at all: never used, or expired in a bucket without markers."""
+    """The key holds no message: it was never used, or its last message has expired."""
 
     revision: int = 0
 
 
 Entry = Record | Marker | Nothing
-"""What can be at a key."""
+"""The possible contents of a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class BucketInfo:
-    """What the server says about a bucket."""
+    """The settings of a bucket, and facts about it, as the server reports them."""
 
     name: str
     ttl: float
@@ -123,7 +125,7 @@ class BucketInfo:
     history: int
     replicas: int
     created: str
-    """RFC 3339; changes when a bucket is deleted and made anew."""
+    """When the bucket was created (RFC 3339). Changes if it is deleted and created again."""
     markers: bool
     """Whether the server leaves a marker when a record expires."""
     mirror: bool
@@ -133,20 +135,20 @@ class BucketInfo:
     server_time: float
     """The server's clock when it answered, in seconds since 1970."""
     unfit: str = ""
-    """Why it cannot hold an election, and what to do; empty if it can."""
+    """Why the bucket cannot hold an election, and what to do; empty if it can."""
     risks: tuple[str, ...] = ()
-    """Other settings that work, but should not stay so."""
+    """Settings that work but are a risk, each with what to do."""
     subjects: tuple[str, ...] = ()
-    """Which subjects its stream takes, with wildcards; empty if that is not known."""
+    """The subjects of the bucket's stream, with wildcards; empty if they are not known."""
 
     def takes(self, key: str) -> bool:
-        """Whether its stream takes the records of a key."""
+        """Whether the bucket's stream stores the records of a key."""
         subject = f"$KV.{self.name}.{key}".split(".")
         return not self.subjects or any(_covers(one.split("."), subject) for one in self.subjects)
 
 
 def _covers(pattern: list[str], subject: list[str]) -> bool:
-    """Whether a subject matches a pattern: `*` is one token, `>` at the end is one or more."""
+    """Whether a pattern matches a subject. `*` is one token, `>` at the end is one or more."""
     if pattern[-1] == ">":
         if len(subject) < len(pattern):
             return False
@@ -164,4 +166,4 @@ class Peer:
     current: bool = True
     offline: bool = False
     lag: int = 0
-    """Operations that it is behind the leader."""
+    """How many operations this server is behind the leader."""

@@ -1,4 +1,4 @@
-"""What a campaign asks of its driver, and what it has, as values."""
+"""The steps that a campaign asks its driver for, and its writes and lease, as values."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ NEVER = math.inf
 
 
 class Kin(Protocol):
-    """Tells which records are of replicas of this site."""
+    """Tells which records were written by replicas of this site."""
 
     def ours(self, record: Record) -> bool:
-        """Whether another replica of this site wrote a record, for certain."""
+        """Whether another replica of this site certainly wrote a record."""
         ...
 
     def doubtful(self, record: Record) -> bool:
@@ -24,27 +24,30 @@ class Kin(Protocol):
         ...
 
     def inherited(self, record: Record) -> bool:
-        """Whether a record may be taken over when it is not renewed, though that is not certain."""
+        """Whether we may take over a record that is not renewed.
+
+        This site probably wrote it, but that is not certain.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Who campaigns: one process, and the site for which it does so."""
+    """A process that campaigns, and its site."""
 
     replica: str
-    """A name and a nonce; no two processes share it."""
+    """A name and a nonce. Each process has another one."""
     site: str = ""
-    """The site as in the header of a record; empty for a member outside Kubernetes."""
+    """The site, as the header of a record names it; empty for a member outside Kubernetes."""
     holders: str = ""
-    """How the identities of all begin for whom this process and its peers campaign."""
+    """The prefix of the identities of all holders for whom this process and its peers campaign."""
     kin: Kin | None = None
-    """Tells who the peers are; None: every process that writes the same site."""
+    """Recognises records of our site; None: all records with our site in the header are ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing is to be done before `until`, unless something is observed."""
+    """There is nothing to do before `until`, unless the member observes something."""
 
     until: float
 
@@ -54,20 +57,20 @@ class Look:
     """Read the latest entry from the stream's leader and `observe` it with this step."""
 
     known: int
-    """The latest revision known when the read is sent; what it shows may be older than that
-    only if the bucket went back."""
+    """The latest revision known when the read is sent. The read shows an older revision only if the
+    bucket went back to an older state."""
     timeout: float
-    """Seconds; never past the own deadline, when there is something else to do."""
+    """Seconds to wait for the answer, at most until our deadline, because we must act then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """A renewal is due: `begin_renewal`."""
+    """A renewal is due. The driver calls `begin_renewal`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """The key is vacant and a nominee waits: `begin_create`."""
+    """The key is vacant and there is a nominee. The driver calls `begin_create`."""
 
 
 Step = Wait | Look | Renew | Create
@@ -78,18 +81,18 @@ class Write:
     """One conditional write that was begun."""
 
     record: Record | None
-    """What is to be stored, with revision 0 (and term 0 if it begins one); None: a release."""
+    """The record to store; its revision is 0, and its term if it begins one. None: a release."""
     expected: int
     timeout: float
-    """Seconds; never past the own deadline."""
+    """Seconds to wait for the answer, at most until our deadline."""
     sent_at: float
     headers: Mapping[str, str]
-    """What the message carries apart from the identity."""
+    """The headers of the message; its value is the identity."""
     promotable_at: float = NEVER
-    """Before then the holder of the record may not act."""
+    """The holder of the record may not act before this time."""
 
     def stored_as(self, revision: int) -> Record | None:
-        """Return the record that this write makes if it is stored with that revision."""
+        """Return the record that exists if this write is stored with the given revision."""
         if self.record is None:
             return None
         return replace(self.record, revision=revision, term=self.record.term or revision)
@@ -97,11 +100,11 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Our own record, and until when it counts."""
+    """Our own record, and the deadline until which it counts."""
 
     record: Record
     sent_at: float
     deadline: float
     promotable_at: float
     acts_from: float
-    """From then on the holder may act; NEVER while the record is not promoted."""
+    """The holder may act from this time on; NEVER while the record is not promoted."""

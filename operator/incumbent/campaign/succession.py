@@ -1,14 +1,16 @@
-"""Who held a key before, and when none of them can act any more.
+"""The earlier holders of a key, and the time from which none of them can act any more.
 
-A new holder must not act while an earlier one may still believe that it leads. What the earlier
-one believes depends on who it is and on how the key became vacant:
+A new holder must not act while an earlier holder may still believe that it leads. For how long that
+is possible depends on the earlier holder and on how the key became vacant:
 
 * A member that keeps a deadline stops a TTL after its last renewal, whether it heard of the
   vacancy or not. The renewal was stored before we first saw it, so a TTL after that first sight on
-  our own clock is late enough. The moment at which the server removed the record proves nothing:
-  the servers of a bucket stamp and remove by their own clocks, and another one may lead by then.
+  our own clock is late enough. The moment at which the server removed the record proves nothing.
+  The servers of a bucket stamp and remove records by their own clocks, and another server may be
+  the stream's leader by then.
 * A stranger has no deadline. It learns of the vacancy at its next tick.
-* A release is sent after its holder has stopped, and vouches for everybody before it.
+* A holder sends a release after it has stopped. A release also proves that nobody before this
+  holder can act any more.
 
 Whether the last holder is known depends on what the watch left out. A vacancy tells about the
 record that we saw last only if nothing was stored between the two. There are two proofs of that:
@@ -21,9 +23,9 @@ record that we saw last only if nothing was stored between the two. There are tw
   was stored before F, so we saw it. What was left out after F was on other keys. A tenth of the TTL
   is kept in reserve (`Timing.lease`), for clocks that run at different rates or differ.
 
-The second proof is worth nothing after a deletion: a record may have been created and deleted
-within the gap, and its holder acts until its deadline. What neither proves counts as the worst
-case: somebody unknown held the key.
+The second proof does not work after a deletion: a record may have been created and deleted within
+the gap, and its holder acts until its deadline. Without a proof the worst case counts: somebody
+unknown held the key.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from incumbent.campaign.timing import Timing
 
 
 class Awaited(enum.Enum):
-    """Whom or what a new holder waits for."""
+    """The reason why a new holder waits."""
 
     NOBODY = "nobody"
     MEMBER = "member"
@@ -49,19 +51,19 @@ class Awaited(enum.Enum):
     UNKNOWN = "unknown"
     """Somebody whose record we may not have seen."""
     EARLIER = "earlier"
-    """Those for whom the writer of a record had to wait; who that is, it does not say."""
+    """Holders before a record that was not promoted. The record does not say who they are."""
     CAMPAIGN = "campaign"
-    """The next stored write, as the promotion `NextCampaign` asks for."""
+    """The next stored write, because the promotion is `NextCampaign`."""
     OTHERS = "others"
     """Other members, which get their chance first because our record was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """When nothing stands in the way of a new holder any more, and what does until then."""
+    """The time from which a new holder may act, and the reason why it must wait until then."""
 
     at: float
-    """-inf if nobody ever held the key, as far as is known."""
+    """-inf if no earlier holder of the key is known."""
     awaited: Awaited = Awaited.NOBODY
     holder: str = ""
     """The identity in the record of a `MEMBER` or `STRANGER`."""
@@ -70,9 +72,9 @@ class Settlement:
 @dataclass(frozen=True, slots=True)
 class _Holder:
     record: Record | None
-    """None: somebody, it is not known who."""
+    """None if it is not known who holds the key."""
     renewed_by: float
-    """No member that keeps a deadline renewed the key later than this, as long as it is held."""
+    """No member that keeps a deadline has renewed the key later than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,39 +86,40 @@ class _Vacancy:
 
 
 class Succession:
-    """What one member knows about those who held the key before.
+    """What one member knows about the earlier holders of the key.
 
     Args:
-        ours: tells whether a record was written by this member or its site.
+        ours: returns whether this member or its site wrote a record.
     """
 
     def __init__(self, ours: Callable[[Record], bool]) -> None:
         self._ours = ours
         self._holder: _Holder | None = None
-        """Of the latest record; None while the key is vacant."""
+        """The holder of the latest record; None while the key is vacant."""
         self._vacancy: _Vacancy | None = None
-        """The latest that was shown with what came before it."""
+        """The latest vacancy that the watch has shown, or a read after which nothing is missing."""
 
     def held(self, record: Record, now: float) -> None:
-        """Observe a record. Its first sight counts, however often it is shown."""
+        """Observe a record. If it is shown again, the first time still counts."""
         if self._holder is None or self._holder.record != record:
             self._holder = _Holder(record, now)
 
     def watched(self, sighting: Sighting, now: float, timing: Timing) -> None:
-        """Observe what the watch shows, in its order."""
+        """Observe an entry that the watch shows. The caller keeps the order of the watch."""
         entry, whole = sighting.entry, _nothing_is_missing(sighting, timing)
         if isinstance(entry, Record):
             at = now - min(max(sighting.age, 0.0), timing.ttl)
             self._follows(entry, at, now, whole=whole)
         elif isinstance(entry, Nothing):
-            # The first answer of a new watch. The record may be gone for long, or the server lag.
+            # This is the first answer of a new watch. The record may have been gone for long, or
+            # the server may lag behind.
             if self._holder is not None and not whole:
                 self._holder = _Holder(None, now)
         elif not self._knows(entry):
             self._vacated(entry, _vacant_at(sighting, now, timing), now, whole=whole)
 
     def looked(self, sighting: Sighting, now: float, timing: Timing) -> None:
-        """Observe what a read shows; the watch may show later what came before it."""
+        """Observe an entry that a read shows. The watch may show earlier entries later."""
         entry = sighting.entry
         if not isinstance(entry, Marker) or self._knows(entry):
             return
@@ -124,19 +127,19 @@ class Succession:
             self._vacated(entry, _vacant_at(sighting, now, timing), now, whole=True)
 
     def forget(self, now: float) -> None:
-        """Forget all records: they are gone at once, which their holders may not know yet."""
+        """Forget all records, because they are gone. Their holders may not know that yet."""
         if self._holder is not None or self._vacancy is not None:
             self._vacancy = _Vacancy(0, Cause.EVICTED, now, _Holder(None, now))
         self._holder = None
 
     def settled(self, latest: Entry, at: float, seen_at: float, timing: Timing) -> Settlement:
-        """Return when nobody who held the key before can act any more, if it is vacant now.
+        """Return from when on no earlier holder can act any more, if the key is vacant now.
 
         Args:
-            latest: the latest entry; a record is presumed to expire, for then the server need not
-                say anything.
-            at: when that was stored, by what the server says of its age.
-            seen_at: when it was first seen.
+            latest: the latest entry. If it is a record, it is presumed to expire, because a server
+                may not report that.
+            at: when the entry was stored, by the age that the server reports.
+            seen_at: when the entry was first seen.
             timing: the durations.
         """
         vacancy = self._vacancy
@@ -156,18 +159,18 @@ class Succession:
         before = self._holder or (self._vacancy.last if self._vacancy is not None else None)
         self.held(record, now)
         if record.stranger and whole and before is not None and before is not self._holder:
-            # A stranger keeps no deadline; what counts is who renewed before it.
+            # A stranger keeps no deadline, so only renewals before its record count.
             self._holder = _Holder(record, max(before.renewed_by, at))
 
     def _knows(self, marker: Marker) -> bool:
-        """Whether a marker is shown again, or after something newer."""
+        """Whether a marker was shown before, or is older than an entry that was shown."""
         if self._holder is not None and self._holder.record is not None:
             return marker.revision < self._holder.record.revision
         return self._vacancy is not None and marker.revision <= self._vacancy.revision
 
     def _vacated(self, marker: Marker, at: float, now: float, *, whole: bool) -> None:
         if whole and self._holder is None and self._vacancy is not None:
-            # A marker after a marker: a second deletion, or the expiry of the first marker.
+            # This marker follows a marker: a second deletion, or the expiry of the first marker.
             self._vacancy = replace(self._vacancy, revision=marker.revision)
             return
         last = self._holder if whole else None
@@ -175,7 +178,7 @@ class Succession:
         self._holder = None
 
     def _settlement(self, vacancy: _Vacancy, timing: Timing) -> Settlement:
-        """Apply the rules; the table in docs/architecture.md, "Who acted before", has them, too."""
+        """Apply the rules. docs/architecture.md has a table of them, in "Who acted before"."""
         at, record = vacancy.at, vacancy.last.record
         if vacancy.cause is Cause.RELEASED:
             return Settlement(at)
@@ -186,7 +189,7 @@ class Succession:
             return Settlement(settled_at, Awaited.UNKNOWN)
         if record.promoted and self._ours(record):
             return Settlement(at)
-        # Also late enough for those before it, whose last renewals are older.
+        # This is also late enough for holders before the last one, whose renewals are older.
         settled_at = vacancy.last.renewed_by + timing.ttl
         if not record.promoted:
             return Settlement(settled_at, Awaited.EARLIER)  # its own holder never acted
@@ -197,7 +200,7 @@ class Succession:
 
 
 def _nothing_is_missing(sighting: Sighting, timing: Timing) -> bool:
-    """Whether nothing was stored on the key between what was shown last and this."""
+    """Whether no entry of the key is missing between the last one that was shown and this one."""
     if sighting.live or sighting.unseen_for <= 0:
         return True
     entry = sighting.entry
@@ -208,11 +211,11 @@ def _nothing_is_missing(sighting: Sighting, timing: Timing) -> bool:
 
 
 def _vacant_at(sighting: Sighting, now: float, timing: Timing) -> float:
-    """Return when a key became vacant, or later.
+    """Return when a key became vacant, or a later moment.
 
-    A server's word for the age of a marker is taken only if we did not see it happen, and only
-    after an expiry: then no member that keeps a deadline can act any more. Without it an operator
-    that starts some time after an expiry would wait for as long as one that saw it.
+    The server's age of a marker is used only for an expiry that the watch did not show as it
+    happened. After an expiry, no member that keeps a deadline can act any more. Without the age, an
+    operator that starts some time after an expiry would wait for as long as one that saw it.
     """
     entry = sighting.entry
     expired = isinstance(entry, Marker) and entry.cause is Cause.EXPIRED

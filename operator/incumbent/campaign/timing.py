@@ -1,6 +1,6 @@
-"""How long things take in an election: pure arithmetic over the bucket's TTL.
+"""The durations of an election: pure arithmetic over the bucket's TTL.
 
-The chain that makes the algorithm safe, with all times counted on the member's own clock::
+This chain of times makes the algorithm safe. A member counts all of them on its own clock::
 
     0 ── interval ──────────── deadline = TTL − margin ── TTL
     │    a renewal is due;      the leader has stepped    the server may give
@@ -25,14 +25,14 @@ MINIMUM_SLACK = 1.0
 
 MINIMUM_SCOPE = 0.5
 """Seconds that must be left between the interval and the deadline, for two attempts at a renewal.
-All defaults leave more."""
+All defaults leave more time."""
 
 LEAST_SCOPE = 0.25
-"""Of an interval: the time for a renewal that an early deadline has to leave. Of a patch: the time
-beyond it that such a deadline has to leave for a label."""
+"""Reserve that an early deadline must leave: this share of an interval after the renewal is due,
+and this share of a patch after the time that the patch of a label takes."""
 
 LONGEST_WRITE = 2.0
-"""Seconds after which a write counts as unanswered, at most."""
+"""Seconds after which a write counts as unanswered at the latest."""
 
 STAND_DOWN = 0.2
 """Seconds that Choria gives the previous leader after its successor's second campaign."""
@@ -43,32 +43,32 @@ MAXIMUM_SPLAY = 5.0
 FAST_TRIES = 8
 """Attempts at a vacancy before a member returns to one attempt per interval.
 
-The server removes an expired record up to 0.4 s late, and up to 2 s late where the removal is
+The server removes an expired record up to 0.4 s late, and up to 2 s late if the removal is
 replicated (nats-server: the expiry timer fires every 0.25 s at most, and every 2 s while a
 replicated removal is pending). Eight tries cover 1.2 to 2.3 s.
 """
 
 TOGETHER = 0.02
-"""Of an interval: the distance of the moments at which renewals are sent."""
+"""Distance between the moments at which renewals are sent, as a share of the interval."""
 
 Backoff = Callable[[int], float]
-"""The seconds until the next try, by the number of tries that did not succeed."""
+"""Returns the seconds until the next try from the number of tries that did not succeed."""
 
 _MOST_GROWTH = 100
-"""Tries after which an `ExponentialBackoff` grows no more: with any factor that is noticed its
-maximum is long reached, and the power is still a float."""
+"""Number of tries after which an `ExponentialBackoff` stops growing. With any noticeable factor it
+has reached its maximum long before, and the power still fits into a float."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExponentialBackoff:
-    """A pause that grows by a factor with each try, up to a maximum."""
+    """A pause that a factor multiplies with each try, up to a maximum."""
 
     initial: float
     factor: float
     maximum: float
 
     def __call__(self, tries: int) -> float:
-        """Return the seconds until the next try, after this many tries, the first being 1."""
+        """Return the seconds until the next try, after this number of tries (1 for the first)."""
         return min(self.maximum, self.initial * self.factor ** min(tries - 1, _MOST_GROWTH))
 
 
@@ -79,24 +79,25 @@ class Timing:
     profile: Profile
     ttl: float
     interval: float
-    """Between renewals."""
+    """Time between renewals."""
     margin: float
-    """Between the own deadline and the moment when the server may remove the record."""
+    """Time between our deadline and the moment when the server may remove the record."""
     splay: float = 0.0
-    """The first campaign comes at a random moment up to this late."""
+    """Longest random delay of the first campaign."""
     promotion: Promotion = Promotion.AUTO
     backoff: Backoff | None = None
 
     @property
     def write_timeout(self) -> float:
-        """How long to wait for the answer to a write: two tries fit before the deadline."""
+        """How long to wait for an answer: two tries fit between a due renewal and the deadline."""
         return min(LONGEST_WRITE, self._scope / 2)
 
     @property
     def relay_after(self) -> float:
-        """How long a standby hears no renewal before it renews the record itself.
+        """How long a standby sees no renewal before it renews the record itself.
 
-        Late enough for the steward's own retries, early enough for one's own before the deadline.
+        The steward has time to retry before that. The standby has time to retry between that and
+        the deadline.
         """
         return max(self.ttl / 2, self.interval + self._scope / 3)
 
@@ -104,8 +105,9 @@ class Timing:
     def stranger_after(self) -> float:
         """How long after a vacancy a Choria member may still believe that it leads.
 
-        It has no deadline and learns at its next tick, 0.75 TTL away at most. TTL/3 is too early:
-        an evicted Choria leader was measured to go on for 4 s at a TTL of 6 s.
+        Such a member has no deadline. It learns of its loss at its next tick, after 0.75 TTL at
+        most. TTL/3 would be too early: at a TTL of 6 s, an evicted Choria leader was measured to
+        continue for 4 s.
         """
         return 0.75 * self.ttl + STAND_DOWN
 
@@ -119,10 +121,11 @@ class Timing:
         return self.lease - self.interval
 
     def renewal_after(self, sent_at: float) -> float:
-        """Return when a record that was sent then is to be renewed: after an interval, or sooner.
+        """Return when to renew a record that was sent at `sent_at`: after an interval, or sooner.
 
-        Up to `TOGETHER` of it sooner, at one of the moments that all elections of this interval
-        share: one packet then carries many renewals, which costs both ends less than one each.
+        It is sooner by up to the share `TOGETHER` of the interval, at one of the moments that all
+        elections with this interval share. Then one packet carries many renewals, which costs both
+        ends less than one packet for each.
         """
         due = sent_at + self.interval
         if self.profile is not Profile.PROMPT:
@@ -134,7 +137,7 @@ class Timing:
         """Return the time from one attempt to the next.
 
         Args:
-            tries: attempts at the present vacancy so far; 0 for a member that holds the record.
+            tries: attempts at the present vacancy until now; 0 for a member that holds the record.
             jitter: a random number in [0, 1).
         """
         prompt = self.profile is Profile.PROMPT
@@ -148,13 +151,14 @@ class Timing:
 def allowing_for(timing: Timing, patch: float) -> Timing:
     """Return a timing that leaves time for a slow strip between the deadline and the TTL.
 
-    Half of the usual margin is for clocks and for a process that is late, half for the strip. A
-    strip that takes longer makes the margin wider. If there is no room for that between two
-    renewals, or if a label would not be written before such a deadline, the margin stays as usual.
+    Half of the usual margin covers clocks and a process that is late. The other half covers the
+    strip, which removes the label. A slower strip makes the margin wider. The margin stays as
+    usual if a wider one would leave too little time for a renewal, or too little time to write a
+    label before the deadline.
 
     Args:
         timing: as `timing_for` returns it.
-        patch: seconds that the API server takes for the patch of a pod.
+        patch: seconds that the API server takes to patch a pod.
     """
     usual = _margin(timing.ttl)
     margin = max(usual, usual / 2 + patch)
@@ -180,17 +184,17 @@ def timing_for(
     """Derive the durations from the bucket's TTL.
 
     Args:
-        ttl: seconds, of the bucket.
-        profile: where the defaults come from.
-        interval: seconds between renewals instead of the profile's.
-        splay: longest random delay of the first campaign instead of the profile's.
-        promotion: when a new holder may act, instead of the profile's.
-        backoff: the pauses between tries at a vacancy instead of the interval; in the Prompt
-            profile from the eighth try on.
+        ttl: the bucket's TTL in seconds.
+        profile: the profile, which gives the defaults of the other arguments.
+        interval: seconds between renewals; None: the profile's default.
+        splay: longest random delay of the first campaign in seconds; None: the profile's default.
+        promotion: when a new holder may act; None: the profile's default.
+        backoff: the pauses between tries at a vacancy; None: the interval. In the Prompt profile
+            this applies from the eighth try on.
 
     Raises:
-        CampaignInvalid: the interval or the splay that was asked for breaks a limit.
-        ConfigurationError: the TTL does; the message is one sentence that says which limit.
+        CampaignInvalid: the requested interval or splay breaks a limit.
+        ConfigurationError: the TTL breaks a limit. The message says in one sentence which limit.
     """
     if ttl == 0:
         msg = "bucket TTL must be at least 1 second, this bucket has none"

@@ -1,7 +1,7 @@
-"""What is on the wire: the value and the headers of a message in the bucket.
+"""The format on the wire: the value and the headers of a message in the bucket.
 
-The value is the identity, UTF-8, and nothing else, so that `choria election info` and
-`nats kv get` show it. Everything else is in headers, which strangers neither send nor need.
+The value is only the identity in UTF-8, so `choria election info` and `nats kv get` show it.
+Everything else is in headers, which strangers neither send nor need.
 """
 
 from __future__ import annotations
@@ -12,35 +12,36 @@ from collections.abc import Mapping
 from incumbent.campaign.records import Cause, Entry, Marker, Record
 
 TERM = "Incumbent-Term"
-"""The revision that began the term; absent in the write that begins it."""
+"""The revision that began the term; absent in the write that begins the term."""
 REPLICA = "Incumbent-Replica"
-"""The writing process: its name and a nonce, for host names collide."""
+"""The process that wrote the record: its name and a nonce, because host names collide."""
 SITE = "Incumbent-Site"
 """The site's name and the full UID of its cluster, or of the election if that is not known."""
 POD_UID = "Incumbent-Pod-UID"
 PROMOTED = "Incumbent-Promoted"
-"""Present when the holder may act; absent while a stranger may still believe that it leads."""
+"""Present if the holder may act; absent while an earlier holder may still believe that it leads."""
 RELEASE = "Incumbent-Release"
-"""On a delete marker: the holder gave the record up by itself, and nobody who held the key before
-it can act any more. Without it a deletion is an eviction."""
+"""Present on the delete marker of a holder that gave the record up by itself, when nobody who held
+the key before can act any more. A deletion without this header is an eviction."""
 LEAVING = "Incumbent-Leaving"
-"""On the last renewal of a replica that is about to end."""
+"""Present on the last renewal of a replica that is about to end."""
 SENT_AT = "Incumbent-Sent-At"
-"""Seconds on the writer's own clock, by which it knows which of its writes was stored."""
+"""When the record was sent, in seconds on the writer's own clock. The writer recognises by it which
+of its writes was stored."""
 
 WAIT = "Incumbent-Wait"
-"""Seconds after its sending from which on the holder may act; absent when promoted."""
+"""How many seconds after the sending the holder may act; absent if the record is promoted."""
 
 OPERATION = "KV-Operation"
 MARKER_REASON = "Nats-Marker-Reason"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 _DIGITS = 20
-"""Of the largest revision, an unsigned integer of 64 bits."""
+"""Number of digits of the largest revision, an unsigned integer of 64 bits."""
 
 
 def entry_from(value: bytes, headers: Mapping[str, str], revision: int) -> Entry:
-    """Decode a message. Never fails: what is not ours and no marker is a stranger's record."""
+    """Decode a message. Never fails: what is neither a marker nor ours is a stranger's record."""
     if MARKER_REASON in headers:
         expired = headers[MARKER_REASON] == "MaxAge"
         return Marker(revision, Cause.EXPIRED if expired else Cause.EVICTED)
@@ -65,9 +66,9 @@ def entry_from(value: bytes, headers: Mapping[str, str], revision: int) -> Entry
 
 
 def headers_of(record: Record) -> dict[str, str]:
-    """Encode what is not the identity; the opposite of `entry_from`, before it has a revision.
+    """Encode everything but the identity of a record that has no revision yet.
 
-    A term of 0 means that this write begins one.
+    `entry_from` decodes it. A term of 0 means that this write begins a term.
     """
     headers = {REPLICA: record.replica}
     if record.term:
@@ -90,15 +91,15 @@ def headers_of(record: Record) -> dict[str, str]:
 def release_headers(replica: str, *, promoted: bool = True) -> dict[str, str]:
     """Return the headers of the delete marker with which a holder gives up its record.
 
-    A record that was not promoted says that somebody before it may still act. To give it up
-    changes nothing about that, so its marker does not count as a release.
+    A record that was not promoted says that an earlier holder may still act. Giving the record up
+    does not change that, so its marker does not count as a release.
     """
     headers = {OPERATION: "DEL", REPLICA: replica}
     return headers | {RELEASE: "true"} if promoted else headers
 
 
 def _term(value: str, revision: int) -> int:
-    """Return the term of a record: no term begins after its own record, or before all."""
+    """Return the term in a header; `revision` if the header is invalid, 0 or above `revision`."""
     plain = value.isascii() and value.isdecimal() and len(value) <= _DIGITS
     term = int(value) if plain else 0
     return term if 0 < term <= revision else revision
