@@ -1,1 +1,1 @@
-"""The replicas of one site: who they are (`site`), how one asks another (`confirmation`). Pure."""
+"""The replicas of a site: `site` recognises them, `confirmation` has their questions. Pure."""

@@ -1,15 +1,14 @@
-"""Is the record behind a leader label still renewed? For a replica that cannot see the key.
+"""How a replica that cannot see the key learns whether the record is still renewed.
 
-Such a replica asks the others in the status of the election: `status.unconfirmed` says when the
+Such a replica asks the others in the status of the election. `status.unconfirmed` says when the
 record was last known to be renewed. A replica that sees the key renews the record, then removes the
 question. Without an answer, the replica that asked strips the label before the record can have
 expired. The question stays in the status, so the replicas that start later do not begin to count
 from their own start.
 
-A replica that starts does not know when the record was renewed. It presumes the latest time at
-which a steward that was killed had certainly renewed it: an interval before the end of that
-process, which may be a third of the TTL ago. A restart that takes longer counts as an absence of
-the operator.
+A replica that starts does not know when the record was renewed. It presumes that a steward was
+killed up to a third of the TTL ago, and that this steward had renewed the record an interval before
+its end. A restart that takes longer counts as an absence of the operator.
 
 One question at a time is enough for all elections of one steward process and bucket (`Stewards`).
 The answer proves more than one renewal: the process lived, saw the bucket and reached the API
@@ -36,19 +35,21 @@ from incumbent.campaign.timing import Timing
 LONGEST_RESTART = 1 / 3
 """Part of a TTL that may lie between the end of a process and the start of the next one."""
 ASK_AFTER = 1.0
-"""Seconds that a replica which has just started has to reach NATS, at most, before it asks."""
+"""Longest time in seconds that a replica which has just started tries to reach NATS, before it
+asks."""
 ANSWER_WITHIN = 1.0
-"""Seconds that other replicas have for an answer, at least."""
+"""Shortest time in seconds that other replicas have for an answer."""
 SECOND_CHANCE = 0.5
-"""Seconds that they have if the question was there before this replica, and its time is over."""
+"""Seconds that the others have for an answer if a replica that starts finds a question whose time
+is over."""
 LATE_AFTER = 1.0
-"""Seconds after a question in which a steward renews all records that were due before it."""
+"""Seconds that a steward has after a question to renew all records that were due before it."""
 LOOK_AGAIN = 0.1
-"""Seconds for which a steward relies on its last look at all its records."""
+"""Seconds between two checks of a steward whether it has renewed all its records."""
 
 
 class Act(enum.Enum):
-    """What a replica has to do that cannot see the key."""
+    """What a replica that cannot see the key has to do now."""
 
     ASK = "ask"
     STRIP = "strip"
@@ -62,7 +63,7 @@ class Later:
 
 
 class Inquiry(Protocol):
-    """Where replicas ask each other: the status of the election."""
+    """Access to the status of the election, in which replicas ask each other."""
 
     def question(self) -> float | None:
         """Return when the record was last known to be renewed, by the question in the status.
@@ -74,8 +75,8 @@ class Inquiry(Protocol):
     def steward(self) -> Steward | None:
         """Return the steward that the status names; None if it cannot answer for this election.
 
-        That is so if the status has no steward, or one of an earlier version that does not name its
-        process, or if it says that the bucket or the election is not ready.
+        The steward cannot answer if it is of an earlier version that does not name its process. Nor
+        if the status has no steward, or says that the bucket or the election is not ready.
         """
         ...
 
@@ -83,7 +84,7 @@ class Inquiry(Protocol):
         """Write the question; return false if the API server does not keep it.
 
         Raises:
-            ClusterError: it was perhaps not written.
+            ClusterError: the question was perhaps not written.
         """
         ...
 
@@ -103,8 +104,8 @@ class Stewards:
     """What this process knows about the stewards of all its elections.
 
     Args:
-        asking: waits for the turn of a question, and keeps it meanwhile; None: all questions at
-            once.
+        asking: returns a context that is entered when it is the turn of a question, and left after
+            its write. None: all questions may be written at once.
     """
 
     def __init__(
@@ -112,11 +113,12 @@ class Stewards:
     ) -> None:
         self.asking = contextlib.nullcontext if asking is None else asking
         self._proved_at: dict[Steward, float] = {}
-        """Each steward has answered a question that was sent at this time, or later."""
+        """When the latest question that each steward has answered was sent."""
         self._asked_by: dict[Steward, Confirmation] = {}
-        """The election whose question to the steward is on its way, or open."""
+        """The election that asks the steward now, for all elections of this process."""
         self._unanswered: dict[Steward, tuple[float, tuple[float, float]]] = {}
-        """When the first question since the last answer was sent, and `within` of `wait`."""
+        """When the first question since the last answer was sent, with the argument `within` of
+        `wait`."""
         self._served: set[tuple[Callable[[Steward], float], Callable[[], None]]] = set()
         self._looks: dict[Steward, tuple[float, float]] = {}
 
@@ -130,9 +132,9 @@ class Stewards:
         return self._proved_at.get(steward, -math.inf)
 
     def claim(self, steward: Steward, asker: Confirmation, *, alone: bool) -> bool:
-        """Let an election ask the steward; return false if another one is asking already.
+        """Let an election ask the steward; return false if another election already asks it.
 
-        `alone`: the election asks for itself, whoever else asks.
+        With `alone` the election asks even if another election does.
         """
         if not alone and self._asked_by.get(steward, asker) is not asker:
             return False
@@ -145,11 +147,11 @@ class Stewards:
         """Note that a question was written.
 
         Args:
-            steward: who is to answer.
-            sent_at: when it was sent.
-            within: until when the steward has time for an answer, at least and at best.
-            known: when the record was last known to be renewed. A question of an earlier absence
-                of NATS, before this, is forgotten.
+            steward: the steward that is to answer.
+            sent_at: when the question was sent.
+            within: the earliest and the latest time until which to wait for the answer.
+            known: when the record was last known to be renewed. A question from before that time
+                is forgotten, because it belongs to an earlier absence of NATS.
         """
         before = self._unanswered.get(steward)
         if before is None or before[0] <= known:
@@ -158,13 +160,13 @@ class Stewards:
     def overdue_at(self, steward: Steward, known: float, *, end: float = math.inf) -> float:
         """Return when a question that was sent after `known` is overdue; inf if there is none.
 
-        `end`: when there is no more time to wait, but for the least that a steward has.
+        `end`: when to stop waiting. The steward still has the least time for its answer, though.
         """
         sent_at, (least, best) = self._unanswered.get(steward, (-math.inf, (math.inf, math.inf)))
         return min(best, max(least, end)) if sent_at > known else math.inf
 
     def free(self, asker: Confirmation) -> None:
-        """Note that an election does not ask any more, so that another one may."""
+        """Note that an election does not ask any more, so another election may ask."""
         for steward in [one for one, by in self._asked_by.items() if by is asker]:
             del self._asked_by[steward]
 
@@ -174,10 +176,10 @@ class Stewards:
         """Add an election of this process; returns a function that removes it.
 
         Args:
-            due: returns when its record has to be renewed next, and inf if its status does not say
-                that the given steward renews it.
-            late: is called if the record is not renewed in time. The status must not name the
-                process then, so that the answers in other elections do not count for this one.
+            due: returns when the record must be renewed next; inf if the status of the election
+                does not say that the given steward renews it.
+            late: is called if the record is not renewed in time. Then the status must stop naming
+                the process, so that its answers in other elections do not count for this one.
         """
         election = due, late
         self._served.add(election)
@@ -186,8 +188,8 @@ class Stewards:
     def vouch(self, me: Steward, since: float, now: float) -> bool:
         """Whether this process may answer a question that it first saw at `since`.
 
-        The other replicas take the answer for all elections whose status names this process. So
-        the records of all those must have been renewed within an interval before `since`.
+        To the other replicas the answer counts for all elections whose status names this process.
+        Therefore all their records must have been renewed within an interval before `since`.
         """
         looked_at, due = self._looks.get(me, (-math.inf, -math.inf))
         if due >= since or now < looked_at + LOOK_AGAIN:
@@ -217,29 +219,29 @@ class Confirmation:
         self.stripped = False
         """Whether this replica stripped the label because no answer came."""
         self.doubtful_at = -math.inf
-        """From when on it is doubtful whether the record is renewed."""
+        """When it becomes doubtful whether the record is renewed."""
         self._began_at = now
         self._seen_at: float | None = None
         """When this process last saw the key; None if it never did."""
         self._presumed: float | None = None
-        """A renewal that is presumed, because this process never saw the key."""
+        """When the record is presumed to have been renewed, if this process never saw the key."""
         self._proved_at = -math.inf
-        """Another replica has proved a renewal that is not older than this."""
+        """The record was certainly renewed at this time or later, or no pod had the label then."""
         self._asked_at: float | None = None
-        """When the question was written, or first seen; None if there is none."""
+        """When the question was written, or first seen; None if there is no question."""
         self._answer_proves = now
-        """What an answer to that question proves: a renewal that is not older than this."""
+        """An answer to the question proves that the record was renewed at this time or later."""
         self._patience = ANSWER_WITHIN
-        """Seconds that the others have for an answer, at least."""
+        """Seconds that the others have for an answer, even if the record may expire before."""
         self._leeway = 0.0
-        """The same, as far as the record lives that long."""
+        """Seconds that the others have for an answer while the record cannot have expired."""
         self._own = False
-        """Whether this process wrote the question, so that it knows when."""
+        """Whether this process wrote the question, so it knows when the question was sent."""
         self._heard = True
         """Whether the API server keeps the question, so that others can answer it."""
 
     def see(self, now: float) -> None:
-        """Note that this replica sees the key, so that it asks nobody."""
+        """Note that this replica sees the key, so it asks nobody."""
         self._seen_at, self._proved_at, self._asked_at = now, -math.inf, None
         self.answered = self.stripped = False
         self.doubtful_at = -math.inf
@@ -259,10 +261,10 @@ class Confirmation:
 
         Args:
             now: the time.
-            timing: the durations; None if the TTL is not known, and then it counts as over.
+            timing: the durations; None if the TTL is not known. Then the TTL counts as over.
             question: what `Inquiry.question` returns.
-            renewed_at: when the record was renewed, if it was one of this site when this process
-                last saw the key.
+            renewed_at: when the record was last renewed, if it was a record of this site when this
+                process last saw the key.
             steward: what `Inquiry.steward` returns.
         """
         self.stripped = False
@@ -284,9 +286,9 @@ class Confirmation:
     def strips_unasked_at(
         self, known: float, timing: Timing | None, steward: Steward | None
     ) -> float:
-        """Return when the label is to be stripped even if no question of its own is written.
+        """Return when to strip the label even if this election has not asked for itself.
 
-        That is so if the steward has not answered the question of another election; inf otherwise.
+        That happens if the steward has not answered the question of another election; else inf.
         """
         if timing is None or steward is None:
             return math.inf
@@ -296,10 +298,10 @@ class Confirmation:
     def turn_by(
         self, now: float, known: float, timing: Timing | None, steward: Steward | None
     ) -> float:
-        """Return until when to wait for the turn to ask; inf for as long as it takes.
+        """Return until when to wait for the turn to ask; inf means as long as necessary.
 
-        After that it is time to look again, because the question of another election may be written
-        meanwhile.
+        After that time the caller calls `act` again, because another election may have asked by
+        then.
         """
         if timing is None or steward is None:
             return math.inf
@@ -311,8 +313,8 @@ class Confirmation:
     ) -> Act | Later:
         """Return what to do while there is no question in the status of this election.
 
-        One election asks the steward for all. If its answer is overdue, or half of the time is
-        over, each of the others asks for itself, because another replica may be the steward there.
+        One election asks the steward for all elections. If the answer is overdue, or half of the
+        time is over, every other election asks for itself, because it may have another steward.
         """
         ask_at = known + (timing.relay_after if timing else 0.0)
         if self._seen_at is None:
@@ -331,7 +333,7 @@ class Confirmation:
         return Later(min(alone_at, now + ANSWER_WITHIN))
 
     def renewal(self, renewed_at: float | None) -> float:
-        """Return when the record was last known to be renewed; the argument is that of `act`."""
+        """Return when the record was last known to be renewed; for the argument see `act`."""
         if renewed_at is None:
             renewed_at = self._seen_at if self._seen_at is not None else self._presumed
         return max(-math.inf if renewed_at is None else renewed_at, self._proved_at)
@@ -348,13 +350,13 @@ class Confirmation:
         """Note that the question was written, and whether the API server keeps it.
 
         Args:
-            sent_at: before the write.
-            now: after it.
-            kept: as `Inquiry.ask` returns it.
-            steward: whom the status named before the write.
+            sent_at: the time before the write.
+            now: the time after the write.
+            kept: what `Inquiry.ask` returned.
+            steward: the steward that the status named before the write.
             known: when the record was last known to be renewed.
 
-        The answer needs another write. If ours took long, that one may take as long.
+        The answer needs another write. If our write took long, the answer may take as long.
         """
         self._asked_at, self._answer_proves = now, sent_at
         self._patience, self._heard = ANSWER_WITHIN, kept
@@ -364,7 +366,7 @@ class Confirmation:
             self.stewards.wait(steward, sent_at, within=within, known=known)
 
     def give_up_asking(self) -> None:
-        """Note that the question was not written, as far as known."""
+        """Note that the question was perhaps not written, so another election may ask."""
         self.stewards.free(self)
 
     def strip(self, now: float) -> None:
@@ -377,12 +379,12 @@ class Confirmation:
     def prove(self, now: float) -> None:
         """Note that no pod has the label.
 
-        A replica that sets it later renews the record before it does, see `labels`.
+        A replica that sets the label later renews the record first, see `labels`.
         """
         self._proved_at = now
 
     def _presume(self, now: float, timing: Timing | None, question: float | None) -> None:
-        """Begin with the worst case of what went before this process."""
+        """Presume the oldest renewal that is possible before the start of this process."""
         unseen = timing.interval + LONGEST_RESTART * timing.ttl if timing else 0.0
         self._presumed = self._began_at - unseen
         if question is None:
@@ -408,10 +410,10 @@ class Confirmation:
                 self.stewards.prove(steward, self._answer_proves)
 
     def _share(self, timing: Timing, steward: Steward) -> None:
-        """Take what the steward has proved in another election.
+        """Use what the steward has proved in another election.
 
-        It renewed this record at most an interval before that, as `Stewards.vouch` makes sure. This
-        stays true whoever is the steward later.
+        It had renewed this record at most an interval before, as `Stewards.vouch` makes sure. That
+        stays true if another replica becomes the steward later.
         """
         proved_at = self.stewards.proved_at(steward)
         if proved_at > max(self._began_at, self._seen_at or -math.inf):
@@ -420,7 +422,7 @@ class Confirmation:
 
 
 def _last_moment(timing: Timing, known: float) -> float:
-    """Return until when a strip may wait for a slow answer: half a margin before the TTL ends."""
+    """Return until when to delay a strip for a slow answer: half a margin before the TTL ends."""
     return known + timing.ttl - timing.margin / 2
 
 

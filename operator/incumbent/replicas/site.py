@@ -1,14 +1,14 @@
-"""Which processes are replicas of one site: those that use the same API server. Pure.
+"""Recognises the replicas of a site: the processes that use the same API server. Pure.
 
 A site is all the operator processes that share one API server, because only they see each other's
-labels. A name and the UID of a cluster do not prove that: a copied cluster (a cloned virtual
-machine, a restored etcd) has both. So a process is a *known* replica only after it has written to
-the API server that we read:
+labels. A name and the UID of a cluster do not prove that two processes share one, because a copied
+cluster (a cloned virtual machine, a restored etcd) has both. Therefore a process is a *known*
+replica only after it has written to the API server that we read:
 
 * A process that meets a record of an unknown replica introduces itself in the status of the
   election (`newcomer`). The steward answers there (`steward.admitted`). The copy of a status cannot
   contain the answer, because the question holds a number that was drawn when the process started.
-* A status that names another steward than it did before was written by that steward.
+* If a status names another steward than before, that steward wrote it.
 
 A status that is read for the first time may be part of a copy. It proves nothing, but it *names*
 the steward before us, whose record may be taken over if nobody renews it any more.
@@ -25,8 +25,8 @@ from incumbent.campaign.records import Record
 from incumbent.display import shown
 
 MOST_PROCESSES = 1000
-"""How many processes to remember of each sort. There are as many alive as there are replicas of all
-sites on a bucket, which are a few."""
+"""How many processes to remember in each of the lists of `Peers`. The live processes are the
+replicas of all sites that use a bucket, which are a few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +35,23 @@ class Site:
 
     name: str
     uid: str
-    """Of the cluster; empty if it may not be read. Tells two sites of one name apart."""
+    """The UID of the cluster, which tells two sites with one name apart; empty if we may not read
+    it."""
     given: bool = False
-    """Whether the administrator chose the name, which then wins over one in a status."""
+    """Whether the administrator chose the name. Then it wins over a name in a status."""
 
     @property
     def header(self) -> str:
-        """Return how records name it."""
+        """Return the site as records name it."""
         return f"{self.name}/{self.uid}"
 
     def for_election(self, *, name: str, uid: str) -> Site:
-        """Return the site as one election has it.
+        """Return the site for one election.
 
         Args:
-            name: under which the election was first served; empty for a new one.
-            uid: of the election, which replaces that of the cluster if it may not be read: every
-                replica that serves the election knows it, whatever namespaces it serves.
+            name: the site name under which the election was first served; empty for a new election.
+            uid: the UID of the election. It replaces the UID of the cluster if we may not read
+                that, because every replica that serves the election knows it.
         """
         kept = self.name if self.given or not name else name
         return Site(kept, self.uid or uid, given=self.given)
@@ -64,54 +65,54 @@ class Replica:
     nonce: str
 
     def __str__(self) -> str:
-        """Return how records name it."""
+        """Return the replica as records name it."""
         return f"{self.name}/{self.nonce}"
 
 
 @dataclass(slots=True)
 class Doubt:
-    """A question that is open in one election: whether a replica is of this site."""
+    """An open question in one election: does a replica belong to this site?"""
 
     replica: str
     since: float
     asked_at: float = math.inf
-    """When our question was in the status."""
+    """When our question appeared in the status."""
     revision: int = 0
-    """The latest of its records then."""
+    """The revision of the replica's latest record at that time."""
 
 
 class Recent(dict[str, float]):
-    """The latest replicas, each with a time, `MOST_PROCESSES` at most."""
+    """The latest replicas, at most `MOST_PROCESSES`, each with a time."""
 
     def add(self, replica: str, at: float = 0.0) -> None:
-        """Add one, and forget the one that was added first if there are too many."""
+        """Add a replica. If there are too many, forget the replica that was added first."""
         self.pop(replica, None)
         self[replica] = at
         if len(self) > MOST_PROCESSES:
             del self[next(iter(self))]
 
     def discard(self, replica: str) -> None:
-        """Forget one."""
+        """Forget a replica."""
         self.pop(replica, None)
 
 
 class Peers:
     """What this process knows about other processes, from all its elections.
 
-    Each start of an operator is another process, and whoever may write into a bucket can make any
-    number of them up. One that was forgotten is asked again if it still writes, so nothing is
-    decided by what is missing here.
+    Each start of an operator is another process, and anybody who may write into a bucket can invent
+    any number of them. If a forgotten process still writes, we ask it again. Therefore a missing
+    entry here decides nothing.
     """
 
     def __init__(self) -> None:
         self.known = Recent()
-        """Replicas that use our API server for certain."""
+        """Replicas that certainly use our API server."""
         self.named = Recent()
-        """Stewards that a status names, which may be a copy."""
+        """Stewards that a status names. The status may be a copy from another cluster."""
         self.foreign = Recent()
-        """Processes that claim to be of our site, live, and do not answer."""
+        """Processes that claim to belong to our site and live, but do not answer."""
         self.asked_at = Recent()
-        """When a question was sent last on account of a replica."""
+        """When we last asked whether each replica belongs to our site."""
         self._listeners: set[Callable[[str], None]] = set()
 
     def learn(self, replica: str) -> None:
@@ -122,14 +123,17 @@ class Peers:
             self._notify(replica)
 
     def exclude(self, replica: str) -> None:
-        """Note that a process is of another cluster, unless we know better."""
+        """Note that a process belongs to another cluster, unless it is a known replica."""
         if replica not in self.known and replica not in self.foreign:
             self.foreign.add(replica)
             self.named.discard(replica)
             self._notify(replica)
 
     def listen(self, changed: Callable[[str], None]) -> Callable[[], None]:
-        """Call `changed` with each replica that was judged; returns a function that ends that."""
+        """Call `changed` with each replica that `learn` or `exclude` has judged.
+
+        Returns a function that ends this.
+        """
         self._listeners.add(changed)
         return lambda: self._listeners.discard(changed)
 
@@ -139,15 +143,16 @@ class Peers:
 
 
 class Kinship:
-    """Tells for one election which records are of replicas of this site.
+    """Tells for one election which records replicas of this site wrote.
 
     Args:
-        site: of the election.
+        site: the site for this election.
         me: this process, as records name it.
-        namespace: of the election. Two operators of one API server may serve different namespaces;
-            they are no replicas of each other, because neither reaches the pods of the other.
-        peers: of this process.
-        status: of the election as first read.
+        namespace: the namespace of the election. Two operators of one API server may serve
+            different namespaces. They are not replicas of each other then, because neither reaches
+            the pods of the other.
+        peers: what this process knows about other processes.
+        status: the status of the election as first read.
     """
 
     def __init__(
@@ -155,8 +160,8 @@ class Kinship:
     ) -> None:
         self.peers = peers
         self.unproven = False
-        """Whether the API server drops the fields of a proof: its definition of the kind is old.
-        Then the header of a record has to be enough, as it was before."""
+        """Whether the API server drops the fields of a proof, because its CRD is old. Then the
+        header of a record counts as a proof, as in earlier versions."""
         self._site = site
         self._me = me
         self._namespace = namespace
@@ -176,9 +181,9 @@ class Kinship:
         self._note_steward(status)
 
     def answered_without_proof(self, record: Record, status: Mapping[str, Any]) -> bool:
-        """Whether a status, newer than our question, shows a replica of an earlier version.
+        """Whether a replica of an earlier version wrote a status that is newer than our question.
 
-        It knows nothing of questions and replaces them by what it has to say.
+        Such a replica does not know questions and overwrites them with its own status.
         """
         steward = status.get("steward") or {}
         replaced = "newcomer" not in status and "process" not in steward
@@ -193,14 +198,14 @@ class Kinship:
         return self.unproven and self.same_name(record) and self._claims(record)
 
     def inherited(self, record: Record) -> bool:
-        """Whether a status names a record's writer, so that we may go on where it ended.
+        """Whether a status names the writer of a record, so we may continue after its end.
 
-        That is no proof; and it is not enough to write over what the writer still renews.
+        This is not a proof, so we may not overwrite a record that its writer still renews.
         """
         return self.same_name(record) and self._named(record)
 
     def doubtful(self, record: Record) -> bool:
-        """Whether a record may be of a replica of this site that is not known yet."""
+        """Whether a replica of this site that is not known yet may have written a record."""
         judged = record.replica == self._me or record.replica in self.peers.foreign
         if record.stranger or judged or self.ours(record):
             return False
@@ -215,11 +220,11 @@ class Kinship:
         return record.holder.startswith(f"{self._site.name}/{self._namespace}/")
 
     def _concerns(self, record: Record) -> bool:
-        """Whether a record's holder is a pod of our namespace, in whatever site."""
+        """Whether the holder of a record is a pod of our namespace, in any site."""
         return record.holder.partition("/")[2].startswith(f"{self._namespace}/")
 
     def _claims(self, record: Record) -> bool:
-        """Whether a record is of this cluster, by its UID or by a status: perhaps of its copy."""
+        """Whether a UID or a status says that a record is from this cluster, or from its copy."""
         same_cluster = bool(self._site.uid) and record.site.partition("/")[2] == self._site.uid
         return same_cluster or self._named(record)
 
@@ -230,7 +235,7 @@ class Kinship:
             return True
         status = self._first
         steward = status.get("steward") or {}
-        # Earlier versions wrote no more than the name of a replica.
+        # Earlier versions wrote only the name of a replica.
         plain = "process" not in steward and steward.get("replica") == record.replica_name
         same = (status.get("token"), status.get("holder")) == (record.term, shown(record.holder))
         return plain and same
@@ -242,6 +247,6 @@ class Kinship:
 
 
 def steward_of(status: Mapping[str, Any]) -> str:
-    """Return the steward in a status as records name it; empty if that cannot be told."""
+    """Return the steward in a status, as records name it; empty if the status does not tell."""
     steward = status.get("steward") or {}
     return f"{steward['replica']}/{steward['process']}" if steward.get("process") else ""
