@@ -1,4 +1,4 @@
-"""A bucket behind any connection that can request and subscribe: reads, writes and the watch."""
+"""A bucket on any connection that can request and subscribe: reads, writes and the watch."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ log = structlog.get_logger(__name__)
 
 
 class NatsBucket:
-    """A bucket behind a connection to NATS; implements `incumbent.campaign.ports.WatchedBucket`.
+    """A bucket on a connection to NATS; implements `incumbent.campaign.ports.WatchedBucket`.
 
-    All watches of a bucket share one consumer, whose state is kept by key, so that a thousand
-    elections cost the server one. It runs while somebody watches or listens.
+    All watches of a bucket share one consumer, so a thousand elections cost the server only one.
+    The consumer exists while somebody watches or listens.
 
     Args:
-        connection: to NATS.
-        name: of the bucket.
-        throttle: of all buckets that are looked for, because they cannot be used.
+        connection: the connection to NATS.
+        name: the name of the bucket.
+        throttle: limits the lookups of all buckets that cannot be used.
     """
 
     def __init__(self, connection: Connection, name: str, throttle: Throttle | None = None) -> None:
         self.name = name
         self.lookups = Lookups(name, throttle)
-        """When to look for it while it cannot be used, and what to say then."""
+        """Says when to look for the bucket while it cannot be used, and explains the problem."""
         self._connection = connection
         self._subscribers = Subscribers()
         self._write_problems = WriteProblems(name, self._subscribers)
@@ -51,47 +51,51 @@ class NatsBucket:
 
     @property
     def problem(self) -> BucketError | None:
-        """Why the bucket cannot be used now; None while it can, and before the first look."""
+        """Why the bucket cannot be used now; None while it can be, and before the first look."""
         return self._watch.problem
 
     @property
     def settings(self) -> BucketInfo | None:
-        """What the server said last; None before the first answer."""
+        """The settings in the server's last answer; None before the first answer."""
         return self._watch.settings
 
     @property
     def denied(self) -> Mapping[str, Problem]:
-        """Keys of which no write was stored since NATS is connected; a later one may succeed."""
+        """The keys whose writes are not stored since NATS is connected, each with the reason.
+
+        A later write may succeed.
+        """
         return self._write_problems.denied
 
     @property
     def server_ahead(self) -> float | None:
-        """How many seconds the server's clock is ahead of `incumbent.clock`; None: not asked."""
+        """Seconds that the server's clock is ahead of `incumbent.clock`; None if not known yet."""
         return self._requests.server_ahead
 
     @property
     def delivers(self) -> bool:
-        """Whether the present watch has delivered anything, a heartbeat at least."""
+        """Whether the present watch has delivered anything, at least a heartbeat."""
         return self._watch.delivers
 
     def hold(self) -> Callable[[], None]:
         """Begin no watch before the returned function is called.
 
-        For a bucket that is about to be created: until then it is not missing.
+        The operator uses this for a bucket that it is about to create, so the bucket is not
+        reported as missing.
         """
         self.lookups.hold()
 
         def begin() -> None:
-            # A reference to the bucket, and not to its lookups alone: a bucket to which nobody
-            # refers is dropped, and whoever asks for its name gets another one.
+            # This refers to the bucket, not only to its lookups. Otherwise the bucket could be
+            # dropped, and the next caller with its name would get a new object.
             self.lookups.begin()
 
         return begin
 
     async def create(self, *, ttl: float, replicas: int, max_bytes: int | None = None) -> None:
-        """Create it with markers and history 1, unless there is a bucket of that name.
+        """Create the bucket with markers and history 1, unless a bucket of that name exists.
 
-        Without `max_bytes` it has no limit, or a default one if the account requires one.
+        Without `max_bytes` it has no limit, or a default limit if the account requires one.
 
         Raises:
             BucketError: the server refuses or does not answer.
@@ -113,13 +117,13 @@ class NatsBucket:
         return await self._requests.info()
 
     async def peers(self) -> list[Peer]:
-        """Ask the server which servers hold the bucket, and how they fare."""
+        """Ask NATS which servers hold the bucket, and whether they are up to date."""
         return await self._requests.peers()
 
     async def clock_of_a_server(self) -> tuple[str, float]:
-        """Ask one of the servers that hold the bucket, by chance, for its name and its clock.
+        """Ask a random one of the servers that hold the bucket for its name and its clock.
 
-        Takes the right that the watch has: to create a consumer. The clock is in seconds since
+        This needs the right to create a consumer, as the watch does. The clock is in seconds since
         1970.
         """
         return await self._requests.clock_of_a_server()
@@ -133,7 +137,7 @@ class NatsBucket:
     async def write(
         self, key: str, value: str, *, expected: int, headers: Mapping[str, str], timeout: float
     ) -> Answer:
-        """Put `value` if the last revision of the key is `expected` (0: no message at all)."""
+        """Put `value` if the last revision of the key is `expected` (0: there is no message)."""
         return await self._publish(key, value.encode(), expected, headers, timeout)
 
     async def remove(
@@ -177,8 +181,8 @@ class NatsBucket:
     def watch(self, key: str, seen: Callable[[Sighting], None]) -> Callable[[], None]:
         """Call `seen` for the latest entry of the key and for every later one, in order.
 
-        If the bucket is watched already, and the latest entry is known, the first call comes before
-        this returns.
+        If the bucket is watched already and the latest entry is known, the first call happens
+        before this method returns.
         """
         remove = self._subscribers.add_watcher(key, seen)
         self._start()
@@ -196,7 +200,7 @@ class NatsBucket:
     def follow(self, seen: Follow) -> Callable[[], None]:
         """Call `seen` with key and sighting for every key, then for every change, in order.
 
-        After what is there now has been shown, at first and after each loss of the watch, `seen`
+        When all present entries have been shown, at first and after each loss of the watch, `seen`
         is called once with an empty key.
         """
         remove = self._subscribers.add_follower(seen)
@@ -211,9 +215,10 @@ class NatsBucket:
         return end
 
     def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Call `changed` when `problem`, `settings` or `denied` change; returns how to end that.
+        """Call `changed` when `problem`, `settings` or `denied` change.
 
-        When the bucket was made anew this comes before the first sighting of the new one.
+        If the bucket was created again, this call comes before the first sighting in the new
+        bucket. Returns a function that ends this.
         """
         remove = self._subscribers.add_listener(changed)
         self._start()
@@ -226,14 +231,14 @@ class NatsBucket:
         return end
 
     def disconnected(self, problem: BucketError) -> None:
-        """Observe that there is no connection, and why."""
+        """Observe that there is no connection to NATS, because of this problem."""
         self._write_problems.clear()
-        self.lookups.restart()  # with short pauses: the next server may have it
+        self.lookups.restart()  # with short pauses, because the next server may have the bucket
         self.lookups.soon()
         self._watch.lost(problem, watched=self._task is not None)
 
     def moved(self) -> None:
-        """Begin the watch again, because the connection is one to another server now."""
+        """Begin the watch again, because the connection leads to another server now."""
         self._watch.moved()
 
     def _start(self) -> None:

@@ -1,12 +1,12 @@
 """One connection to one NATS server: the only module that imports `nats`.
 
-nats-py's own `KeyValue` is not used: its `create` and `get` do not know the markers that a server
+We do not use nats-py's own `KeyValue`. Its `create` and `get` do not know the markers that a server
 leaves when a record expires (nats-py 2.16: `create` stays refused until the marker has expired,
-too), its writes ignore a JetStream domain, and its reads go to any replica.
+too). Its writes ignore a JetStream domain, and its reads go to any replica.
 
-Neither is its reconnect: publishes made in the meantime would be kept and sent later, after their
-callers have given up, and a renewal that comes out of such a buffer holds a key with nobody
-leading. `incumbent.nats.connection` replaces a client that lost its connection by a new one.
+We do not use its reconnect either. It would keep messages that are published meanwhile, and send
+them after their callers have given up. A renewal from such a buffer would hold a key while nobody
+leads. `incumbent.nats.connection` replaces a client that lost its connection with a new client.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from incumbent.nats.ports import Take
 from incumbent.nats.servers import Server
 
 PING_EVERY = 1
-"""Seconds between the pings by which a black-holed connection is noticed."""
+"""Seconds between the pings that detect a dead connection."""
 MOST_PINGS = 2
-"""Pings without an answer before the connection counts as lost. They are counted, not timed: an
-event loop that was busy for long has to read first what has arrived."""
+"""Number of pings without an answer after which the connection counts as lost. We count pings and
+not time, because an event loop that was busy for long must first read what has arrived."""
 CLOSED = "the connection to NATS was closed"
 
 _PERMISSION = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
@@ -45,14 +45,14 @@ _GRANT = "grant it to our user, as docs/nats.md says"
 log = structlog.get_logger(__name__)
 
 Json = Any
-"""Whatever a server says in JSON."""
+"""A JSON value from a server."""
 
 
 class NatsClient(Client):
-    """One connection to one server: nats-py's client, which here neither reconnects nor closes.
+    """One connection to one server: nats-py's client without its reconnect.
 
-    Its own way to close a broken connection leaves tasks behind and does not always tell. Here
-    `wait_lost` tells, and whoever owns the client calls `abandon`.
+    nats-py's way to close a broken connection leaves tasks behind, and does not always report the
+    loss. Here the future `lost` reports it, and the owner of the client then calls `abandon`.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class NatsClient(Client):
         loop = asyncio.get_running_loop()
         self.server = server
         self.lost: asyncio.Future[Exception] = loop.create_future()
-        """Done when the connection is lost, with the reason."""
+        """Done when the connection is lost; the result is the reason."""
         self.leaving: asyncio.Future[None] = loop.create_future()
-        """Done when the server said that it is about to shut down."""
+        """Done when the server has announced that it will shut down."""
         self.version = ""
         self.server_id = ""
         self._access = access
@@ -77,7 +77,7 @@ class NatsClient(Client):
             self._transport = _WebSocket(server.certificate_name)
 
     async def open(self) -> None:
-        """Connect and log in; raises whatever went wrong."""
+        """Connect and log in. Any error is raised as it is."""
         limit: Any = self._access.connect_timeout  # nats-py's types want whole seconds
         async with asyncio.timeout(2 * limit):
             await self.connect(
@@ -100,8 +100,8 @@ class NatsClient(Client):
         self._inbox = self.new_inbox()
         await self.subscribe(f"{self._inbox}.*", cb=self._answered)
         async with asyncio.timeout(limit):
-            # Twice: nats-py's ping overtakes what is still in its buffer, and so the refusal of a
-            # subscription would come after the first one's answer.
+            # Flush twice, because nats-py's ping overtakes messages that are still in its buffer.
+            # The refusal of a subscription would come after the answer to the first ping.
             await self.flush()
             await self.flush()
         if self.lost.done():
@@ -109,7 +109,7 @@ class NatsClient(Client):
 
     @property
     def problem(self) -> BucketError:
-        """Why there is no connection any more, when it is lost."""
+        """Why the connection was lost. Only valid after the loss."""
         lost = self.lost.result()
         if isinstance(lost, BucketDenied):
             return lost
@@ -117,12 +117,12 @@ class NatsClient(Client):
         return BucketUnreachable(f"the connection to NATS at {address} was lost: {said(lost)}")
 
     async def wait_leaving(self) -> None:
-        """Return when the connection is lost, or about to be."""
+        """Wait until the connection is lost, or the server announces that it will shut down."""
         ends: set[asyncio.Future[Any]] = {self.lost, self.leaving}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
 
     async def wait_idle(self) -> None:
-        """Return when no request waits for its answer any more, or the connection is lost."""
+        """Wait until no request waits for its answer any more, or the connection is lost."""
         while self._requests and not self.lost.done():
             waiting: set[asyncio.Future[Any]] = {self.lost}
             waiting |= {answer for _, answer in self._requests.values()}
@@ -131,7 +131,7 @@ class NatsClient(Client):
     async def ask(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None, timeout: float
     ) -> bytes:
-        """Send a request and return the data of the answer; see `NatsConnection.request`."""
+        """Send a request and return the data of its answer; see `NatsConnection.request`."""
         loop = asyncio.get_running_loop()
         token, answer = str(next(self._tokens)), loop.create_future()
         self._requests[token] = (subject, answer)
@@ -152,7 +152,7 @@ class NatsClient(Client):
 
     @contextlib.asynccontextmanager
     async def deliver(self, take: Take) -> AsyncIterator[str]:
-        """Subscribe to a new inbox, whose name is the value of the context."""
+        """Subscribe to a new inbox. The value of the context is the name of the inbox."""
 
         async def taken(message: Msg) -> None:
             take(message.subject, message.reply, message.data, message.headers or {})
@@ -166,12 +166,12 @@ class NatsClient(Client):
                 await subscription.unsubscribe()
 
     def give_up(self, error: BucketError) -> None:
-        """End all requests: nobody waits for an answer any more."""
+        """End all open requests with this error."""
         for _, answer in self._requests.values():
             _resolve(answer, error)
 
     async def abandon(self) -> None:
-        """Close without farewell, for the other end may not listen, and leave nothing behind."""
+        """Abort the connection, because the other end may not listen, and end all its tasks."""
         self._opening = False
         self.give_up(BucketUnreachable(CLOSED))
         tasks = [self._reading_task, self._flusher_task, self._ping_interval_task]
@@ -182,7 +182,7 @@ class NatsClient(Client):
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None:
             writer.transport.abort()
-        self._pending_data_size = 0  # or `close` would wait until it is sent
+        self._pending_data_size = 0  # otherwise `close` would wait until the data is sent
         with contextlib.suppress(nats.errors.Error, OSError, AssertionError):
             async with asyncio.timeout(1):
                 await self.close()
@@ -207,7 +207,7 @@ class NatsClient(Client):
         _resolve(answer, BucketUnreachable(msg))
 
     def _denied(self, subject: str) -> None:
-        """End the requests on a subject to which we may not publish; it is in lower case."""
+        """End the requests on a subject (in lower case) to which we may not publish."""
         for asked, answer in self._requests.values():
             if asked.lower() == subject:
                 msg = f"NATS refuses us the subject {asked}: {_GRANT}"
@@ -219,22 +219,22 @@ class NatsClient(Client):
 
     async def _error(self, error: Exception) -> None:
         if self._opening:
-            raise error  # or nats-py would go round with its own pauses
+            raise error  # otherwise nats-py would try again after its own pauses
         if not isinstance(error, nats.errors.Error | OSError):
             log.error("nats.error", exc_info=error)
 
-    # nats-py's own methods, with other manners
+    # Methods of nats-py that behave differently here
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Observe what the server says about itself and its cluster, at first and later.
+        """Record what the server says about itself and its cluster, at first and later.
 
-        nats-py itself would only add the other servers to a list of its own, which is not used.
+        nats-py's method would only add the other servers to a list that we do not use.
         """
         trusted = True
         if initial_connection:
             self.version = self._access.check(info, self.server)
             self.server_id = str(info.get("server_id", ""))
-            # TLS begins behind this message, unless it came first or below.
+            # TLS begins after this message, unless the handshake came first or a websocket has it.
             below = self.server.websocket or self._access.tls_first
             trusted = below or not info.get("tls_required")
         elif info.get("ldm") and not self.leaving.done():
@@ -259,10 +259,10 @@ class NatsClient(Client):
 
 
 class _WebSocket(WebSocketTransport):
-    """nats-py's websocket, which here checks the certificate for a given name.
+    """nats-py's websocket, but it checks the certificate for a given name.
 
-    nats-py's own way to open it passes aiohttp a kind of time limit that it is about to drop, and
-    its way to close it waits for the other end, which may not listen.
+    To open a websocket, nats-py passes aiohttp a kind of time limit that aiohttp will drop. To
+    close it, nats-py waits for the other end, which may not listen.
     """
 
     def __init__(self, certificate_name: str) -> None:
@@ -270,7 +270,7 @@ class _WebSocket(WebSocketTransport):
         self._certificate_name = certificate_name
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:  # noqa: ARG002
-        """Open it without TLS."""
+        """Open the websocket without TLS."""
         self._ws = await self._client.ws_connect(uri.geturl(), max_msg_size=0)
 
     async def connect_tls(
@@ -280,7 +280,7 @@ class _WebSocket(WebSocketTransport):
         buffer_size: int,  # noqa: ARG002
         connect_timeout: int,  # noqa: ARG002
     ) -> None:
-        """Open it with TLS; it is asked for that again when it is open."""
+        """Open the websocket with TLS, unless it is open: nats-py calls this a second time."""
         if self._ws is None and not isinstance(uri, str):
             name = self._certificate_name or None
             self._ws = await self._client.ws_connect(
@@ -288,10 +288,10 @@ class _WebSocket(WebSocketTransport):
             )
 
     def close(self) -> None:
-        """Leave it to `wait_closed`."""
+        """Do nothing, because `wait_closed` closes the websocket."""
 
     async def wait_closed(self) -> None:
-        """Close it without farewell."""
+        """Close the websocket without waiting for the other end."""
         if self._ws is not None:
             self._ws._response.close()  # noqa: SLF001  # its `close` waits for an answer
         await self._client.close()

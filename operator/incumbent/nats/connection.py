@@ -1,8 +1,8 @@
-"""The connection to NATS of one process, kept up over all servers and all losses.
+"""The connection of one process to NATS, which survives the loss of any server.
 
-A connection that is lost is replaced by a new `NatsClient`, and every watch starts again with what
-the server then has. A server that announces its end (lame duck) is left before that: the next
-connection is up before the old one is given up, and no request is lost.
+A lost connection is replaced with a new `NatsClient`, and every watch starts again with the entries
+that the server has then. If a server announces its shutdown (lame duck), the next connection is
+opened before the old one is closed, so no request is lost.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from incumbent.nats.servers import Server, ServerPool
 __all__ = ["NatsAccess", "NatsBucket", "NatsConnection"]
 
 MOST_SHOWN = 3
-"""Servers of which a problem says why each of them cannot be used."""
+"""For how many servers the text of a problem says why they cannot be used."""
 
 T = TypeVar("T")
 
@@ -37,41 +37,42 @@ log = structlog.get_logger(__name__)
 
 
 class NatsConnection:
-    """One connection to NATS for the whole process, kept up for as long as this runs.
+    """One connection to NATS for the whole process, from `start` to `aclose`.
 
-    `start` returns at once, whether a server answers or not; `connected` and `problem` tell.
+    `start` returns at once, even if no server answers. `connected` and `problem` tell the state.
     """
 
     def __init__(self, access: NatsAccess) -> None:
         self.access = access
         self.domain = access.domain
         self.problem = "not connected to NATS yet"
-        """Why there is no connection, in words for a person; empty while there is one."""
+        """Why there is no connection, in words for a person; empty while we are connected."""
         first = random.randrange(len(access.servers))  # noqa: S311
         self._pool = ServerPool([*access.servers[first:], *access.servers[:first]])
         self._failures: dict[Server, BucketError] = {}
-        """Why each server could not be used since there is no connection."""
+        """Why each server could not be used since the connection was lost."""
         self._client: NatsClient | None = None
         self._clients: set[NatsClient] = set()
-        """All that were made and are not abandoned yet."""
+        """All clients that were made and are not abandoned yet."""
         self._up = asyncio.Event()
         self._closed = False
         self._complained: set[str] = set()
         self._lookups = Throttle()
         self._buckets: WeakValueDictionary[str, NatsBucket] = WeakValueDictionary()
-        """Those that somebody uses: any election may name any bucket."""
+        """The buckets in use, by name. The references are weak, because any election may name any
+        bucket."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def connected(self) -> bool:
-        """Whether a server answered lately."""
+        """Whether there is a connection to a server."""
         return self._up.is_set()
 
     async def start(self) -> None:
-        """Begin to connect, and to keep the connection.
+        """Begin to connect, and keep the connection from then on.
 
         Raises:
-            RuntimeError: it was started or closed before.
+            RuntimeError: the connection was started or closed before.
         """
         if self._tasks:
             msg = "this connection to NATS was started before"
@@ -79,36 +80,37 @@ class NatsConnection:
         self.spawn(self._keep_connected(), name="nats connection")
 
     async def aclose(self) -> None:
-        """End everything, the watches too. Nothing is released here."""
+        """End everything, including the watches. Records are not released here."""
         self._closed = True
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
-            # Perhaps more than once: in Python 3.11 `wait_for` can lose a cancellation.
+            # This may take several rounds, because in Python 3.11 `wait_for` can lose a
+            # cancellation.
             await asyncio.wait(self._tasks, timeout=0.1)
-        # A task that is cancelled between two of its steps leaves its client behind: one that has
-        # just been found, or that was about to retire.
+        # A task that is cancelled between two of its steps may leave a client behind, which was
+        # just connected or was about to retire.
         for client in tuple(self._clients):
             await self._abandon(client)
         self._down(BucketUnreachable(CLOSED), news=CLOSED)
 
     async def __aenter__(self) -> Self:
-        """Start it."""
+        """Start the connection."""
         await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the connection."""
         await self.aclose()
 
     async def wait_connected(self) -> None:
-        """Return when there is a connection."""
+        """Wait until there is a connection."""
         await self._up.wait()
 
     def bucket(self, name: str) -> NatsBucket:
-        """Return the bucket of that name, whether it exists or not.
+        """Return the bucket of that name, even if it does not exist in NATS.
 
-        It is one object for each name, for as long as anybody has it.
+        All callers get one object for each name, as long as anybody refers to it.
         """
         bucket = self._buckets.get(name)
         if bucket is None:
@@ -118,7 +120,7 @@ class NatsConnection:
     async def create_bucket(
         self, name: str, *, ttl: float, replicas: int, max_bytes: int | None = None
     ) -> None:
-        """Create a bucket with markers and history 1, unless there is one of that name.
+        """Create a bucket with markers and history 1, unless a bucket of that name exists.
 
         Without `max_bytes` it has no limit, or 64 MiB if the account requires one.
 
@@ -130,10 +132,10 @@ class NatsConnection:
     # For the buckets
 
     def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-        """Run something until it ends, or until `aclose`.
+        """Run `work` until it ends, or until `aclose`.
 
         Raises:
-            RuntimeError: this was closed.
+            RuntimeError: the connection was closed.
         """
         if self._closed:
             work.close()
@@ -142,7 +144,7 @@ class NatsConnection:
         return self._begin(work, name=name)
 
     def _begin(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        """Run something; `aclose` ends it, and waits for its end."""
+        """Run `work` in a task. `aclose` cancels the task and waits for its end."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -158,12 +160,12 @@ class NatsConnection:
     ) -> dict[str, Any]:
         """Send a request and return the answer, which is a JSON object.
 
-        nats-py's own `request` waits for its whole timeout when the connection is lost or the
-        server refuses the permission; this one ends at once.
+        If the connection is lost or the server refuses the permission, this method ends at once.
+        nats-py's own `request` would wait for its whole timeout.
 
         Raises:
             NotSent: there is no connection.
-            BucketUnreachable: no answer; the request may have been carried out.
+            BucketUnreachable: there was no answer; the request may have been carried out.
             BucketDenied: the server said that we may not publish to this subject.
         """
         result = await self._connected_client().ask(subject, payload, headers, timeout)
@@ -175,7 +177,7 @@ class NatsConnection:
         return decoded if isinstance(decoded, dict) else {}
 
     def subscribe(self, take: Take) -> AbstractAsyncContextManager[str]:
-        """Subscribe to a new inbox, whose name is the value of the context.
+        """Subscribe to a new inbox. The value of the context is the name of the inbox.
 
         Raises:
             BucketUnreachable: there is no connection.
@@ -203,9 +205,9 @@ class NatsConnection:
                     break
 
     async def _use(self, server: Server) -> bool:
-        """Connect to a server, and stay connected to it and to those that succeed it.
+        """Connect to a server, and stay connected to it and to its successors.
 
-        Returns when there is no connection any more: false if there was none.
+        Returns when the connection is lost; returns false if the server could not be used at all.
         """
         self._pool.tried(server)
         client = await self._open(server)
@@ -229,7 +231,7 @@ class NatsConnection:
             await self._abandon(client)
 
     async def _open(self, server: Server, *, other_than: str = "") -> NatsClient | BucketError:
-        """Connect to a server, unless it has a certain id; or return why there is no connection."""
+        """Connect to a server, or return why that failed. A server with the given id is refused."""
         client = NatsClient(self.access, server, named=self._named)
         self._clients.add(client)
         try:
@@ -239,7 +241,7 @@ class NatsConnection:
             failure: BucketError = BucketUnreachable(f"{server.address} leads to the same server")
         except BucketDenied as error:
             failure = error
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next try may do better
+        except Exception as error:  # noqa: BLE001 - the next try may succeed after any error
             failure = BucketUnreachable(words(error, server))
         except BaseException:
             await self._abandon(client)
@@ -248,7 +250,7 @@ class NatsConnection:
         return failure
 
     async def _retire(self, client: NatsClient) -> None:
-        """Let what is under way on a connection that has a successor come to its end."""
+        """Let the open requests on a connection that has a successor end, then close it."""
         try:
             await client.wait_idle()
             if client.lost.done():
@@ -261,7 +263,7 @@ class NatsConnection:
         self._clients.discard(client)
 
     async def _successor_of(self, client: NatsClient) -> NatsClient | None:
-        """Connect to another server while this one still works; None if it is lost before."""
+        """Connect to another server while `client` still works; None if `client` is lost first."""
         if client.lost.done():
             self._lost(client)
             return None
@@ -276,7 +278,7 @@ class NatsConnection:
         finally:
             search.cancel()
             await asyncio.wait({search})
-        # In Python 3.11 `wait_for` can lose a cancellation, so the search may have ended well.
+        # In Python 3.11 `wait_for` can lose a cancellation, so the search may have succeeded.
         if not search.cancelled() and search.exception() is None:
             await self._abandon(search.result())
         return None
@@ -294,7 +296,7 @@ class NatsConnection:
                 await asyncio.sleep(BACKOFF.pause(tries // len(servers)))
 
     def _named(self, client: NatsClient, addresses: Json, trusted: bool) -> None:  # noqa: FBT001
-        """Learn which servers there are besides those that are configured."""
+        """Learn which servers exist besides the configured ones."""
         listed = addresses if isinstance(addresses, list) else []
         named = [each for each in listed if isinstance(each, str)]
         if self._pool.learn(named, by=client.server, trusted=trusted):
@@ -303,7 +305,7 @@ class NatsConnection:
             log.info("nats.servers", servers=[server.address for server in known])
 
     def _connected_by(self, client: NatsClient) -> None:
-        """Observe that there is a connection, perhaps instead of another one."""
+        """Record that there is a connection, which may replace another connection."""
         moved = self._client is not None
         self._client, self.problem = client, ""
         self._up.set()
@@ -315,7 +317,7 @@ class NatsConnection:
                 bucket.moved()
 
     def _failed(self, server: Server, error: BucketError) -> None:
-        """Observe that a server cannot be used; the problem is that of all that were tried."""
+        """Record that a server cannot be used. `problem` then names all servers that were tried."""
         self._failures[server] = error
         failures = self._failures.values()
         denied = [why for why in failures if isinstance(why, BucketDenied)]
@@ -326,13 +328,13 @@ class NatsConnection:
         self._down(BucketDenied(text) if denied else BucketUnreachable(text), news=str(error))
 
     def _lost(self, client: NatsClient) -> None:
-        """Observe that the connection is lost."""
+        """Record that the connection is lost."""
         problem = client.problem
         client.give_up(BucketUnreachable(str(problem)))
         self._down(problem, news=str(problem))
 
     def _down(self, problem: BucketError, *, news: str) -> None:
-        """Observe that there is no connection."""
+        """Record that there is no connection, and tell the buckets."""
         self._client, self.problem = None, str(problem)
         self._up.clear()
         for bucket in tuple(self._buckets.values()):

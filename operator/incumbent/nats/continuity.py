@@ -1,12 +1,12 @@
-"""What a watch of a stream has left out, and since when: pure bookkeeping over revisions.
+"""Remembers which revisions a watch of a stream has left out, and since when. Pure.
 
-A stream numbers its messages without gaps, and a bucket keeps the latest message of each key. A
-revision that a watch does not deliver was replaced or removed before its turn, on whatever key. So
-a gap on one key casts doubt on all keys that were shown last before it, but only since the moment
-before which the missing message cannot have been stored.
+A stream numbers its messages without gaps, and a bucket keeps the latest message of each key. If a
+watch does not deliver a revision, the message was replaced or removed before its turn, on any key.
+Therefore every key whose last shown entry is older than the gap may have missed something. The
+missing message has an earliest possible time, and the doubt begins at that time.
 
-A busy machine makes such gaps: a record expires, somebody creates the next one, and the server
-replaces the marker before it delivers it. So does every loss of a watch.
+A busy machine makes such gaps: a record expires, somebody creates the next record, and the server
+replaces the marker before it delivers the marker. Every loss of a watch makes a gap, too.
 """
 
 from __future__ import annotations
@@ -17,34 +17,35 @@ import math
 from typing import NamedTuple
 
 MOST_GAPS = 256
-"""How many gaps are kept apart; the oldest two become one then, which doubts more, not less."""
+"""How many gaps to keep apart. If there are more, the two oldest ones are merged, which increases
+the doubt and never reduces it."""
 TOGETHER = 0.25
-"""Seconds within which gaps count as one that began with the first."""
+"""Gaps that begin within this many seconds are merged into one gap."""
 
 
 class _Gap(NamedTuple):
     revision: int
-    """The last one that is missing."""
+    """The last missing revision."""
     since: float
-    """Nothing of it was stored before."""
+    """No message in the gap was stored before this time."""
 
 
 class Continuity:
-    """Which revisions of one stream a watch has left out, over all its losses and restarts.
+    """The revisions of one stream that a watch has left out, over all its losses and restarts.
 
     Args:
-        revision: what the stream held at least when the first watch began: of all that was stored
-            up to there, only what is delivered is known.
+        revision: a revision that the stream had reached when the first watch began. Of the messages
+            up to it, only those that are delivered are known.
     """
 
     def __init__(self, revision: int) -> None:
         self._reached = revision
         """All revisions up to this one were delivered, or lie in a gap."""
         self._since = -math.inf
-        """What has a higher revision was not stored before this moment."""
+        """No message with a higher revision was stored before this time."""
         self._gaps = [_Gap(revision, -math.inf)]
-        """The earliest first. What was stored later is missing since a later moment, so the first
-        gap that concerns a key tells enough."""
+        """The gaps, the earliest first. Later gaps began later, so the first gap that concerns a
+        key is the only one that counts."""
 
     @property
     def reached(self) -> int:
@@ -52,15 +53,15 @@ class Continuity:
         return self._reached
 
     def copy(self) -> Continuity:
-        """Return an independent copy, to be thrown away if nothing of it was shown to anybody."""
+        """Return an independent copy. The caller drops it if the new feed is never shown."""
         return copy.deepcopy(self)
 
     def delivered(self, revision: int, not_before: float) -> None:
-        """Observe a delivery; the server sends messages in the order of their revisions.
+        """Observe that a message was delivered. The server sends messages by ascending revision.
 
         Args:
-            revision: of the message.
-            not_before: a moment before which it cannot have been stored.
+            revision: the revision of the message.
+            not_before: a time before which the message cannot have been stored.
         """
         if revision <= self._reached:
             return
@@ -68,7 +69,7 @@ class Continuity:
         self._reached, self._since = revision, max(self._since, not_before)
 
     def ended(self, revision: int) -> None:
-        """Observe that nothing up to a revision will be delivered any more."""
+        """Observe that no more messages up to this revision will be delivered."""
         if revision <= self._reached:
             return
         last = self._gaps[-1]
@@ -85,11 +86,12 @@ class Continuity:
         bisect.insort(self._gaps, _Gap(revision, not_before))
 
     def missing_since(self, known: int, revision: int = 0) -> float:
-        """Return since when something on a key may be missing; infinity if nothing is.
+        """Return since when an entry of a key may be missing; infinity if none is missing.
 
         Args:
             known: the revision up to which the key was shown.
-            revision: what is known of the key now, if that is not from the watch.
+            revision: the revision of the latest entry of the key, if a read has shown it; 0 if the
+                watch has.
         """
         at = bisect.bisect_right(self._gaps, known, key=lambda gap: gap.revision)
         if at < len(self._gaps):

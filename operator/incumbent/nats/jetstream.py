@@ -1,4 +1,4 @@
-"""The JSON API of JetStream: what is asked, and what the answers mean.
+"""The JSON API of JetStream: its requests and its answers.
 
 A bucket is the stream `KV_<bucket>` over the subjects `$KV.<bucket>.<key>` (ADR-8 of NATS).
 """
@@ -18,19 +18,21 @@ from incumbent.errors import BucketError, BucketInvalid, BucketNotFound, BucketU
 
 _WRONG_LAST_SEQUENCE = 10071
 _NO_ROOM = frozenset({10002, 10023, 10028, 10047, 10054, 10077})
-"""Limits of an account, a server's memory or disk, or a bucket's bytes, in all or in a message."""
+"""Errors for a limit that is reached: of an account, of a server's memory or disk, or of a bucket's
+bytes in total or in one message."""
 _STREAM_NOT_FOUND = 10059
 _NO_MESSAGE = 10037
 _MAX_BYTES_REQUIRED = 10113
 NEARLY_FULL = 1.25
-"""A bucket is nearly full when its limit is less than so many times what it holds."""
+"""A bucket is nearly full if its limit is less than this number times its present size."""
 _NO_JETSTREAM = frozenset({10039, 10076})
 _DOMAIN_TOKENS = 11
-"""From so many tokens on the subject of an acknowledgement begins with domain and account."""
+"""An acknowledgement's subject with this number of tokens or more contains domain and account."""
 
 DEFAULT_MAX_BYTES = 64 * 1024 * 1024
-"""Where the account requires a limit and nobody gave one: room for 35,000 records of the longest
-kind, and little enough to be reserved three times in a small account."""
+"""The limit of a new bucket if the account requires one and the user gave none. It has room for
+35,000 records of the longest kind, and is small enough that a small account can reserve it three
+times."""
 
 Json = Mapping[str, Any]
 
@@ -40,23 +42,23 @@ class NoMessage(BucketError):
 
 
 class MaxBytesRequired(BucketInvalid):
-    """The account takes no stream without a limit of its bytes."""
+    """The account accepts a stream only with a limit of its bytes."""
 
 
 class Delivery(NamedTuple):
-    """What the reply subject of a delivered message tells."""
+    """The facts about a delivered message in its reply subject."""
 
     revision: int
     number: int
-    """Its number among all messages of the consumer, from 1."""
+    """The number of the message among all messages of the consumer, from 1."""
     stored_at: float
-    """By the server's clock, in seconds since 1970."""
+    """When the message was stored, by the server's clock in seconds since 1970."""
     pending: int
-    """How many messages there were behind it."""
+    """How many messages remained to be delivered after this one."""
 
 
 def api_of(domain: str | None) -> str:
-    """Return what the subjects of a JetStream API begin with; None: of the server's own domain."""
+    """Return the prefix of JetStream's API subjects in a domain; None: the server's own domain."""
     return f"$JS.{domain}.API" if domain else "$JS.API"
 
 
@@ -69,7 +71,7 @@ def delivery_from(reply: str) -> Delivery:
 
 
 def consumer_request(bucket: str, inbox: str, heartbeat: float) -> Json:
-    """Ask for a consumer that delivers the latest entry of every key, then whatever changes."""
+    """Return the request for a consumer that delivers each key's latest entry, then each change."""
     return {
         "stream_name": f"KV_{bucket}",
         "config": {
@@ -82,17 +84,17 @@ def consumer_request(bucket: str, inbox: str, heartbeat: float) -> Json:
             "mem_storage": True,
             "num_replicas": 1,
             "idle_heartbeat": int(heartbeat * 1e9),
-            # The server removes it so long after our subscription is gone.
+            # The server removes the consumer this long after our subscription is gone.
             "inactive_threshold": int(5e9),
         },
     }
 
 
 def clock_request(bucket: str) -> Json:
-    """Ask for a consumer that nobody will read, because whoever makes it says what time it is.
+    """Return the request for a consumer that nobody reads; the answer tells the server's time.
 
-    A consumer without replicas is put onto one of the servers that hold the stream, by chance, and
-    that server answers (nats-server `createGroupForConsumer`). It is gone after a second.
+    NATS puts a consumer without replicas onto a random server among those that hold the stream, and
+    that server answers (nats-server `createGroupForConsumer`). The consumer is gone after a second.
     """
     return {
         "stream_name": f"KV_{bucket}",
@@ -109,13 +111,13 @@ def clock_request(bucket: str) -> Json:
 
 
 def clock_from(answer: Json) -> tuple[str, float]:
-    """Decode who answered and when by its clock; the name is empty where there is no cluster."""
+    """Return the name of the server that answered (empty without a cluster), and its time."""
     name = (answer.get("cluster") or {}).get("leader", "")
     return name, timestamp(answer["ts"]) if "ts" in answer else time.time()
 
 
 def stream_request(bucket: str, *, ttl: float, replicas: int, max_bytes: int | None = None) -> Json:
-    """Ask for a bucket with markers and history 1.
+    """Return the request for a bucket with markers and history 1.
 
     A marker lives at least 1 s, and the window for duplicates may not exceed the age (ADR-43,
     nats-server's `checkStreamCfg`).
@@ -140,7 +142,7 @@ def stream_request(bucket: str, *, ttl: float, replicas: int, max_bytes: int | N
 
 
 def error_from(answer: Json, bucket: str) -> BucketError | None:
-    """Return the error that an answer holds, in words for a person."""
+    """Return the error in an answer, in words for a person; None if there is no error."""
     error = answer.get("error")
     if error is None:
         return None
@@ -169,13 +171,13 @@ def answer_from(answer: Json) -> Answer:
         return Answer(Outcome.STORED, answer["seq"])
     error = error or {"description": "an acknowledgement without a sequence"}
     refused = error.get("err_code") == _WRONG_LAST_SEQUENCE
-    # Among the others 10164: another message on the subject is in flight, perhaps our own.
+    # One of the other errors is 10164: another message on the subject, perhaps ours, is in flight.
     outcome = Outcome.REFUSED if refused else Outcome.UNKNOWN
     return Answer(outcome, reason=error.get("description", "unknown error"))
 
 
 def refusal_from(name: str, answer: Json) -> BucketInvalid | None:
-    """Return why a bucket does not take a record, if that is for more than a moment."""
+    """Return why a bucket cannot store a record, if the cause will last; else None."""
     error = answer.get("error") or {}
     if error.get("err_code") not in _NO_ROOM:
         return None
@@ -184,7 +186,7 @@ def refusal_from(name: str, answer: Json) -> BucketInvalid | None:
 
 
 def info_from(name: str, answer: Json) -> BucketInfo:
-    """Decode what STREAM.INFO returns."""
+    """Decode the answer of STREAM.INFO."""
     config = answer["config"]
     return BucketInfo(
         name=name,
@@ -203,9 +205,9 @@ def info_from(name: str, answer: Json) -> BucketInfo:
 
 
 def _unfit(config: Json) -> str:
-    """Return which setting keeps a stream from holding records, and what to do; "" for none.
+    """Return which setting prevents a stream from holding records, and what to do; "" for none.
 
-    A mirror and a wrong TTL are told elsewhere.
+    Other code reports a mirror and a wrong TTL.
     """
     retention = config.get("retention", "limits")
     if config.get("sealed"):
@@ -234,7 +236,7 @@ def _risks(config: Json, state: Json) -> Iterator[str]:
 
 
 def peers_from(answer: Json) -> list[Peer]:
-    """Decode which servers hold the stream, the leader first; none where there is no cluster."""
+    """Return the servers that hold the stream, the leader first; empty without a cluster."""
     cluster = answer.get("cluster") or {}
     peers = [
         Peer(
@@ -251,19 +253,19 @@ def peers_from(answer: Json) -> list[Peer]:
 
 
 def entry_from(message: Json) -> tuple[Entry, float]:
-    """Decode what STREAM.MSG.GET returns: the entry, and when the server stored it."""
+    """Decode the answer of STREAM.MSG.GET: the entry, and when the server stored it."""
     headers = dict(_header_lines(_decode64(message.get("hdrs"))))
     entry = wire.entry_from(_decode64(message.get("data")), headers, message["seq"])
     return entry, timestamp(message["time"])
 
 
 def data_from(message: Json) -> bytes:
-    """Return the data of what STREAM.MSG.GET returns."""
+    """Return the data of the message in an answer of STREAM.MSG.GET."""
     return _decode64(message.get("data"))
 
 
 def timestamp(text: str) -> float:
-    """Return seconds since 1970 of an RFC 3339 time with up to nine decimals."""
+    """Convert an RFC 3339 time with up to nine decimals to seconds since 1970."""
     whole, _, fraction = text.rstrip("Z").partition(".")
     return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
 

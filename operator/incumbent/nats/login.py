@@ -1,4 +1,4 @@
-"""Where NATS is, how to log in, and why that failed, in words without credentials."""
+"""The addresses of NATS, the login, and messages without credentials if the login fails."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from incumbent.nats.servers import Server, login_in, servers_from
 from incumbent.settings import Settings
 
 MINIMUM_SERVER = (2, 11)
-"""From 2.11 on a new stream leader answers only after it has caught up with its log, and a record
-that expires can leave a marker (release notes of nats-server 2.11)."""
+"""The oldest version that works. From 2.11 on, a new stream leader answers only after it has caught
+up with its log, and an expired record can leave a marker (release notes of nats-server 2.11)."""
 
 LEAST_PATIENCE = 5.0
-"""Seconds for which a command waits for NATS, at least."""
+"""Shortest time in seconds for which a command waits for NATS."""
 
 _CREDENTIALS = (
     re.compile(r"BEGIN NATS USER JWT-+\n+\S+\n"),
@@ -32,20 +32,21 @@ _CLEARER = {
     "unexpected eof": "the server closed it",
 }
 _NO_WEBSOCKET = "WSServerHandshakeError"
-"""What aiohttp raises when the answer to a websocket's request is another one."""
+"""Name of the error that aiohttp raises if the server does not accept a websocket."""
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 @dataclass(frozen=True, slots=True)
 class NatsAccess:
-    """Where NATS is and how to log in.
+    """The addresses of NATS, and the login.
 
-    The URLs are tried in turn, beginning with any. Files are read anew for every connection, so
-    credentials may be rotated.
+    The URLs are tried in turn, beginning with a random one. Files are read again for every
+    connection, so credentials may be rotated.
     """
 
     urls: Sequence[str] = field(repr=False)
-    """They may hold credentials, percent-encoded, and are not shown for that."""
+    """The URLs of the servers. They may contain credentials, percent-encoded, so they are not
+    shown."""
     name: str = "incumbent"
     creds: Path | None = None
     nkey: Path | None = None
@@ -61,20 +62,20 @@ class NatsAccess:
     connect_timeout: float = 2.0
     """Seconds for each step of connecting to a server."""
     servers: tuple[Server, ...] = field(init=False, repr=False, compare=False)
-    """What the URLs say."""
+    """The servers that the URLs name."""
 
     def __post_init__(self) -> None:
         """Read the URLs.
 
         Raises:
-            ConfigurationError: there is none, one cannot be used, or they do not go together.
+            ConfigurationError: there is no URL, one cannot be used, or they contradict each other.
         """
         servers = servers_from(self.urls, with_tls=self._wants_tls)
-        object.__setattr__(self, "servers", servers)  # frozen for everybody else
+        object.__setattr__(self, "servers", servers)  # because the dataclass is frozen
 
     @property
     def patience(self) -> float:
-        """Seconds in which somebody who waits for a connection can expect one."""
+        """Seconds within which a command that waits for a connection can expect to have one."""
         return max(LEAST_PATIENCE, 2 * self.connect_timeout + 1)
 
     @property
@@ -82,14 +83,14 @@ class NatsAccess:
         return bool(self.tls_ca or self.tls_cert or self.tls_first)
 
     def check(self, info: dict[str, Any], server: Server) -> str:
-        """Judge what a server says about itself before anything is told to it.
+        """Check what a server says about itself before we send it anything.
 
-        Returns its version, and makes TLS a requirement where the server leaves the choice. All
-        that it says about TLS is about its TCP listener's, which a websocket does not meet.
+        Returns its version. If we want TLS and the server makes it optional, `info` requires it
+        afterwards. What a server says about TLS concerns only its TCP listener, not websockets.
 
         Raises:
-            ConfigurationError: it is too old, offers no TLS although that was asked for, or asks
-                for a certificate that we have not.
+            ConfigurationError: the server is too old, does not offer the TLS that we want, or asks
+                for a certificate that we do not have.
         """
         version = str(info.get("version", "unknown"))
         numbers = re.match(r"(\d+)\.(\d+)", version)
@@ -111,11 +112,11 @@ class NatsAccess:
         return version
 
     def login(self) -> dict[str, Any]:
-        """Read the files, and return what nats-py's `connect` takes.
+        """Read the files, and return the options for nats-py's `connect`.
 
         Raises:
-            OSError: a file cannot be read; the error tells which.
-            ConfigurationError: what is in a file cannot be used.
+            OSError: a file cannot be read; the error names the file.
+            ConfigurationError: the content of a file cannot be used.
         """
         options: dict[str, Any] = {}
         if in_url := login_in(self.servers):
@@ -140,7 +141,7 @@ class NatsAccess:
 
     def _context(self) -> ssl.SSLContext:
         for file in filter(None, (self.tls_ca, self.tls_cert, self.tls_key)):
-            file.open().close()  # `ssl` does not say which file it is that cannot be read
+            file.open().close()  # raises an error that names the file, which `ssl` does not
         try:
             context = ssl.create_default_context(cafile=self.tls_ca)
             if self.tls_cert:
@@ -152,7 +153,7 @@ class NatsAccess:
 
 
 def access_from(settings: Settings, *, name: str) -> NatsAccess:
-    """Return what the settings say about NATS; the servers will know us by the name."""
+    """Return the access to NATS from the settings. The servers show `name` as our client name."""
     return NatsAccess(
         urls=settings.nats_urls,
         name=name,
@@ -172,7 +173,7 @@ def access_from(settings: Settings, *, name: str) -> NatsAccess:
 
 
 def words(error: Exception, server: Server) -> str:
-    """Say in one sentence why there is no connection to a server."""
+    """Return one sentence that says why there is no connection to a server."""
     error = _cause(error)
     why = said(error)
     if isinstance(error, ConfigurationError):
@@ -193,7 +194,7 @@ def _certificate_wanted(server: Server) -> str:
 
 
 def _cause(error: Exception) -> Exception:
-    """Return the error of the socket or of TLS that a websocket's errors wrap."""
+    """Return the error of the socket or of TLS that an error of a websocket wraps."""
     cause = error.__cause__
     if type(error).__module__.startswith("aiohttp") and isinstance(cause, OSError):
         return cause
@@ -201,7 +202,7 @@ def _cause(error: Exception) -> Exception:
 
 
 def said(error: Exception) -> str:
-    """Return what an error says, for people."""
+    """Return the reason that an error gives, in words for a person."""
     text = str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted, {error.verify_message}"
@@ -210,7 +211,7 @@ def said(error: Exception) -> str:
     if isinstance(error, socket.gaierror):
         return (error.strerror or text).lower()
     if isinstance(error, OSError):
-        # asyncio's own text tells of sockets, and for a name with two addresses it is a list.
+        # asyncio's own text mentions sockets, and is a list if a name has two addresses.
         number = error.errno or int((_ERRNO.findall(text) or [0])[0])
         return os.strerror(number).lower() if number else text.lower()
     if isinstance(error, ConfigurationError):
@@ -221,11 +222,11 @@ def said(error: Exception) -> str:
         return _CLEARER.get(reason, reason)
     if type(error).__name__ == _NO_WEBSOCKET:
         return "there is no websocket"
-    return type(error).__name__  # and nothing that it may have read
+    return type(error).__name__  # not its text, which may quote what was read
 
 
 def _credentials(file: Path) -> UserString:
-    """Read a `.creds` file; nats-py never returns from one that lacks the usual two parts."""
+    """Read a `.creds` file and check its two parts, because nats-py hangs if one is missing."""
     text = "\n".join((*file.read_text().splitlines(), ""))
     if not all(part.search(text) for part in _CREDENTIALS):
         msg = f"{file} is not a credentials file: it has to hold a user JWT and an nkey seed"

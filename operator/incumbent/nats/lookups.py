@@ -1,7 +1,7 @@
 """How often to ask for a bucket that cannot be used: less and less often, and all buckets in turn.
 
-Anybody who may create elections can name buckets that do not exist. Each of them costs NATS and the
-loop that renews a request each time that it is looked for.
+Anybody who may create elections can name buckets that do not exist. Each lookup of such a bucket is
+a request, which costs time of NATS and of the event loop that renews records.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ from incumbent.backoff import JitteredBackoff, jittered
 from incumbent.errors import BucketError, BucketNotFound
 
 LONGEST_PAUSE = 1.0
-"""Seconds between attempts at what is expected to come back, at most."""
+"""Longest pause in seconds between attempts to reach a server or to begin a watch."""
 SELDOM = 60.0
-"""Seconds between looks for a bucket that somebody named and that does not exist, at most."""
+"""Longest pause in seconds between lookups of a bucket that an election names and that does not
+exist."""
 SHARE = 4
-"""The longest pause is this share of the time since the first look: a bucket that is created after
-an hour is found within the minute, one that is created after 20 s is found within 5 s."""
+"""A pause is at most the time since the first lookup divided by this number. A bucket that is
+created after an hour is found within a minute, one that is created after 20 s within 5 s."""
 PER_SECOND = 20.0
-"""Looks for all such buckets together, at most. 1,200 can be looked for once a minute each."""
+"""Most lookups per second for all such buckets together. This allows one lookup a minute for each
+of 1,200 buckets."""
 
 BACKOFF = JitteredBackoff(first=0.05, longest=LONGEST_PAUSE)
-"""Between attempts at what is expected to come back: a server, or a watch."""
+"""The pauses between attempts to reach a server or to begin a watch."""
 
 
 class Throttle:
-    """Lets only so many looks begin in a second, in the order in which they are due.
+    """Limits the number of lookups per second. They begin in the order in which they are due.
 
-    Each bucket waits for one turn at a time. So a bucket waits for at most one turn of every other.
+    Each bucket waits for one turn at a time, so it waits for at most one turn of each other bucket.
     """
 
     def __init__(self, per_second: float = PER_SECOND) -> None:
@@ -40,7 +42,7 @@ class Throttle:
         self._order = asyncio.Lock()
 
     async def take(self) -> None:
-        """Return when it is our turn. Whoever is cancelled meanwhile delays nobody."""
+        """Wait for our turn. A caller that is cancelled meanwhile delays no other caller."""
         loop = asyncio.get_running_loop()
         async with self._order:
             await asyncio.sleep(self._free_at - loop.time())
@@ -48,67 +50,67 @@ class Throttle:
 
 
 class Lookups:
-    """When to look for one bucket, and what to say if there is none.
+    """Decides when to look for one bucket, and explains its absence.
 
     Args:
-        name: of the bucket.
-        throttle: of all buckets that are looked for, because they cannot be used.
+        name: the name of the bucket.
+        throttle: limits the lookups of all buckets that cannot be used.
     """
 
     def __init__(self, name: str, throttle: Throttle | None = None) -> None:
         self.longest_pause = LONGEST_PAUSE
-        """Seconds between two looks, at most, while the bucket cannot be used."""
+        """Longest pause in seconds between two lookups while the bucket cannot be used."""
         self.if_missing = ""
-        """What to do if there is no such bucket, in words; empty: what anybody would."""
+        """Advice for a person if the bucket does not exist; empty: the usual advice."""
         self.not_created: BucketError | None = None
-        """Why the bucket could not be created, if that was tried last."""
+        """Why the last attempt to create the bucket failed; None if it did not fail."""
         self._name = name
         self._throttle = Throttle() if throttle is None else throttle
         self._since = math.inf
         self._looks = 0
         self._sought = asyncio.Event()
-        """Set when a look should not wait for the end of a pause."""
+        """Set if the next lookup should not wait for the end of the pause."""
         self._prepared = asyncio.Event()
         self._prepared.set()
 
     def hold(self) -> None:
-        """Look for it only after `begin`, because it is about to be created."""
+        """Do not look for the bucket before `begin`, because it is about to be created."""
         self._prepared.clear()
 
     def begin(self) -> None:
-        """Look for it from now on."""
+        """Look for the bucket from now on."""
         self._prepared.set()
 
     def soon(self) -> None:
-        """Look again without a wait for the end of the pause, because something changed."""
+        """Look again without waiting for the end of the pause, because something changed."""
         self._sought.set()
 
     async def turn(self) -> None:
-        """Return when to look."""
+        """Wait until the next lookup may begin."""
         await self._prepared.wait()
         if self.longest_pause > LONGEST_PAUSE and self._since < math.inf:
             await self._throttle.take()
         self._sought.clear()
 
     async def wait(self) -> None:
-        """Wait after a look that was in vain, until the next one is due, or until `soon`."""
+        """After a failed lookup, wait until the next one is due, or until `soon` is called."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.pause(clock.now())):
                 await self._sought.wait()
 
     def pause(self, now: float) -> float:
-        """Return the seconds until the next look, after one that was in vain."""
+        """Return the seconds until the next lookup, after a failed one."""
         self._since = min(self._since, now)
         self._looks += 1
         share = min(self.longest_pause, (now - self._since) / SHARE)
         return jittered(max(BACKOFF.most(self._looks), share))
 
     def restart(self) -> None:
-        """Begin with short pauses at the next look that is in vain."""
+        """Begin with short pauses again after the next failed lookup."""
         self._since, self._looks = math.inf, 0
 
     def explained(self, error: BucketError) -> BucketError:
-        """Return an error that says of a missing bucket why it is missing, or what to do."""
+        """Return the error; for a missing bucket, one that says why it is missing or what to do."""
         if not isinstance(error, BucketNotFound):
             return error
         missing = f"there is no bucket {self._name}"

@@ -1,6 +1,6 @@
-"""What a bucket, and the stream of a history, need from a connection to NATS.
+"""The interface that a bucket, and the stream of a history, need from a connection to NATS.
 
-`connection.NatsConnection` is the implementation; tests script their own.
+`connection.NatsConnection` implements it. The tests have their own scripted implementations.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 Take = Callable[[str, str, bytes, Mapping[str, str]], None]
-"""Takes a message: its subject, reply subject, data and headers. Must not block."""
+"""A function that receives a message: subject, reply subject, data, headers. Must not block."""
 
 
 class Connection(Protocol):
-    """A connection that can request and subscribe; every method may raise a `BucketError`."""
+    """A connection that can request and subscribe. Every method may raise a `BucketError`."""
 
     domain: str | None
-    """The JetStream domain, if it is not the server's own."""
+    """The JetStream domain; None: the server's own domain."""
 
     async def wait_connected(self) -> None:
-        """Return when there is a connection."""
+        """Wait until there is a connection."""
         ...
 
     async def request(
@@ -36,9 +36,9 @@ class Connection(Protocol):
         ...
 
     def subscribe(self, take: Take) -> AbstractAsyncContextManager[str]:
-        """Subscribe to a new inbox, whose name is the value of the context."""
+        """Subscribe to a new inbox. The value of the context is the name of the inbox."""
         ...
 
     def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-        """Run something until it ends, or until the connection is closed for good."""
+        """Run `work` until it ends, or until the connection is closed for good."""
         ...

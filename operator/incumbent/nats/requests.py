@@ -1,4 +1,4 @@
-"""What is asked of the stream of one bucket, and the clock of the server that answers."""
+"""The requests to the stream of one bucket, and the clock of the server that answers."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class BucketRequests:
     """The requests about one bucket. Each of them raises a `BucketError` if it fails.
 
     Args:
-        connection: to NATS.
-        name: of the bucket.
+        connection: the connection to NATS.
+        name: the name of the bucket.
     """
 
     def __init__(self, connection: Connection, name: str) -> None:
         self.last_revision = 0
-        """The last revision in the stream, when `info` asked for it last."""
+        """The last revision in the stream, as of the last call of `info`."""
         self.server_ahead: float | None = None
-        """How many seconds the server's clock is ahead of `incumbent.clock`; None: not asked."""
+        """Seconds that the server's clock is ahead of `incumbent.clock`; None if not known yet."""
         self._server_ahead_at_most = 0.0
         self._connection = connection
         self._name = name
         self._api = jetstream.api_of(connection.domain)
-        # nats-py's KeyValue forgets the domain here, and writes to a stream of the leaf node.
+        # nats-py's KeyValue ignores the domain here, and writes to a stream of the leaf node.
         self._writes = f"{self._api}.$KV.{name}" if connection.domain else f"$KV.{name}"
 
     async def info(self) -> BucketInfo:
@@ -42,7 +42,8 @@ class BucketRequests:
         answer = await self._ask("STREAM.INFO")
         info = jetstream.info_from(self._name, answer)
         self.last_revision = answer["state"]["last_seq"]
-        # As if the answer had come in no time: an age may be said too small, never too great.
+        # Assume that the answer took no time. Then a computed age may be too small, never too
+        # great.
         self.server_ahead = info.server_time - clock.now()
         self._server_ahead_at_most = info.server_time - asked_at
         return info
@@ -50,7 +51,7 @@ class BucketRequests:
     async def create(self, *, ttl: float, replicas: int, max_bytes: int | None) -> None:
         """Create the bucket with markers and history 1.
 
-        Without `max_bytes` it has no limit, or a default one if the account requires one.
+        Without `max_bytes` it has no limit, or a default limit if the account requires one.
         """
         request = jetstream.stream_request(
             self._name, ttl=ttl, replicas=replicas, max_bytes=max_bytes
@@ -62,31 +63,31 @@ class BucketRequests:
             await self._ask("STREAM.CREATE", request, timeout=CREATE_TIMEOUT)
 
     async def peers(self) -> list[Peer]:
-        """Ask which servers hold the bucket, and how they fare."""
+        """Ask which servers hold the bucket, and whether they are up to date."""
         return jetstream.peers_from(await self._ask("STREAM.INFO"))
 
     async def clock_of_a_server(self) -> tuple[str, float]:
-        """Ask one of the servers that hold the bucket, by chance, for its name and its clock.
+        """Ask a random one of the servers that hold the bucket for its name and its clock.
 
-        Takes the right that the watch has: to create a consumer. The clock is in seconds since
+        This needs the right to create a consumer, as the watch does. The clock is in seconds since
         1970.
         """
         request = jetstream.clock_request(self._name)
         return jetstream.clock_from(await self._ask("CONSUMER.CREATE", request))
 
     async def create_consumer(self, inbox: str, *, heartbeat: float) -> bool:
-        """Let the server deliver the latest message of each key, and every later one, to an inbox.
+        """Create a consumer that delivers each key's latest and later messages to an inbox.
 
-        Returns whether anything is pending. Without messages a heartbeat comes every `heartbeat`
-        seconds.
+        Returns whether messages are pending. While there are no messages, a heartbeat comes every
+        `heartbeat` seconds.
         """
         request = jetstream.consumer_request(self._name, inbox, heartbeat)
         return bool((await self._ask("CONSUMER.CREATE", request))["num_pending"])
 
     async def latest(self, key: str, *, timeout: float) -> tuple[Entry, float] | None:
-        """Read the latest entry of a key from the stream's leader, and when it was stored there.
+        """Read the latest entry of a key, and when it was stored, from the stream's leader.
 
-        None if there is no message of the key.
+        Returns None if the key holds no message.
         """
         what = {"last_by_subj": f"$KV.{self._name}.{key}"}
         try:
@@ -113,13 +114,13 @@ class BucketRequests:
         )
 
     def age(self, stored_at: float) -> float:
-        """Return how old a message is, or less: it was stored then by the server's clock."""
+        """Return the age of a message that the server stored at `stored_at`, or less than that."""
         if self.server_ahead is None:
             return 0.0
         return max(0.0, clock.now() + self.server_ahead - stored_at)
 
     def stored_after(self, stored_at: float) -> float:
-        """Return when such a message was stored, or a moment before, on our own clock."""
+        """Convert the server's time `stored_at` to our own clock; the result may be too early."""
         return min(clock.now(), stored_at - self._server_ahead_at_most)
 
     async def _ask(

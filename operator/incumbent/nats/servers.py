@@ -1,8 +1,8 @@
-"""URLs of NATS servers: how they are read, and what is wrong with one that cannot be used.
+"""Parses the URLs of NATS servers, and says what is wrong with a URL that cannot be used.
 
-A URL is read by the rules of RFC 3986 and by no others: a password with an unescaped `@`, `/` or
-`#` in it is refused. Readers that guess turn a part of such a password into a host name, which
-then goes to DNS and into logs. No message of this module repeats any part of a URL.
+Only the rules of RFC 3986 apply, so a URL whose password contains an unescaped `@`, `/` or `#` is
+refused. A parser that guesses would turn a part of such a password into a host name, which then
+goes to DNS and into logs. No message of this module repeats any part of a URL.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from incumbent.errors import ConfigurationError
 
 SCHEMES = ("nats", "tls", "ws", "wss")
-"""What nats-py can connect to."""
+"""The URL schemes that nats-py supports."""
 
 WEBSOCKET = frozenset({"ws", "wss"})
 DEFAULT_PORTS = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
@@ -37,7 +37,7 @@ _LARGEST_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """The login in a URL: a user and a password, or a token as the user alone."""
+    """The login in a URL: a user and a password, or a token as the user without a password."""
 
     user: str = field(repr=False)
     password: str | None = field(repr=False)
@@ -52,34 +52,34 @@ class Server:
     """A host name or an address, without brackets."""
     port: int
     path: str = ""
-    """Of a websocket behind a proxy; it may hold a secret, and is not shown."""
+    """The path of a websocket behind a proxy. It may contain a secret, so it is not shown."""
     login: Login | None = field(default=None, repr=False, compare=False)
     certificate_name: str = field(default="", compare=False)
-    """The name that its certificate must have; empty: the host."""
+    """The name that the server's certificate must contain; empty: the host."""
 
     @property
     def address(self) -> str:
-        """Its host and port, for people; the only part of a URL that is shown."""
+        """The host and port, for people. No other part of a URL is shown."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """Its URL without the login."""
+        """The URL without the login."""
         return f"{self.scheme}://{self.address}{self.path}"
 
     @property
     def websocket(self) -> bool:
-        """Whether it is reached by a websocket, whose TLS is not that of NATS."""
+        """Whether we connect by a websocket, which has its own TLS instead of NATS's TLS."""
         return self.scheme in WEBSOCKET
 
 
 class ServerPool:
-    """The servers to connect to: those that are configured, and those that NATS names.
+    """The servers to connect to: the configured servers, and the servers that NATS names.
 
-    NATS names the servers of its cluster in each INFO, also in later ones when something changes
-    there (`connect_urls`). The configured servers come first, because their URLs are known to be
-    reachable from here; addresses that servers know of themselves may not be.
+    NATS names the servers of its cluster in each INFO message (`connect_urls`), and sends another
+    one when the cluster changes. The configured servers come first, because they can be reached
+    from here. The addresses that servers know of each other may not be reachable.
     """
 
     def __init__(self, configured: Iterable[Server]) -> None:
@@ -91,27 +91,27 @@ class ServerPool:
         return [*self._configured, *self._named]
 
     def tried(self, server: Server) -> None:
-        """Let a server be the last of its kind in the next round."""
+        """Move a server to the end of the configured or of the named servers."""
         for servers in (self._configured, self._named):
             if server in servers:
                 servers.remove(server)
                 servers.append(server)
 
     def learn(self, addresses: Iterable[str], *, by: Server, trusted: bool) -> bool:
-        """Take the servers that one of them names, instead of those named before.
+        """Replace the named servers with those that a server names now.
 
-        No addresses: a server with `no_advertise` says nothing about the others, and what is known
-        of them stays.
+        If there are no addresses, the named servers stay, because a server with `no_advertise`
+        does not tell about the others.
 
         Args:
             addresses: hosts with ports.
-            by: who names them.
-            trusted: False for what was read before a TLS handshake, in which anybody could have
-                named a host of his own with a certificate of its own. Of such names only those of
-                configured servers count, and IP addresses, because `server_named` checks these for
-                a configured name.
+            by: the server that names them.
+            trusted: False if the names were read before the TLS handshake, where an attacker could
+                have named a host of his own with a valid certificate. Then only the names of
+                configured servers count, and IP addresses, because a server at an IP address must
+                have a certificate for a configured name (`server_named`).
 
-        Returns whether the servers are others than before.
+        Returns whether the set of named servers has changed.
         """
         ours = {(server.host, server.port) for server in self._configured}
         hosts = {server.host for server in self._configured}
@@ -132,10 +132,10 @@ class ServerPool:
 
 
 def server_from(text: str) -> Server:
-    """Read the URL of a server; without a scheme it is `nats`.
+    """Parse the URL of a server. The default scheme is `nats`.
 
     Raises:
-        ConfigurationError: it is no such URL, or could be read in two ways.
+        ConfigurationError: the text is not such a URL, or is ambiguous.
     """
     scheme, separator, rest = text.partition("://")
     if not separator:
@@ -165,12 +165,13 @@ def server_from(text: str) -> Server:
 
 
 def server_named(address: str, *, like: Server) -> Server | None:
-    """Return a server that NATS names by host and port, reached like the one that names it.
+    """Return the server at an address that NATS names. It inherits the scheme and login of `like`.
 
-    None if the address cannot be used. A name must be in the server's certificate. For an IP
-    address it has to be the name that was asked for in the first place, as in other clients of
-    NATS (nats.go `addURLToPool`): certificates rarely hold the addresses of pods. If an address
-    was asked for, there is no such name, and each certificate has to hold its own address.
+    None if the address cannot be used. If the address is a host name, the server's certificate must
+    contain it. If it is an IP address, the certificate must contain the configured name, as in
+    other clients of NATS (nats.go `addURLToPool`), because certificates rarely contain the
+    addresses of pods. If the configured host is an IP address, too, there is no such name, and each
+    certificate must contain the address of its server.
     """
     try:
         host, port = _host_and_port(address, like.scheme)
@@ -184,10 +185,10 @@ def server_named(address: str, *, like: Server) -> Server | None:
 
 
 def servers_from(urls: Iterable[str], *, with_tls: bool) -> tuple[Server, ...]:
-    """Read the URLs of the servers; `with_tls`: other settings ask for TLS.
+    """Parse the URLs of the servers; `with_tls` says whether other settings ask for TLS.
 
     Raises:
-        ConfigurationError: there is none, one cannot be used, or they do not go together.
+        ConfigurationError: there is no URL, one cannot be used, or they contradict each other.
     """
     servers = tuple(server_from(url) for url in urls)
     if not servers:
@@ -203,10 +204,10 @@ def servers_from(urls: Iterable[str], *, with_tls: bool) -> tuple[Server, ...]:
 def login_in(servers: Iterable[Server]) -> Login | None:
     """Return the login in the URLs; None if there is none.
 
-    It is used for the servers that NATS names, too, so there can be only one.
+    There can be only one login, because it is also used for the servers that NATS names.
 
     Raises:
-        ConfigurationError: the URLs have different logins, or only some have one.
+        ConfigurationError: the URLs have different logins, or only some have a login.
     """
     logins = list(dict.fromkeys(server.login for server in servers))
     if len(logins) > 1:
@@ -240,7 +241,7 @@ def _host_and_port(authority: str, scheme: str) -> tuple[str, int]:
 
 
 def _login(text: str) -> Login:
-    """Decode what stands before the host."""
+    """Decode the login, which is the part before the `@`."""
     user, colon, password = text.partition(":")
     if not user:
         _refuse("there is no user before its @", _ADVICE)

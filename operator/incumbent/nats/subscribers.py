@@ -1,4 +1,4 @@
-"""Who is told of what happens in a bucket."""
+"""The functions that are called when something happens in a bucket."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import structlog
 from incumbent.campaign.ports import Sighting
 
 Follow = Callable[[str, Sighting], None]
-"""Takes a key and a sighting of it. Must not block."""
+"""A function that receives a key and a sighting of it. Must not block."""
 
 log = structlog.get_logger(__name__)
 
 
 class Subscribers:
-    """Those that watch keys of one bucket, follow all its keys, or listen for other changes.
+    """The subscribers of one bucket: watchers of a key, followers of all keys, and listeners.
 
-    Each method that adds one returns what removes it, which may be called more than once.
+    Listeners are told of changes of the bucket itself. Each method that adds a subscriber returns a
+    function that removes it, which may be called more than once.
     """
 
     def __init__(self) -> None:
@@ -27,17 +28,17 @@ class Subscribers:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys that somebody watches, not those that are only followed."""
+        """The keys that have a watcher. Followers of all keys do not count."""
         return tuple(self._watchers)
 
     @property
     def followers(self) -> tuple[Follow, ...]:
-        """Those that follow all keys."""
+        """The functions that follow all keys."""
         return tuple(self._followers.values())
 
     @property
     def idle(self) -> bool:
-        """Whether there is nobody."""
+        """Whether there are no subscribers."""
         return not (self._watchers or self._followers or self._listeners)
 
     def watches(self, key: str) -> bool:
@@ -45,11 +46,11 @@ class Subscribers:
         return key in self._watchers
 
     def wants(self, key: str) -> bool:
-        """Return whether somebody watches a key, or follows all of them."""
+        """Return whether somebody watches a key, or follows all keys."""
         return bool(self._followers) or key in self._watchers
 
     def add_watcher(self, key: str, seen: Callable[[Sighting], None]) -> Callable[[], None]:
-        """Add somebody who watches a key."""
+        """Add a watcher of a key."""
         token = object()
         self._watchers.setdefault(key, {})[token] = seen
 
@@ -62,7 +63,7 @@ class Subscribers:
         return remove
 
     def add_follower(self, seen: Follow) -> Callable[[], None]:
-        """Add somebody who follows all keys."""
+        """Add a follower of all keys."""
         token = object()
         self._followers[token] = seen
 
@@ -72,7 +73,7 @@ class Subscribers:
         return remove
 
     def add_listener(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Add somebody who listens for changes of what is known about the bucket."""
+        """Add a listener for changes of the bucket's settings and problems."""
         token = object()
         self._listeners[token] = changed
 
@@ -82,26 +83,26 @@ class Subscribers:
         return remove
 
     def show(self, key: str, sighting: Sighting) -> None:
-        """Show a sighting to all that want it."""
+        """Show a sighting to the watchers of its key and to all followers."""
         self.show_watchers(key, sighting)
         for seen in self.followers:
             call(seen, key, sighting)
 
     def show_watchers(self, key: str, sighting: Sighting) -> None:
-        """Show a sighting to those that watch its key."""
+        """Show a sighting to the watchers of its key."""
         watchers = self._watchers.get(key, {})
         for token, seen in tuple(watchers.items()):
             if token in watchers:
                 call(seen, sighting)
 
     def notify(self) -> None:
-        """Tell those that listen of a change."""
+        """Call all listeners, because something has changed."""
         for changed in tuple(self._listeners.values()):
             call(changed)
 
 
 def call(function: Callable[..., None], *arguments: object) -> None:
-    """Call a subscriber's function. An error in it is logged, and concerns nobody else."""
+    """Call a subscriber's function. An error in it is logged and does not reach the caller."""
     try:
         function(*arguments)
     except Exception:

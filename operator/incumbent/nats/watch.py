@@ -21,24 +21,24 @@ from incumbent.nats.requests import REQUEST_TIMEOUT, BucketRequests
 from incumbent.nats.subscribers import Follow, Subscribers, call
 
 INFO_EVERY = 10.0
-"""Seconds between looks at the bucket's settings, which may change while elections run."""
+"""Seconds between two checks of the bucket's settings, which may change while elections run."""
 READS_AT_ONCE = 32
-"""Keys that are read at a time because somebody begins to watch them."""
+"""How many keys to read at the same time when somebody begins to watch them."""
 SILENT_WATCHES = 2
-"""Watches in a row that delivered nothing, no heartbeat either, before that is a problem."""
+"""After this many watches in a row without a message or heartbeat, a problem is reported."""
 
 log = structlog.get_logger(__name__)
 
 
 class BucketWatch:
-    """Keeps what is known of a bucket up to date, and shows it to the subscribers.
+    """Observes a bucket, and shows its entries and changes to the subscribers.
 
     Args:
-        name: of the bucket.
-        connection: to NATS.
-        requests: about the bucket.
-        lookups: say when to look for it while it cannot be used.
-        subscribers: who is shown and told.
+        name: the name of the bucket.
+        connection: the connection to NATS.
+        requests: sends requests about the bucket.
+        lookups: decides when to look for the bucket while it cannot be used.
+        subscribers: the subscribers of the bucket.
     """
 
     def __init__(
@@ -50,39 +50,39 @@ class BucketWatch:
         subscribers: Subscribers,
     ) -> None:
         self.problem: BucketError | None = None
-        """Why the bucket cannot be used now; None while it can, and before the first look."""
+        """Why the bucket cannot be used now; None while it can be, and before the first look."""
         self.settings: BucketInfo | None = None
-        """What the server said last."""
+        """The settings in the server's last answer; None before the first answer."""
         self._name = name
         self._connection = connection
         self._requests = requests
         self._lookups = lookups
         self._subscribers = subscribers
         self._silent_watches = 0
-        """Watches in a row that delivered nothing at all."""
+        """How many watches in a row have delivered neither a message nor a heartbeat."""
         self._losses = 0
         """How often the connection was lost."""
         self._feed: Feed | None = None
-        """The feed of the present watch, once what it holds has been shown."""
+        """The feed of the present watch; None until its entries have been shown."""
         self._shown: Feed | None = None
         """The feed whose entries were shown last, also after its end."""
         self._wanted = asyncio.Event()
-        """Set when somebody watches a key, or all."""
+        """Set when somebody begins to watch a key, or to follow all keys."""
         self._reading: set[str] = set()
-        """Keys that are being read because somebody began to watch them."""
+        """The keys that are being read because somebody began to watch them."""
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
 
     @property
     def delivers(self) -> bool:
-        """Whether the present watch has delivered anything, a heartbeat at least."""
+        """Whether the present watch has delivered anything, at least a heartbeat."""
         return self._feed is not None and self._feed.began
 
-    # What the bucket asks of it
+    # Called by the bucket
 
     def begin_key(self, key: str, seen: Callable[[Sighting], None]) -> None:
-        """Show what a key holds to somebody who has just begun to watch it.
+        """Show the entry of a key to a new watcher.
 
-        If the bucket is watched already, and the latest entry is known, that is before this
+        If the bucket is watched already and the entry is known, this happens before this method
         returns.
         """
         self._wanted.set()
@@ -92,7 +92,7 @@ class BucketWatch:
             self._read_first(self._feed, key)
 
     def begin_all(self, seen: Follow) -> None:
-        """Show what all keys hold to somebody who has just begun to follow them."""
+        """Show the entries of all keys to a new follower."""
         self._wanted.set()
         if self._feed is not None and not self._feed.complete:
             self._give_up("all keys are followed now")
@@ -100,29 +100,29 @@ class BucketWatch:
             self._show_all(self._feed, seen)
 
     def release_key(self, key: str) -> None:
-        """Keep a key no longer than others, unless somebody watches it or follows all."""
+        """Keep the entry of a key only as a spare one, unless somebody still wants the key."""
         for feed in filter(None, (self._feed, self._shown)):
             if not self._subscribers.wants(key):
                 feed.release(key)
 
     def release_all(self) -> None:
-        """Do so with all keys."""
+        """Call `release_key` for all keys."""
         for key in tuple(self._shown.entries if self._shown is not None else ()):
             self.release_key(key)
 
     def reset(self) -> None:
-        """Forget what was shown, because nobody is left: those that come next saw nothing."""
+        """Forget what was shown, because no subscriber is left, and new ones have seen nothing."""
         self._feed = self._shown = self.problem = None
 
     def lost(self, problem: BucketError, *, watched: bool) -> None:
-        """Observe that the connection was lost; `watched` tells whether `keep` runs."""
+        """Record that the connection was lost; `watched` tells whether `keep` runs."""
         self._silent_watches, self._losses = 0, self._losses + 1
         if watched:
             self._give_up("the connection was lost")
             self._set_problem(problem)
 
     def moved(self) -> None:
-        """Begin the watch again, because the connection is one to another server now."""
+        """Begin the watch again, because the connection leads to another server now."""
         self._give_up("the connection moved to another server")
 
     async def read(self, key: str, *, timeout: float) -> Sighting:
@@ -131,7 +131,7 @@ class BucketWatch:
             latest = await self._requests.latest(key, timeout=timeout)
         except BucketDenied as error:
             if self._feed is not None:
-                self._feed.end(str(error))  # the next one begins with a read
+                self._feed.end(str(error))  # the next watch begins with a read
             raise
         if latest is None:
             return Sighting(Nothing())
@@ -145,7 +145,7 @@ class BucketWatch:
     # The loop
 
     async def keep(self) -> None:
-        """Keep the watch for ever: from one loss of it to the next."""
+        """Watch the bucket for ever. Begin the watch again after each loss."""
         failures = 0
         while True:
             await self._connection.wait_connected()
@@ -168,31 +168,31 @@ class BucketWatch:
                 await asyncio.sleep(BACKOFF.pause(failures))
 
     async def _follow(self) -> str:
-        """Watch until that is over, and return why."""
+        """Watch the bucket until the watch is over, and return the reason."""
         losses = self._losses
-        # 1. Look at the settings, and let somebody want a key before anything is watched.
+        # 1. Look at the settings. While nobody wants a key, watch only them.
         await self._look()
         self._wanted.clear()
         if not (self._subscribers.keys or self._subscribers.followers):
             return await self._look_on()
-        # 2. Read one key: who watches it will have to read it one day, and should not learn then
-        #    that it may not.
+        # 2. Read one key, to learn now if we may not read keys. An election will have to do so one
+        #    day.
         for key in self._subscribers.keys[:1]:
             await self.read(key, timeout=REQUEST_TIMEOUT)
         feed = self._next_feed()
         try:
             async with self._connection.subscribe(feed.take) as inbox:
                 pending = await self._requests.create_consumer(inbox, heartbeat=HEARTBEAT_EVERY)
-                # 3. A look before and one behind: the consumer is of the bucket that both saw. And
-                #    a second one for what was replaced while the first part was delivered.
+                # 3. Look at the settings again. If both looks show one bucket, the consumer belongs
+                #    to it. A second round covers entries that were replaced during the first round.
                 for _ in range(2):
                     if not await self._look():
                         return "the bucket was made anew"
                     if pending:
                         await feed.reach(self._requests.last_revision)
                 if self._silent_watches:
-                    await feed.hear()  # the one before delivered nothing
-                # 4. Show what there is, then each change.
+                    await feed.hear()  # because the watch before delivered nothing
+                # 4. Show the present entries, then each change.
                 if not feed.over.done():
                     self._synchronised(feed)
                 reason = await self._guard(feed)
@@ -203,10 +203,10 @@ class BucketWatch:
                 self._feed = None
 
     def _next_feed(self) -> Feed:
-        """Return the feed of a watch that begins, which goes on from the one that was shown."""
+        """Return the feed of a new watch, which continues the feed that was shown before."""
         last_revision = self._requests.last_revision
         if self._shown is not None and last_revision < self._shown.continuity.reached:
-            self._shown = None  # the stream went back
+            self._shown = None  # the stream went back to an older state
         return Feed(
             f"$KV.{self._name}.",
             last_revision,
@@ -219,9 +219,9 @@ class BucketWatch:
         )
 
     async def _look_on(self) -> str:
-        """Look at the settings now and then, until somebody watches a key.
+        """Look at the settings every `INFO_EVERY` seconds, until somebody watches a key.
 
-        A bucket that no election can use may hold many and large values of somebody else.
+        We do not watch such a bucket, because it may hold many and large values of somebody else.
         """
         self._set_problem(None)
         while True:
@@ -232,7 +232,7 @@ class BucketWatch:
             await self._look()
 
     async def _guard(self, feed: Feed) -> str:
-        """Wait for the end of a watch, and look at the settings now and then."""
+        """Wait for the end of a watch, and look at the settings every `INFO_EVERY` seconds."""
         missed, looked_at = 0, clock.now()
         while missed < MOST_HEARTBEATS:
             await asyncio.wait({feed.over}, timeout=HEARTBEAT_EVERY)
@@ -243,13 +243,13 @@ class BucketWatch:
             if clock.now() - looked_at >= INFO_EVERY:
                 looked_at = clock.now()
                 feed.forget()
-                with contextlib.suppress(BucketUnreachable):  # whoever writes notices it sooner
+                with contextlib.suppress(BucketUnreachable):  # a write would notice that sooner
                     if not await self._look():
                         return "the bucket was made anew"
         return "no heartbeat came"
 
     def _judge(self, feed: Feed, *, lost: bool) -> None:
-        """Report a watch that is over and delivered nothing, unless the connection was lost."""
+        """Report a watch that ended without a message, unless the connection was lost."""
         if feed.began or lost:
             self._silent_watches = 0
             return
@@ -264,19 +264,19 @@ class BucketWatch:
             log.warning("bucket.problem", bucket=self._name, problem=msg)
 
     async def _look(self) -> bool:
-        """Look at the settings; false if this is another bucket than before."""
+        """Look at the settings; return false if this is another bucket than before."""
         before, info = self.settings, await self._requests.info()
         same = before is not None and before.created == info.created
         self.settings = info
         if not same:
-            # Or somebody who begins to watch when told would be shown the old one.
+            # Otherwise `notify` could add a watcher, which would be shown the old bucket.
             self._feed = self._shown = None
         if before is None or _timeless(before) != _timeless(info):
             self._subscribers.notify()
         return same
 
     def _give_up(self, reason: str) -> None:
-        """End the present watch, if there is one; `keep` begins the next."""
+        """End the present watch, if there is one; `keep` begins the next watch."""
         if self._feed is not None:
             self._feed.end(reason)
             self._feed = None
@@ -288,10 +288,10 @@ class BucketWatch:
             self._subscribers.notify()
         return changed
 
-    # What is shown
+    # Showing entries
 
     def _synchronised(self, feed: Feed) -> None:
-        """Show every watcher what its key holds now, also that it holds nothing."""
+        """Show every watcher the present entry of its key, which may be `Nothing`."""
         before, self._feed, self._shown = self._shown, feed, feed
         feed.begin()
         log.info("bucket.watched", bucket=self._name, keys=len(feed.entries) + len(feed.spare))
@@ -310,7 +310,7 @@ class BucketWatch:
         call(seen, "", Sighting(Nothing()))
 
     def _latest(self, feed: Feed, key: str, *, after: Feed | None = None) -> Sighting:
-        """Return what a key holds, for somebody to whom an earlier feed was shown, or none."""
+        """Return the entry of a key for a watcher; `after` is the feed that it was shown before."""
         unseen_for = math.inf if after is None else feed.unseen_for(after.known(key))
         latest = feed.latest(key)
         if latest is None:
@@ -320,7 +320,7 @@ class BucketWatch:
         return Sighting(entry, age, unseen_for=unseen_for, stored_at=stored_at)
 
     def _read_first(self, feed: Feed, key: str) -> None:
-        """Read a key that somebody began to watch, because what it holds has been forgotten."""
+        """Read a key that somebody began to watch, because its entry has been forgotten."""
         if key not in self._reading:
             self._reading.add(key)
             self._connection.spawn(self._read_until_known(feed, key), name=f"first read of {key}")
@@ -347,7 +347,7 @@ class BucketWatch:
             self._read_if_unknown(key)
 
     def _unknown(self, feed: Feed, key: str) -> bool:
-        """Return whether a key of the present feed is watched, and was not delivered or read."""
+        """Return whether a key is watched, but was neither delivered nor read in this feed."""
         watched = feed is self._feed and self._subscribers.watches(key)
         return watched and key not in feed.entries
 

@@ -1,4 +1,4 @@
-"""Which writes of a bucket are not stored, and why."""
+"""The keys of a bucket whose writes are not stored, and the reasons."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ log = structlog.get_logger(__name__)
 
 
 class WriteProblems:
-    """The keys of one bucket of which no write was stored, as far as was tried.
+    """Remembers the keys of one bucket whose writes are not stored.
 
     Args:
-        bucket: its name.
-        subscribers: of the bucket; those that listen are told of each change.
+        bucket: the name of the bucket.
+        subscribers: the subscribers of the bucket. The listeners are told of each change.
     """
 
     def __init__(self, bucket: str, subscribers: Subscribers) -> None:
         self.denied: dict[str, Problem] = {}
-        """Keys of which no write was stored since NATS is connected; a later one may succeed."""
+        """The keys whose writes are not stored since NATS is connected, each with the reason. A
+        later write may succeed."""
         self._answered_at: dict[str, float] = {}
         """When a write of a watched key was last answered, or first tried, since NATS is
         connected."""
@@ -42,7 +43,7 @@ class WriteProblems:
         self._change(key, problem)
 
     def permitted(self, key: str) -> None:
-        """Record an answer that is no refusal, which ends every problem but silence."""
+        """Record an answer that is not a refusal. It ends every problem except silence."""
         if not isinstance(self.denied.get(key), BucketSilent):
             self._change(key, None)
 
@@ -53,14 +54,14 @@ class WriteProblems:
             self._answered_at[key] = clock.now()
 
     def unanswered(self, key: str, why: str, *, ttl: float | None) -> None:
-        """Record a write that was not answered as a write should be.
+        """Record a write that got no answer, or an answer that does not tell its outcome.
 
-        After a TTL without a good answer this is a problem of the key.
+        After a TTL without a better answer the key has a problem.
 
         Args:
-            key: that was written.
-            why: there is no good answer.
-            ttl: of the bucket, in seconds; None if it is not known.
+            key: the key that was written.
+            why: why there is no better answer.
+            ttl: the bucket's TTL in seconds; None if it is not known.
         """
         silence = clock.now() - self._answered_at.get(key, clock.now())
         known = isinstance(self.denied.get(key), BucketSilent)
@@ -74,21 +75,21 @@ class WriteProblems:
         self._change(key, BucketSilent(msg))
 
     def forget(self, key: str) -> None:
-        """Drop what is known of a key, because nobody watches it any more."""
+        """Forget a key, because nobody watches it any more."""
         self.denied.pop(key, None)
         self._answered_at.pop(key, None)
 
     def clear(self) -> None:
-        """Drop everything, because the connection was lost: the next server may store writes."""
+        """Forget all keys, because the connection was lost. The next server may store writes."""
         self.denied.clear()
         self._answered_at.clear()
 
     def _change(self, key: str, problem: Problem | None) -> None:
-        """Set or remove the problem of a key, and notify those that listen if that is news."""
+        """Set or remove the problem of a key, and notify the listeners if it has changed."""
         if str(problem or "") == str(self.denied.get(key, "")):
             return
         if not self._subscribers.watches(key):
-            # A command looks at once, and nobody else would forget it.
+            # Commands write without watching, so nothing else would remove their problems.
             for other in self.denied.keys() - set(self._subscribers.keys) - {key}:
                 del self.denied[other]
         if problem is None:
