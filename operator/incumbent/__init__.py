@@ -1,15 +1,16 @@
-"""Incumbent keeps exactly one pod of a set in office, with the lock in NATS JetStream.
+"""Incumbent elects one leader among the pods of a set, with the lock in NATS JetStream.
 
-For programs that do not run in Kubernetes there is `Election`. All that such a program needs can be
-imported from here. Where to find the rest, from below:
+Programs that do not run in Kubernetes use `Election`. They can import everything that they need
+from this package. The other packages, from the lowest layer up:
 
-* `campaign`: one member's part in an election; how its record is created, kept and given up
+* `campaign`: one member's part in an election; how it creates, renews and gives up the record
+* `replicas`: how the operator's replicas of one site recognise each other
 * `nats`, `kubernetes`: the adapters to NATS and to the API server
-* `pods`: who may lead, and who carries the label
-* `routing`, `status`, `history`: what else says who leads
-* `replicas`: how the operator's replicas of one site know each other
-* `election`: the library, without Kubernetes
-* `controller`: the operator process; `server`: what it serves by HTTP
+* `pods`: which pods may lead, and which pod has the label
+* `routing`, `status`, `history`: the other places that say which pod leads
+* `election`: the library, without Kubernetes; `server`: the operator's HTTP server
+* `reconciler`: one pass over an election; `campaigner`: all that the operator does for one election
+* `controller`: the operator process
 * `cli`, `kubectl`: the commands `incumbent` and `kubectl incumbent`
 """
 
@@ -61,7 +62,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, and not before: `incumbent --help` has no use for a NATS client."""
+    """Import a name when it is first used, because `incumbent --help` needs no NATS client."""
     if name not in _MODULES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

@@ -1,4 +1,4 @@
-"""`python -m incumbent` is the command `incumbent`."""
+"""Runs the command `incumbent` as `python -m incumbent`."""
 
 from incumbent.cli.main import main
 

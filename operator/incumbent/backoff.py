@@ -1,7 +1,7 @@
-"""How long to wait before something is tried again: longer after each failure, and never in step.
+"""Pauses before something is tried again, which grow with each failure and have jitter.
 
-Many replicas and elections meet the same failure at one moment. Without jitter they would all try
-again at one moment, too.
+Many replicas and elections meet a failure at one moment. Without jitter they would all try again at
+one moment, too.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ _MOST_DOUBLINGS = 64  # a float overflows after a thousand
 
 @dataclass(frozen=True, slots=True)
 class JitteredBackoff:
-    """Pauses that double with each failure up to a limit, each shortened at random by up to half.
+    """Pauses that double with each failure up to a limit. Jitter shortens each by up to half.
 
-    It has no state: its user counts the failures.
+    The object has no state, so its user counts the failures.
     """
 
     first: float
-    """Seconds of the pause after 0 failures, at most."""
+    """Longest pause after 0 failures, in seconds."""
     longest: float
-    """Seconds of any pause, at most."""
+    """Longest pause after any number of failures, in seconds."""
 
     def pause(self, failures: int) -> float:
-        """Return how many seconds to wait after so many failures in a row."""
+        """Return how many seconds to wait after this number of failures in a row."""
         return jittered(self.most(failures))
 
     def most(self, failures: int) -> float:
-        """Return the longest pause after so many failures, in seconds: the pause without jitter."""
+        """Return the pause without jitter, in seconds, after this number of failures in a row."""
         return min(self.longest, self.first * 2.0 ** min(failures, _MOST_DOUBLINGS))
 
 
 def jittered(seconds: float) -> float:
-    """Return a random part of a pause: at least half of it."""
+    """Return a pause shortened at random by up to half."""
     return seconds * random.uniform(0.5, 1.0)  # noqa: S311

@@ -11,11 +11,11 @@ _TIME_NAMESPACE = Path("/proc/self/ns/time")
 
 
 def now() -> float:
-    """Return seconds on a clock that never steps and that runs on while the machine sleeps.
+    """Return seconds on a clock that never steps and that continues while the machine sleeps.
 
-    Its zero means nothing. CLOCK_MONOTONIC, which asyncio uses, stands still during a suspend,
-    and a leader that wakes up would believe in a deadline that passed long ago; where the system
-    has no CLOCK_BOOTTIME it is used all the same.
+    The zero of this clock is arbitrary. CLOCK_MONOTONIC, which asyncio uses, stands still during a
+    suspend. With it, a leader that wakes up would believe in a deadline that passed long ago. It is
+    used only if the system has no CLOCK_BOOTTIME.
     """
     return time.clock_gettime(_CLOCK)
 
@@ -26,11 +26,11 @@ def today() -> datetime:
 
 
 def epoch() -> str:
-    """Return what names the zero of `now`: processes with the same one may compare its values.
+    """Return an identifier for the zero of `now`. Processes with equal ones may compare times.
 
-    That is the identifier of the kernel's present run, which all containers of a machine see, and
-    the time namespace (time_namespaces(7)), which may shift the clock. Empty if the system has no
-    such identifier: then no other process knows what a value means.
+    It consists of the kernel's boot identifier, which all containers of a machine see, and of the
+    time namespace (time_namespaces(7)), which may shift the clock. It is empty if the system has no
+    boot identifier. Then no other process can interpret a time of this clock.
     """
     try:
         boot = _BOOT_ID.read_text().strip()
@@ -38,6 +38,6 @@ def epoch() -> str:
         return ""
     try:
         namespace = _TIME_NAMESPACE.stat().st_ino
-    except OSError:  # before Linux 5.6 there is one for all
+    except OSError:  # before Linux 5.6 all processes share one time namespace
         return boot
     return f"{boot}/{namespace}"

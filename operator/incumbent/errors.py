@@ -1,14 +1,14 @@
-"""The errors that callers are meant to tell apart.
+"""The errors of this package. There is one class for each case that callers distinguish.
 
 ::
 
     IncumbentError
-    ├── ConfigurationError       what was asked for cannot work; a person has to change it
+    ├── ConfigurationError       a setting cannot work; a person must change it
     ├── BucketError              about the key-value bucket
     │   ├── BucketNotFound       there is no such bucket
     │   ├── BucketInvalid        the bucket's settings break a limit
     │   ├── BucketUnreachable    NATS did not answer
-    │   ├── BucketSilent         it answers, but the watch delivers nothing or no write is stored
+    │   ├── BucketSilent         NATS answers, but a watch delivers nothing or no write is stored
     │   └── BucketDenied         NATS refused the permission
     └── ClusterError             about the Kubernetes API
         ├── Conflict             409: the object changed after it was read
@@ -18,26 +18,26 @@
         │   ├── NotWatched       too few files may be open to watch the namespace
         │   └── AdmissionDenied  a policy, a webhook or a quota refuses it
         └── ClusterUnreachable   no answer, 429 or 5xx: *the request may have been carried out*
-            ├── Overloaded       it asks for a pause
-            └── Unsent           it was certainly not
+            ├── Overloaded       the API server asks for a pause
+            └── Unsent           the request was certainly not carried out
                 ├── Unconnected  because there is no connection
                 └── AdmissionUnavailable  because an admission webhook does not answer
 
-Libraries' errors are translated at the adapters (`nats`, `kubernetes`) and nowhere else. Every
-message is one sentence for the person who operates the software.
+The adapters (`nats`, `kubernetes`) translate the errors of libraries into these errors. No other
+code does that. Every message is one sentence for the person who operates the software.
 """
 
 
 class IncumbentError(Exception):
-    """Anything this package raises on purpose."""
+    """The base of all errors that this package raises on purpose."""
 
 
 class ConfigurationError(IncumbentError):
-    """What was asked for cannot work, and a person has to change it."""
+    """A setting cannot work, and a person must change it."""
 
 
 class CampaignInvalid(ConfigurationError):
-    """The bucket could hold an election, but not one with the interval that was asked for."""
+    """The bucket can hold elections, but not with the interval or splay that this one asks for."""
 
 
 class BucketError(IncumbentError):
@@ -65,7 +65,7 @@ class NotSent(BucketUnreachable):
 
 
 class BucketDenied(BucketError):
-    """NATS refused for want of a permission."""
+    """NATS refused the request, because our user lacks the permission."""
 
 
 class ClusterError(IncumbentError):
@@ -89,22 +89,22 @@ class Forbidden(Refused):
 
 
 class NotWatched(Refused):
-    """The pods of the namespace are not watched, because too few files may be open."""
+    """The operator cannot watch the namespace's pods, because it may open too few files."""
 
 
 class AdmissionDenied(Refused):
     """An admission policy, an admission webhook or a quota refuses the request.
 
-    The user has the right to make it, and it may be accepted later or for another object.
+    The user has the right to send it. The API server may accept it later, or for another object.
     """
 
 
 class ClusterUnreachable(ClusterError):
-    """No answer, 429 or 5xx. The request may have been carried out."""
+    """There was no answer, or 429 or 5xx. The request may have been carried out."""
 
 
 class Overloaded(ClusterUnreachable):
-    """The API server asks to wait for `retry_after` seconds (429 or 5xx with Retry-After)."""
+    """The API server asks us to wait for `retry_after` seconds (429 or 5xx with Retry-After)."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -112,12 +112,12 @@ class Overloaded(ClusterUnreachable):
 
 
 class Unsent(ClusterUnreachable):
-    """The request was certainly not carried out, for example because its time was over first."""
+    """The request was certainly not carried out, for example because it timed out in our queue."""
 
 
 class Unconnected(Unsent):
-    """There is no connection."""
+    """There is no connection to the API server, so the request was not sent."""
 
 
 class AdmissionUnavailable(Unsent):
-    """The API server could not ask an admission webhook, and so it wrote nothing (500)."""
+    """The API server could not ask an admission webhook, so it wrote nothing (500)."""

@@ -1,11 +1,12 @@
-"""How log lines look: one line each on standard error, as JSON or as text, ours and libraries'.
+"""The format of log lines, ours and those of libraries: one line each, on standard error.
 
-Our events are dotted names with fields (`nats.connected`), a library's are the sentence it wrote.
-Three things never appear: credentials, tracebacks (but with the level `debug`, in a field of their
-own; otherwise an error is its type and message), and access logs.
+A line is JSON or text. Our events are dotted names with fields (`nats.connected`). The event of a
+library is the sentence that it wrote. Credentials and access logs never appear. Tracebacks appear
+only with the level `debug`, in a separate field. With other levels an error is shown as its type
+and message.
 
-Elections of one namespace, or an event that names none, write so many lines and no more
-(`BURST`, `RATE`), so that neither a tenant nor a stranger fills the disk or hides what others log.
+The number of lines is limited (`BURST`, `RATE`) for each namespace, and for each event without a
+namespace. Therefore neither a tenant nor a stranger can fill the disk or hide the lines of others.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from incumbent.ratelimit import RateLimit
 
 HIDDEN = "***"
 BURST, RATE = 1000, 5.0
-"""Lines of one namespace at once, and then each second. 300 elections begin with 900 lines; 5 lines
-a second are 100 MB a day."""
+"""How many lines a namespace may log at once, and then per second. 300 elections begin with 900
+lines. 5 lines a second are 100 MB a day."""
 
 TRACEBACK = "exception"
-"""The field into which structlog puts one."""
+"""The field into which structlog puts a traceback."""
 
 _SECRET_NAMES = re.compile(
     r"(^|[_-])(authorization|credentials|creds|jwt|nkey|passwd|password|secret|seed|token)$",
@@ -46,12 +47,12 @@ _SECRETS = re.compile(
 
 
 def configure(form: str, *, level: str) -> None:
-    """Send everything that is logged from now on, through structlog or logging, to standard error.
+    """Send all log lines, from structlog and from logging, to standard error from now on.
 
     Args:
         form: `json` or `text`.
-        level: `debug`, `info`, `warning` or `error`. Libraries get by with `warning`, if it is not
-            `debug`: kopf alone writes several lines on `info` for each election.
+        level: `debug`, `info`, `warning` or `error`. For libraries, `info` counts as `warning`,
+            because kopf alone writes several lines for each election at the level `info`.
     """
     before: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -67,7 +68,7 @@ def configure(form: str, *, level: str) -> None:
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        # Few lines are written, and a cached logger could not be set up anew.
+        # There are few lines, and a cached logger could not be configured again.
         cache_logger_on_first_use=False,
     )
     colors = sys.stderr.isatty() and "NO_COLOR" not in os.environ
@@ -102,10 +103,10 @@ def configure(form: str, *, level: str) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a line says anything: not that the other side of a connection is gone.
+    """Whether to log a line. Lines that only say that a connection was closed are dropped.
 
-    uvloop says so as an error whenever we give an answer up, for example at a deadline, and aiohttp
-    whenever a client of ours does.
+    uvloop logs such an error when we stop waiting for an answer, for example at a deadline. aiohttp
+    logs one when an HTTP client stops waiting for ours.
     """
     about_tls = record.name == "asyncio" and "Fatal error on SSL protocol" in str(record.msg)
     if about_tls and "closed=True" in record.getMessage():
@@ -115,9 +116,10 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 class Limit:
-    """Drops the lines of a source that writes too many, and has the next one say how many.
+    """Drops lines of a source that writes too many. The next line says how many were dropped.
 
-    A source is a namespace; for a line without one, our event or the logger of a library.
+    A source is a namespace. For a line without a namespace, the source is our event, or the logger
+    of a library.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -126,7 +128,7 @@ class Limit:
         self._dropped: Counter[str] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to write a line."""
+        """Return whether to write a line. Adds the number of dropped lines to it."""
         fields = record.msg if isinstance(record.msg, dict) else {}
         source = _source(record, fields)
         if not self._limit.take(source, self._clock()):
@@ -138,11 +140,11 @@ class Limit:
 
 
 def _source(record: logging.LogRecord, fields: Mapping[str, Any]) -> str:
-    """Return whose line it is, as far as it says so."""
+    """Return the source of a line: its namespace, else its event or logger."""
     reference = getattr(record, "k8s_ref", None) or {}
     if namespace := fields.get("namespace") or reference.get("namespace"):
         return f"namespace {namespace}"
-    # Some name the election as `namespace/name` or the key as `namespace.name`.
+    # Some lines have a field `election` (`namespace/name`) or `key` (`namespace.name`) instead.
     election = str(fields.get("election") or fields.get("key") or "")
     if "/" in election or "." in election:
         return f"namespace {re.split('[/.]', election)[0]}"
@@ -150,14 +152,14 @@ def _source(record: logging.LogRecord, fields: Mapping[str, Any]) -> str:
 
 
 def redact(text: str) -> str:
-    """Return the text without what looks like a credential in it."""
+    """Return the text with everything replaced that looks like a credential."""
     return _SECRETS.sub(HIDDEN, text)
 
 
 def redacted(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Remove credentials from all fields, at any depth.
 
-    A number under the name `token` stays: that is a fencing token.
+    A number in a field `token` stays, because it is a fencing token.
     """
     return {name: _redacted(name, value) for name, value in event.items()}
 
@@ -189,14 +191,14 @@ def exception_in_words(_logger: WrappedLogger, _method: str, event: EventDict) -
 
 
 def without_traceback(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Forget where an exception or a line came from."""
+    """Remove the traceback of an exception and the stack of a line."""
     event.pop("exc_info", None)
     event.pop("stack_info", None)
     return event
 
 
 def about_object(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Take namespace and name of the object that a record of kopf is about."""
+    """Add the namespace and name of the object to a line of kopf that is about one."""
     record: logging.LogRecord = event["_record"]
     reference = getattr(record, "k8s_ref", None) or {}
     event.update({part: reference[part] for part in ("namespace", "name") if part in reference})
@@ -204,7 +206,7 @@ def about_object(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 
 def one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Keep the first line of a library's message; the others become the field `detail`."""
+    """Keep the first line of a library's message, and move the others into the field `detail`."""
     event["event"], _, detail = event["event"].partition("\n")
     if detail:
         event["detail"] = detail
@@ -212,9 +214,9 @@ def one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDic
 
 
 def for_people(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Escape what a terminal would obey. JSON has escapes of its own.
+    """Escape control characters, which a terminal would obey. JSON does not need this.
 
-    A traceback has several lines. They are indented, so that none looks like a line of its own.
+    The lines of a traceback are indented, so none of them looks like a separate log line.
     """
     shown = {line(name): _for_people(value) for name, value in event.items() if name != TRACEBACK}
     if traceback := event.get(TRACEBACK):
@@ -235,6 +237,6 @@ def _for_people(value: Any) -> Any:
 
 
 def in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Put first what every line has, for people who read JSON."""
+    """Put the fields that every line has first, for people who read JSON."""
     first = {name: event.pop(name) for name in ("timestamp", "level", "logger", "event")}
     return {**first, **event}

@@ -1,22 +1,22 @@
-"""How often something may happen: a token bucket for each source. Pure: `now` is an argument."""
+"""A rate limit with one token bucket for each source. Pure, because `now` is an argument."""
 
 from __future__ import annotations
 
 _FORGET_AT = 64
-"""How many sources are remembered before those are looked for that need not be."""
+"""From this number of sources on, those that need not be remembered are removed."""
 
 
 class RateLimit:
-    """Lets each source do something a number of times at once, and then so often a second.
+    """Limits how often each source may act: `burst` times at once, then `rate` times per second.
 
-    A source is forgotten when it may do its full burst again, so what is remembered is bounded by
-    the sources of the last `burst / rate` seconds.
+    A source is forgotten when it may do its full burst again. Therefore only the sources of the
+    last `burst / rate` seconds are remembered.
 
     Args:
-        burst: how often at once.
-        rate: how often a second after that.
-        most: how many sources are remembered; of more, the one that came least recently is
-            forgotten, and may do its full burst again. None: no limit but the one above.
+        burst: how often a source may act at once.
+        rate: how often a source may act per second after that.
+        most: the most sources to remember. If there are more, the one that acted least recently is
+            forgotten, and may do its full burst again. None: no such limit.
     """
 
     def __init__(self, *, burst: int, rate: float, most: int | None = None) -> None:
@@ -24,7 +24,7 @@ class RateLimit:
         self._rate = rate
         self._most = most
         self._left: dict[str, tuple[float, float]] = {}
-        """How often each source could still do it, and when that was; the latest comes last."""
+        """How often each source could still act, and at what time. The latest source is last."""
         self._forget_at = _FORGET_AT
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class RateLimit:
         return len(self._left)
 
     def take(self, source: str, now: float) -> bool:
-        """Return whether a source may do it now, and count it if so."""
+        """Return whether a source may act now. If so, count the action."""
         left = self._left_of(source, now)
         allowed = left >= 1
         self._left.pop(source, None)
@@ -51,5 +51,5 @@ class RateLimit:
         full = [source for source in self._left if self._left_of(source, now) >= self._burst]
         for source in full:
             del self._left[source]
-        # Twice of what is left: so each look is paid for by as many new sources.
+        # Look again when the number of sources has doubled, so the cost per new source is constant.
         self._forget_at = max(_FORGET_AT, 2 * len(self._left))

@@ -1,6 +1,6 @@
-"""All that commands print goes through here (the linter holds that); log lines through `logs`.
+"""The output of commands. They print only through this module, which the linter checks.
 
-What a command prints contains text of other people: see `display`.
+Log lines go through `logs`. The output contains text from other people, see `display`.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from incumbent import display
 
 
 def show(*lines: str, err: bool = False) -> None:
-    """Print lines, each of which stays one line whatever is in it.
+    """Print lines. Line feeds and other control characters inside a line are escaped.
 
     Args:
-        lines: without line feeds at their ends; none prints nothing.
-        err: whether they go to standard error.
+        lines: the lines, without line feeds at their ends. Without lines, nothing is printed.
+        err: whether to print to standard error.
     """
     if lines:
         _print("\n".join(map(display.line, lines)), err=err)
 
 
 def show_candidate(value: str, about: str) -> None:
-    """Print how a command line may go on, for kubectl: with a tab before what is said about it."""
+    """Print a completion of a command line for kubectl: the value, a tab and its description."""
     _print("\t".join(map(display.line, filter(None, (value, about)))))
 
 
 def show_data(value: Any, output: str) -> None:
-    """Print a value as JSON or YAML, exactly: text of others is escaped as these formats have it.
+    """Print a value exactly, as JSON or YAML. Only the escapes of these formats are used.
 
     Args:
-        value: what JSON can hold.
-        output: `json`, as kubectl indents it; `line` for JSON on one line; or `yaml`.
+        value: any value that JSON can represent.
+        output: `json`, indented like kubectl's; `line`, for JSON on one line; or `yaml`.
     """
     _print(data(value, output))
 
@@ -51,7 +51,7 @@ def data(value: Any, output: str) -> str:
 
 
 def agreed(question: str) -> None:
-    """Ask a question that is answered by y or n.
+    """Ask the user a question with the answers y and n.
 
     Raises:
         click.Abort: the answer is not y.
@@ -60,4 +60,4 @@ def agreed(question: str) -> None:
 
 
 def _print(text: str, *, err: bool = False) -> None:
-    click.echo(text, err=err)  # noqa: TID251  # the one place that may
+    click.echo(text, err=err)  # noqa: TID251  # the only place that may

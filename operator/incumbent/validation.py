@@ -1,4 +1,4 @@
-"""Names and durations as people write them: what is valid, and a sentence for what is not."""
+"""Checks names, sizes and durations that people write. Each error says what is not valid."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ BUCKET = r"[a-zA-Z0-9_-]+"
 """The rule of NATS for bucket names, and for JetStream domains."""
 
 SHORTEST_CONNECT, LONGEST_CONNECT = 0.1, 60.0
-"""Limits of the seconds for connecting."""
+"""The limits of `--nats-connect-timeout` in seconds."""
 
 SMALLEST_BUCKET = 64 * 1024
-"""Bytes; a record takes up to a kilobyte."""
+"""The smallest limit of a bucket in bytes. A record takes up to a kilobyte."""
 
 DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 """The rule of Kubernetes for DNS subdomain names."""
 
 _KEY = r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*"
 _LONGEST_KEY = 512
-"""As in the definition of `LeaderElection`."""
+"""Most characters of a key, as in the CRD of `LeaderElection`."""
 _LONGEST_IDENTITY = 255
 
 
@@ -33,7 +33,7 @@ def duration(text: str) -> float:
     """Return the seconds in a text like `30s`, `1m30s`, `500ms` or `30`.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: the text is not a duration.
     """
     number = r"\d+(?:\.\d+)?"
     if re.fullmatch(rf"{number}|(?:{number}(?:ms|s|m|h))+", text):
@@ -47,7 +47,7 @@ def ttl(text: str) -> float:
     """Return the seconds of a bucket's TTL.
 
     Raises:
-        ConfigurationError: it is none, or outside the limits that every election has.
+        ConfigurationError: the text is not a duration, or not within the limits of a TTL.
     """
     seconds = duration(text)
     if MINIMUM_TTL <= seconds <= MAXIMUM_TTL:
@@ -60,7 +60,7 @@ def connect_timeout(text: str) -> float:
     """Return the seconds for each step of connecting to a server.
 
     Raises:
-        ConfigurationError: it is no duration, or not from 0.1 s to 1 minute.
+        ConfigurationError: the text is not a duration from 0.1 s to 1 minute.
     """
     seconds = duration(text)
     if SHORTEST_CONNECT <= seconds <= LONGEST_CONNECT:
@@ -76,7 +76,7 @@ def size(text: str) -> int:
     """Return the bytes in a text like `64MiB`, `64Mi` or `67108864`, for a bucket.
 
     Raises:
-        ConfigurationError: it is none, or too small for any election.
+        ConfigurationError: the text is not a size, or the size is too small for a bucket.
     """
     match = re.fullmatch(r"([0-9]+)(?:([KMG])iB?)?", text)
     if match is None:
@@ -90,10 +90,10 @@ def size(text: str) -> int:
 
 
 def inbox_prefix(text: str) -> str:
-    """Return what the subjects of answers begin with.
+    """Return the prefix of the subjects of answers.
 
     Raises:
-        ConfigurationError: it is no subject, or has a wildcard.
+        ConfigurationError: the text is not a subject, or has a wildcard.
     """
     if re.fullmatch(r"[^\s.*>]+(\.[^\s.*>]+)*", text) and text.isprintable():
         return text
@@ -105,10 +105,10 @@ def inbox_prefix(text: str) -> str:
 
 
 def nats_url(text: str) -> str:
-    """Return the URL of a NATS server, with the scheme `nats` if there was none.
+    """Return the URL of a NATS server, with the scheme `nats` if the text has no scheme.
 
     Raises:
-        ConfigurationError: it is none; the message has no part of it.
+        ConfigurationError: the text is not such a URL. The message does not repeat any part of it.
     """
     server_from(text)
     return text if "://" in text else f"nats://{text}"
@@ -118,7 +118,7 @@ def bucket_name(text: str) -> str:
     """Return the name of a bucket, or of a JetStream domain.
 
     Raises:
-        ConfigurationError: NATS allows no such name.
+        ConfigurationError: NATS does not allow this name.
     """
     if re.fullmatch(BUCKET, text):
         return text
@@ -130,7 +130,7 @@ def plain_name(text: str) -> str:
     """Return the name of a site or a replica, which becomes part of identities and headers.
 
     Raises:
-        ConfigurationError: it is too long, or has characters that end a part.
+        ConfigurationError: the name is too long, or has characters that are not allowed.
     """
     if re.fullmatch(r"[a-zA-Z0-9._-]{1,253}", text):
         return text
@@ -145,7 +145,7 @@ def namespace(text: str) -> str:
     """Return the name of a namespace.
 
     Raises:
-        ConfigurationError: Kubernetes allows no such name.
+        ConfigurationError: Kubernetes does not allow this name.
     """
     if re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", text):
         return text
@@ -160,7 +160,7 @@ def label_prefix(text: str) -> str:
     """Return a prefix of label keys, without the slash.
 
     Raises:
-        ConfigurationError: it is none, or belongs to Kubernetes.
+        ConfigurationError: the text is not a domain name, or the domain belongs to Kubernetes.
     """
     prefix = text.removesuffix("/")
     if not re.fullmatch(DOMAIN, prefix) or len(prefix) > 253:  # noqa: PLR2004  # as in Kubernetes
@@ -176,7 +176,7 @@ def key_name(text: str) -> str:
     """Return the key of an election.
 
     Raises:
-        ConfigurationError: it is not one that a `LeaderElection` may have, too.
+        ConfigurationError: a `LeaderElection` cannot have this key.
     """
     if re.fullmatch(_KEY, text) and len(text) <= _LONGEST_KEY:
         return text
@@ -188,10 +188,11 @@ def key_name(text: str) -> str:
 
 
 def identity_name(text: str) -> str:
-    """Return what a record may say.
+    """Return an identity, which becomes the value of a record.
 
     Raises:
-        ConfigurationError: it is empty or long, or breaks the header that it becomes a part of.
+        ConfigurationError: the identity is empty or too long, has unprintable characters, or begins
+            or ends with a space.
     """
     if text.isprintable() and text.strip() == text and 0 < len(text) <= _LONGEST_IDENTITY:
         return text
