@@ -20,8 +20,9 @@ record that we saw last only if nothing was stored between the two. There are tw
 * *An expired record was stored a TTL before it expired.* Let the watch have shown everything that
   was stored before F, and let x be the moment at which the record expired. Any message stored after
   F would have expired a TTL after F, at the earliest. If x is earlier, then the record that expired
-  was stored before F, so we saw it. What was left out after F was on other keys. A tenth of the TTL
-  is kept in reserve (`Timing.lease`), for clocks that run at different rates or differ.
+  was stored before F, so we saw it. The messages that were left out after F were on other keys. A
+  tenth of the TTL is kept in reserve (`Timing.lease`) for clocks that differ or run at different
+  rates.
 
 The second proof does not work after a deletion: a record may have been created and deleted within
 the gap, and its holder acts until its deadline. Without a proof the worst case counts: somebody

@@ -75,8 +75,8 @@ class Inquiry(Protocol):
     def steward(self) -> Steward | None:
         """Return the steward that the status names; None if it cannot answer for this election.
 
-        The steward cannot answer if it is of an earlier version that does not name its process. Nor
-        if the status has no steward, or says that the bucket or the election is not ready.
+        The steward cannot answer if the status names none, if it is of an earlier version that does
+        not name its process, or if the status says that the bucket or the election is not ready.
         """
         ...
 
@@ -134,7 +134,7 @@ class Stewards:
     def claim(self, steward: Steward, asker: Confirmation, *, alone: bool) -> bool:
         """Let an election ask the steward; return false if another election already asks it.
 
-        With `alone` the election asks even if another election does.
+        With `alone` the election asks even if another election asks.
         """
         if not alone and self._asked_by.get(steward, asker) is not asker:
             return False
