@@ -1,4 +1,6 @@
-"""The pods of an election: as last seen (`cache`), who may lead (`eligibility`), and their labels.
+"""The pods of an election: their last known state (`cache`), which may lead, and their labels.
 
-`labels` and `election_labels` are the only modules that change the labels of pods.
+`eligibility` decides which pods may lead. `labels` and `election_labels` change the labels of pods
+for an election. `orphans` removes labels of elections that no longer exist. No other module changes
+the labels of pods.
 """

@@ -1,7 +1,7 @@
 """The pods of a namespace, as last seen: one watch for all its elections.
 
-Each election has its own few of them at hand: to look through a whole namespace at each change
-takes seconds of every pass where a thousand elections share one.
+Each election keeps a list of the few pods that concern it. If a thousand elections share a
+namespace, looking through all of its pods at each change would take seconds of every pass.
 """
 
 from __future__ import annotations
@@ -23,54 +23,54 @@ from incumbent.kubernetes.versions import newer
 log = structlog.get_logger(__name__)
 
 PAUSE = 1.0
-"""Seconds after which a watch that broke, which none should, is begun anew."""
+"""Seconds until a watch that broke is started again. No watch should break."""
 
 WHOLE = 4096
-"""Characters of labels and annotations that are kept of a pod, whatever they are. If a pod has
+"""Characters of labels and annotations up to which all of them are kept for a pod. If a pod has
 more, only those that the elections of its namespace ask for are kept."""
 REMEMBERED = 2000
-"""Pods that are known to be gone, at most. Of others it has to be asked."""
+"""Greatest number of deleted pods to remember. About others the API server must be asked."""
 
 
 class NamespacePods:
     """Follows the pods of one namespace while somebody listens.
 
     `pods` is None until the first list. It may lag behind the API server, and a pod that it does
-    not show may still exist: what must be certain is read, not looked up here.
+    not show may still exist. A caller that needs certainty reads the pod from the API server.
     """
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.namespace = namespace
         self.pods: dict[str, Pod] | None = None
         self._unwatched = ""
-        """Why they are not watched; empty if they are, or will be in a moment."""
+        """Why the pods are not watched; empty if they are watched, or will be in a moment."""
         self.restores = 0
-        """How often the API server's versions went back."""
+        """How often the resourceVersions of the API server went back."""
         self._cluster = cluster
         self._listeners: dict[ElectionPods, Callable[[], None]] = {}
         self._anchored: dict[Anchor, set[ElectionPods]] = {}
-        """The same by what a pod must have to concern them."""
+        """The elections that listen, by each of their anchors."""
         self._asked: Counter[str] = Counter({EXCLUDE: 1, PRIORITY: 1})
-        """The keys of labels and annotations that elections ask for, and how many do."""
+        """The number of elections that ask for each key of a label or an annotation."""
         self._cut: set[str] = set()
-        """The names of pods of which other keys were not kept, as far as they are still there."""
+        """The names of existing pods whose other labels and annotations were not kept."""
         self._untold: set[ElectionPods] = set()
-        """Elections that ask for keys which may not have been kept: the next list shows them."""
+        """Elections whose keys may not have been kept before the next list."""
         self._relisting: asyncio.TimerHandle | None = None
         self._gone: dict[str, None] = {}
-        """The UIDs of pods whose end the watch has shown, the latest last."""
+        """The UIDs of pods whose deletion the watch has reported, the latest last."""
         self._task: asyncio.Task[None] | None = None
         self._probing = asyncio.Lock()
 
     def listen(self, election: ElectionPods, changed: Callable[[], None]) -> None:
-        """Call `changed` after each change of a pod that concerns an election."""
+        """Call `changed` after each change of a pod that concerns the election."""
         self._listeners[election] = changed
         self.anchor(election)
         if self._task is None:
             self._begin()
 
     def leave(self, election: ElectionPods) -> None:
-        """End that."""
+        """Stop calling the listener of an election."""
         self.unanchor(election)
         election.replace(())
         if self._listeners.pop(election, None) and not self._listeners and self._task is not None:
@@ -82,7 +82,7 @@ class NamespacePods:
                 self._relisting = None
 
     def anchor(self, election: ElectionPods) -> None:
-        """Have an election that listens find what concerns it."""
+        """Index an election that listens by its anchors, and give it the pods that concern it."""
         if election in self._listeners:
             news = any(key not in self._asked for key in election.resource.keys)
             self._asked.update(election.resource.keys)
@@ -94,7 +94,7 @@ class NamespacePods:
             election.replace((self.pods or {}).values() if self.told(election) else ())
 
     def unanchor(self, election: ElectionPods) -> None:
-        """End that, before what concerns it changes."""
+        """Remove an election from the index, before its selector or keys change."""
         self._untold.discard(election)
         if election in self._listeners:
             self._asked.subtract(election.resource.keys)
@@ -106,15 +106,15 @@ class NamespacePods:
                     del self._anchored[anchor]
 
     def told(self, election: ElectionPods) -> bool:
-        """Whether what is known of the pods is enough for an election."""
+        """Whether the pods were stored with all the keys that an election asks for."""
         return election not in self._untold
 
     def gone(self, uid: str) -> bool:
-        """Whether a pod is gone for certain: the watch, without a selector, has shown its end."""
+        """Whether a pod is gone for certain: the watch, which has no selector, reported its end."""
         return uid in self._gone
 
     def learn(self, pod: Pod) -> None:
-        """Take in a pod from the answer to a write, which can be faster than the watch."""
+        """Record a pod from the answer to a write, which can arrive before the watch event."""
         known, pod = (self.pods or {}).get(pod.name), self._kept(pod)
         if self.pods and known and known.uid == pod.uid and not _newer(known, pod):
             self.pods[pod.name] = pod
@@ -122,11 +122,11 @@ class NamespacePods:
                 election.take(pod)
 
     async def probe(self, label_selector: str) -> None:
-        """Find out why no pods were seen: a watch does not tell. One asks at a time.
+        """Find out why no pods were seen, because a watch does not tell. One caller asks at a time.
 
         Raises:
             NotWatched: too many namespaces are watched.
-            ClusterError: for this.
+            ClusterError: the reason why no pods were seen.
         """
         if self._unwatched:
             raise NotWatched(self._unwatched)
@@ -138,7 +138,7 @@ class NamespacePods:
         self._task = asyncio.create_task(self._follow(), name=f"pods of {self.namespace}")
 
     def _list_again(self) -> None:
-        """Begin the watch again in a moment, with all that is asked for by then."""
+        """Start the watch again in a moment, with all keys that elections ask for by then."""
         if self._relisting is None:
             self._relisting = asyncio.get_running_loop().call_later(PAUSE, self._begin_again)
 
@@ -149,7 +149,7 @@ class NamespacePods:
             self._begin()
 
     def _kept(self, pod: Pod) -> Pod:
-        """Return what is kept of a pod: all, or only what elections ask for if it has too much."""
+        """Return a pod as it is stored: if it is too large, only with the keys asked for."""
         size = sum(len(k) + len(v) for k, v in (*pod.labels.items(), *pod.annotations.items()))
         if size <= WHOLE:
             self._cut.discard(pod.name)
@@ -170,7 +170,7 @@ class NamespacePods:
                     async for event in events:
                         self._take(event)
             except Exception:
-                # Elections that see no pods any more would do harm in silence.
+                # An election that no longer sees its pods would do harm, and nobody would notice.
                 log.exception("pods.watch_broke", namespace=self.namespace)
             await asyncio.sleep(PAUSE)
 
@@ -184,7 +184,7 @@ class NamespacePods:
             self._replace(event.pods)
             return
         if self.pods is None:
-            return  # a watch begins with a list
+            return  # wait for the list with which a watch begins
         pod, before = self._kept(event.pod), self.pods.get(event.pod.name)
         gone = isinstance(event, PodDeleted)
         if gone:
@@ -208,12 +208,12 @@ class NamespacePods:
             del self._gone[next(iter(self._gone))]
 
     def _replace(self, pods: Iterable[Pod]) -> None:
-        """Take in all pods, and tell everybody, for nobody can tell what is missing."""
+        """Store a new list of pods, and tell all elections, because any pod may be missing now."""
         self._cut.clear()
         self.pods = {pod.name: self._kept(pod) for pod in pods}
         self._untold.clear()
         for pod in self.pods.values():
-            self._gone.pop(pod.uid, None)  # etcd was restored, and the pod is there again
+            self._gone.pop(pod.uid, None)  # after a restore of etcd a deleted pod can exist again
         theirs: dict[ElectionPods, list[Pod]] = {election: [] for election in self._listeners}
         for pod in self.pods.values():
             for election in self._elections(pod):
@@ -225,7 +225,7 @@ class NamespacePods:
                 changed()
 
     def _elections(self, *views: Pod | None) -> set[ElectionPods]:
-        """Return the elections that one of these pods may concern."""
+        """Return the elections that at least one of these pods may concern."""
         found = set(self._anchored.get(ANY, ()))
         for pod in filter(None, views):
             anchors: Iterable[Anchor] = (*pod.labels, *pod.annotations, *pod.labels.items())
@@ -239,7 +239,7 @@ class ElectionPods:
     """The pods of a namespace, as one election sees them.
 
     Args:
-        namespace: where they are.
+        namespace: the pods of the namespace.
         resource: the election.
     """
 
@@ -248,11 +248,11 @@ class ElectionPods:
         self._resource = resource
         self._known: dict[str, Pod] = {}
         self.seen: Callable[[], None] = lambda: None
-        """Is called after each change of `known`, also by the answer to a write of our own."""
+        """Called after each change of `known`, also if an answer to our own write changed it."""
 
     @property
     def resource(self) -> Resource:
-        """The election as last seen."""
+        """The election, as last seen."""
         return self._resource
 
     @resource.setter
@@ -267,7 +267,7 @@ class ElectionPods:
 
     @property
     def all(self) -> dict[str, Pod] | None:
-        """All pods of the namespace by name; None before they were listed."""
+        """All pods of the namespace by name; None before they are listed with the needed keys."""
         return self._namespace.pods if self._namespace.told(self) else None
 
     @property
@@ -276,40 +276,40 @@ class ElectionPods:
         return self._known.values()
 
     def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Call `changed` after each change of these; returns how to end that."""
+        """Call `changed` after each change of these pods; return a function that stops this."""
         self._namespace.listen(self, changed)
         return lambda: self._namespace.leave(self)
 
     @property
     def restores(self) -> int:
-        """How often the API server's versions went back: what was read before is of no use."""
+        """How often the API server's versions went back. What was read before must not be used."""
         return self._namespace.restores
 
     def gone(self, uid: str) -> bool:
-        """Whether a pod is gone for certain. It may be gone though this is not known."""
+        """Whether a pod is gone for certain. If not, the pod may exist, or be gone unnoticed."""
         return self._namespace.gone(uid)
 
     def learn(self, pod: Pod) -> None:
-        """Take in a pod from the answer to a write."""
+        """Record a pod from the answer to a write."""
         self._namespace.learn(pod)
 
     async def probe(self) -> None:
         """Find out why no pods were seen.
 
         Raises:
-            ClusterError: for this.
+            ClusterError: the reason why no pods were seen.
         """
         await self._namespace.probe(str(self._resource.selector))
 
-    # From the namespace
+    # Called by the namespace's cache
 
     def replace(self, pods: Iterable[Pod]) -> None:
-        """Take in what there is."""
+        """Replace the known pods by those of these that concern the election."""
         self._known = {pod.name: pod for pod in pods if self._resource.concerns(pod)}
         self.seen()
 
     def take(self, pod: Pod) -> bool:
-        """Take in a pod as it is now; return whether it matters, or did."""
+        """Record a pod's present state; return whether the pod concerns the election, or did."""
         concerns, mattered = self._resource.concerns(pod), pod.name in self._known
         if concerns:
             self._known[pod.name] = pod
@@ -320,7 +320,7 @@ class ElectionPods:
         return concerns or mattered
 
     def drop(self, pod: Pod) -> bool:
-        """Take in that a pod is gone; return whether it, or one of its name, matters."""
+        """Record that a pod is gone; return whether it, or a pod of its name, matters."""
         known = self._known.get(pod.name)
         if known is not None and known.uid == pod.uid:
             del self._known[pod.name]
@@ -329,5 +329,5 @@ class ElectionPods:
 
 
 def _newer(known: Pod, other: Pod) -> bool:
-    """Whether of two views of one pod the known one is newer; False if that cannot be told."""
+    """Whether the known view of a pod is newer than the other; False if that is unclear."""
     return known.uid == other.uid and newer(known.resource_version, other.resource_version)

@@ -32,15 +32,15 @@ from incumbent.pods.labels import LONGEST_WRITE, Labels
 log = structlog.get_logger(__name__)
 
 STRIP_WITHIN = 5.0
-"""Seconds for which one pass tries to have a strip confirmed, before the next pass tries. After
-each pass that was too short the next one tries twice as long: the API server may be slow."""
+"""Seconds for which one pass tries to get a strip confirmed, before the next pass tries. If a pass
+was too short, the next pass tries twice as long, because the API server may be slow."""
 BACKOFF = JitteredBackoff(first=1.0, longest=60.0)
 """Pauses between attempts to mark a candidate, or to find out whether the API server would accept
 the leader label of a pod again."""
 LOOK_AGAIN = 1.0
 """Seconds until the next attempt if it is not known what the API server would say."""
 UNANSWERED = 6
-"""Attempts after which the label of a pod is tried in earnest, if that cannot be found out."""
+"""Dry runs without a clear answer after which the leader label may be written for real."""
 
 
 class ElectionLabels(Labels):
@@ -49,7 +49,7 @@ class ElectionLabels(Labels):
     Args:
         cluster: where the pods are.
         resource: the election.
-        pods: that concern it.
+        pods: the pods that concern the election.
         observer: is told how long a strip took.
         wake: asks for another pass after so many seconds.
     """
@@ -71,11 +71,11 @@ class ElectionLabels(Labels):
         self._mark_again: Callable[[], Pod | None] | None = None
         self._able: Callable[[], list[Pod]] = list
         self._unmarked: dict[str, Refusal] = {}
-        """By UID, the pods whose label as a candidate could not be written."""
+        """Failed writes of the candidate label, by the pod's UID."""
         self._refused: dict[str, Refusal] = {}
-        """By UID, the pods whose leader label the API server refused, until it would accept it."""
+        """Refusals of the leader label by the pod's UID, until the API server would accept it."""
         self._accepting: set[str] = set()
-        """The UIDs of pods whose leader label it would accept, asked while it refused others."""
+        """UIDs of pods whose leader label the API server accepts, while it refuses other pods'."""
 
     @property
     def known(self) -> Iterable[Pod]:
@@ -84,17 +84,17 @@ class ElectionLabels(Labels):
 
     @property
     def suspects(self) -> list[Pod]:
-        """The pods that carry the leader label, as far as known, or may do so."""
+        """The pods that carry the leader label as last seen, and those that may carry it."""
         return [*self.doubtful, *labelled(self.known, self.resource)]
 
     def certain(self, pod: Pod, token: int) -> bool:
-        """Whether a pod is seen with the label of a term, and no write of ours is on its way."""
+        """Whether a pod was seen with the label of this term, and no label write is in doubt."""
         return shows(pod, self.resource, token) and pod.uid not in self._doubtful
 
     async def strip_one(self, pod: Pod, *, until: float, patient: bool = True) -> None:
-        """Strip a pod, which stays a candidate if it can lead.
+        """Strip a pod. It gets the candidate label if it can lead.
 
-        Whoever is not `patient` hears at once that an admission webhook is away.
+        Without `patient`, the caller learns at once that an admission webhook does not answer.
         """
         if self._pods.gone(pod.uid):
             self.forget(pod)
@@ -113,7 +113,7 @@ class ElectionLabels(Labels):
         self._observer.label_write(clock.now() - started)
 
     async def strip_all(self, pods: Iterable[Pod], *, until: float | None = None) -> None:
-        """Strip several pods at once, each once."""
+        """Strip several pods at the same time; a pod that is named twice is stripped once."""
         each = {pod.uid: pod for pod in pods}
         if until is not None:
             await together(*(self.strip_one(pod, until=until) for pod in each.values()))
@@ -128,21 +128,21 @@ class ElectionLabels(Labels):
         self._strip_within = STRIP_WITHIN
 
     async def strip_others(self, pod: Pod) -> None:
-        """Strip all selected pods but one, as they are by now."""
+        """List the selected pods now, and strip all of them but one."""
         resource = self.resource
         selected = await self._cluster.list_pods(resource.key.namespace, str(resource.selector))
         await self.strip_all(one for one in (*self.suspects, *selected) if one.uid != pod.uid)
 
     async def mark_all(self, leader: Pod | None) -> None:
-        """Label the candidates, and take the label from pods that are none any more."""
+        """Label the candidates, and remove the label from pods that are no longer candidates."""
         changes = markings(self.known, self.resource, leader_uid=leader.uid if leader else "")
         await together(*(self.mark(change.pod, change.value) for change in changes))
 
     def mark_soon(self, leader: Callable[[], Pod | None], able: Callable[[], list[Pod]]) -> None:
-        """Do what `mark_all` does, but in the background: no change of leader waits for it.
+        """Do what `mark_all` does, but in the background, so that no change of leader waits.
 
-        What fails is tried again later, and `unmarked` says so meanwhile. Pods whose leader label
-        was refused are looked at again, too.
+        A write that fails is tried again later, and until then `unmarked` says why. It also asks
+        again about pods whose leader label was refused.
 
         Args:
             leader: returns the pod that leads at that moment.
@@ -153,7 +153,7 @@ class ElectionLabels(Labels):
             self._marking = asyncio.create_task(self._mark(), name=f"marks of {self.resource.key}")
 
     async def stop_marking(self) -> None:
-        """End what `mark_soon` began."""
+        """Stop the work that `mark_soon` started."""
         self._mark_again = None
         if self._marking is not None:
             self._marking.cancel()
@@ -161,7 +161,7 @@ class ElectionLabels(Labels):
 
     @property
     def unmarked(self) -> str:
-        """Why a pod has not the label as a candidate that it should; empty if each has."""
+        """Why a pod does not have the right candidate label; empty if all pods do."""
         return next((one.why for one in self._unmarked.values()), "")
 
     async def _mark(self) -> None:
@@ -200,18 +200,18 @@ class ElectionLabels(Labels):
             self._unmarked[uid] = again(self._unmarked.get(uid), why, error)
         else:
             if self._unmarked.pop(uid, None) is not None:
-                self._wake(0.0)  # for the report
+                self._wake(0.0)  # so that the status is written again
 
     # Pods that refuse the leader label
 
     def refused(self, pod: Pod, error: ClusterError) -> None:
-        """Take in that the API server refuses the leader label of a pod."""
+        """Record that the API server refuses the leader label of a pod."""
         why = f"the API server refuses the leader label of pod {pod.name}: {error}"
         self._refused[pod.uid] = again(self._refused.get(pod.uid), why, error)
         self._accepting.discard(pod.uid)
 
     def accepted(self, pod: Pod) -> None:
-        """Take in that it does not."""
+        """Record that the API server accepts the leader label of a pod."""
         if self._refused:
             self._accepting.add(pod.uid)
         if self._refused.pop(pod.uid, None) is not None:
@@ -229,19 +229,20 @@ class ElectionLabels(Labels):
         return next(iter(self._refused.values()), None)
 
     def accepting(self, able: list[Pod]) -> list[Pod]:
-        """Return those of these pods that may be given the label.
+        """Return those of these pods that may get the leader label.
 
-        While one was refused, that is who would certainly be accepted: a change of leader for a
-        pod that is refused, too, would help nobody.
+        While the API server refuses the label of any pod, only pods that it would certainly accept
+        may get it. A change of leader to another refused pod would help nobody.
         """
         if not self._refused:
             return able
         return [pod for pod in able if pod.uid in self._accepting]
 
     async def probe(self, able: list[Pod]) -> None:
-        """Ask whether the API server would accept the leader label of pods, if it refused any.
+        """If the API server refused the leader label of any pod, ask what it would accept now.
 
-        That is of those that it refused, when it is time for that, and of the best of the others.
+        Ask about each refused pod when its next try is due. Ask about the other pods, the best
+        first, until the API server would accept one.
         """
         known = {pod.uid for pod in self.known}
         self._refused = {uid: one for uid, one in self._refused.items() if uid in known}
@@ -267,13 +268,13 @@ class ElectionLabels(Labels):
         except (Forbidden, AdmissionDenied, AdmissionUnavailable) as error:
             self.refused(pod, error)
         except Refused:
-            # A webhook that cannot be asked without a write: the next term shows what it says.
+            # Such a webhook cannot be asked by a dry run; the next term shows what it answers.
             if refusal is None or refusal.failures > UNANSWERED:
                 self.accepted(pod)
             else:
                 self.refused(pod, refusal.error)
         except ClusterError:
-            self._wake(LOOK_AGAIN)  # nobody knows
+            self._wake(LOOK_AGAIN)  # the answer is not known
         else:
             self.accepted(pod)
 
@@ -285,21 +286,21 @@ class Refusal:
     why: str
     error: ClusterError
     failures: int
-    """In a row."""
+    """Number of failures in a row."""
     again_at: float
-    """When to try again."""
+    """Time of the next try."""
 
 
 def again(before: Refusal | None, why: str, error: ClusterError) -> Refusal:
-    """Return a refusal after another one, if any: the next try comes twice as late."""
+    """Return a refusal that may follow another; each failure doubles the pause until the next."""
     if before is not None and clock.now() < before.again_at:
-        return replace(before, why=why, error=error)  # it was tried before it was time for that
+        return replace(before, why=why, error=error)  # this try came before it was due
     failures = before.failures + 1 if before is not None else 1
     return Refusal(why, error, failures, clock.now() + BACKOFF.pause(failures))
 
 
 async def together(*works: Awaitable[object]) -> list[object]:
-    """Do all of these at once, to the end; raise what the first of them raised that failed."""
+    """Run all of these at the same time, to the end; then raise the first error in their order."""
     results = await asyncio.gather(*works, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

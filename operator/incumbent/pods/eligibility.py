@@ -1,6 +1,6 @@
-"""Who may lead, and who should: pure functions over pods.
+"""Which pods may lead, and which pod should lead: pure functions over pods.
 
-Nothing here knows what a label write costs or whether one is allowed; that is `labels`.
+This module does not know what a label write costs, or whether it is allowed. `labels` does.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ LEADER: Final = "leader"
 CANDIDATE: Final = "candidate"
 
 NAMES_SHOWN = 6
-"""Names of pods in a message, at most."""
+"""Greatest number of pod names in a message."""
 
 TEMPLATE_HASHES = ("pod-template-hash", "controller-revision-hash")
-"""Labels that tell pods of one template from those of another, as Deployments, and StatefulSets
-and DaemonSets, set them."""
+"""Labels whose value differs from template to template. Deployments set the first one, StatefulSets
+and DaemonSets the second one."""
 
 
 def why_not(pod: Pod, selector: Selector) -> str:
-    """Say why a pod is no candidate; empty if it is one."""
+    """Say why a pod is not a candidate; empty if it is one."""
     if not selector.matches(pod.labels):
         return "it does not match the selector"
     if pod.terminating:
@@ -42,20 +42,20 @@ def why_not(pod: Pod, selector: Selector) -> str:
 def candidates(pods: Iterable[Pod], selector: Selector, *, away_from: str = "") -> list[Pod]:
     """Return the pods that may lead, the best first.
 
-    That is the highest priority, then the newest pod template, so that a rolling update costs one
-    hand-over and not one for each pod, then a pod on another node than `away_from`, then the oldest
-    pod. The name decides between equals, so that every replica comes to the same order.
+    The order is: the highest priority, then the newest pod template, so that a rolling update costs
+    one hand-over and not one for each pod, then pods on another node than `away_from`, then the
+    oldest pod. The name decides between equals, so that every replica finds the same order.
 
-    A template is as new as its newest candidate: while pods are replaced, that is the one they are
-    replaced with, also when it is an earlier one. An old pod that is replaced in the middle of a
-    rolling update can deceive this, and so can templates of the same second, which is as fine as
-    `creationTimestamp` is; that costs one more hand-over.
+    A template is as new as its newest candidate. During a rolling update, or a rollback, this is
+    the template that the new pods have. The choice can be wrong in two cases: a pod with the old
+    template is replaced in the middle of a rolling update, or two templates have pods of the same
+    second, because `creationTimestamp` counts whole seconds. Then there is one more hand-over.
     """
     able = sorted(
         (pod for pod in pods if not why_not(pod, selector)), key=lambda pod: (pod.created, pod.name)
     )
     newest = {_template(pod): pod.created for pod in able}
-    # The order among equals stays, for sorting is stable, also in reverse.
+    # Sorting is stable, also in reverse, so equal pods keep their order.
     return sorted(
         able,
         key=lambda pod: (priority(pod), newest[_template(pod)], pod.node != away_from),
@@ -64,7 +64,7 @@ def candidates(pods: Iterable[Pod], selector: Selector, *, away_from: str = "") 
 
 
 def priority(pod: Pod) -> int:
-    """Return the priority of a pod; what is not an integer counts as 0."""
+    """Return the priority of a pod; a value that is not an integer counts as 0."""
     try:
         return int(pod.annotations.get(PRIORITY, "0"))
     except ValueError:
@@ -76,7 +76,7 @@ def _template(pod: Pod) -> str:
 
 
 def choose(able: list[Pod], evicted: Nominee | None = None) -> Pod | None:
-    """Return who should lead: the best, but not who was evicted while there is another."""
+    """Return the best pod that was not evicted; the evicted one only if there is no other."""
     others = [pod for pod in able if evicted is None or pod.uid != evicted.pod_uid]
     return next(iter(others or able), None)
 
@@ -87,15 +87,15 @@ def identity(site: str, pod: Pod) -> str:
 
 
 def identities(site: str, namespace: str) -> str:
-    """Return how the identities of all pods of a namespace of a site begin."""
+    """Return the prefix of the identities of all pods of a site's namespace."""
     return f"{site}/{namespace}/"
 
 
 def holder_pod(record: Record, pods: Mapping[str, Pod], namespace: str) -> Pod | None:
-    """Return the very pod that a record of this site names; None if it is not there.
+    """Return the pod that a record of this site names; None if it does not exist.
 
-    A pod of the same name with another UID is another pod. The name of the site does not matter:
-    it may have been changed.
+    A pod with this name but another UID is another pod. The name of the site does not matter,
+    because somebody may have changed it.
     """
     local = record.holder.partition("/")[2]
     if not local.startswith(f"{namespace}/"):
@@ -105,18 +105,18 @@ def holder_pod(record: Record, pods: Mapping[str, Pod], namespace: str) -> Pod |
 
 
 def meant_pod(record: Record, site: str, pods: Iterable[Pod], resource: Resource) -> Pod | None:
-    """Return the pod that a member which campaigns by itself means by its identity.
+    """Return the pod that a self-campaigning holder's identity refers to.
 
-    That is `<site>/<namespace>/<pod>`, `<namespace>/<pod>`, the pod's name, its host name, or its
-    DNS name: the host name and what the pod's subdomain adds. None if it means no pod of ours, or
-    if it may mean two.
+    The identity may be `<site>/<namespace>/<pod>`, `<namespace>/<pod>`, the pod's name, its host
+    name, or its DNS name (the host name followed by the pod's subdomain). Return None if the
+    identity refers to none of our pods, or may refer to two.
     """
     found = _meant(record, site, pods, resource)
     return found[0] if len(found) == 1 else None
 
 
 def why_none(record: Record, site: str, pods: Iterable[Pod], resource: Resource) -> str:
-    """Say why the holder of a record means none of our pods; empty if it means one."""
+    """Say why a record's holder cannot be matched to one of our pods; empty if it can."""
     known = list(pods)
     found = sorted(pod.name for pod in _meant(record, site, known, resource))
     if len(found) == 1:
@@ -140,7 +140,7 @@ def dns_name(pod: Pod) -> str:
 
 
 def _meant(record: Record, site: str, pods: Iterable[Pod], resource: Resource) -> list[Pod]:
-    """Return the selected pods that the holder of a record may mean."""
+    """Return the selected pods that the holder of a record may refer to."""
     selected = [pod for pod in pods if resource.selector.matches(pod.labels)]
     if record.pod_uid:
         selected = [pod for pod in selected if pod.uid == record.pod_uid]
@@ -163,17 +163,17 @@ def _is_called(pod: Pod, name: str, site: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Marking:
-    """What the label of a pod that does not lead should be; None: no label."""
+    """The label that a pod which does not lead should have; a `value` of None: no label."""
 
     pod: Pod
     value: Literal["candidate"] | None
 
 
 def markings(pods: Iterable[Pod], resource: Resource, *, leader_uid: str) -> list[Marking]:
-    """Return what to change on pods that do not lead and do not show the leader label.
+    """Return the changes to pods that do not lead and do not show the leader label.
 
-    Candidates carry `candidate`, everybody else nothing, and nobody here the token annotation.
-    Pods that show the leader label are left out: removing that is a strip.
+    Candidates get the value `candidate`, other pods get no label, and none of these pods keeps the
+    token annotation. Pods that show the leader label are left out, because they need a strip.
     """
     changes = []
     for pod in pods:
@@ -200,9 +200,9 @@ def shows(pod: Pod, resource: Resource, token: int) -> bool:
 
 
 def shown_tokens(pods: Iterable[Pod], resource: Resource) -> dict[str, int]:
-    """Return the tokens of the pods that show the leader label with one, by the pods' UIDs.
+    """Return the tokens of the pods that show the leader label and a token, by UID.
 
-    A label that somebody set by hand comes without a token. 0 is the token of a term that has none.
+    A label that somebody set by hand has no token. A term without a token is shown as 0.
     """
     tokens = {
         pod.uid: pod.annotations.get(resource.token_key, "")

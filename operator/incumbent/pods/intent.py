@@ -1,16 +1,19 @@
-"""Which pod an observed election's leader label was last meant for: an annotation on the resource.
+"""The annotation of an observed election that names the pod which is about to be labelled.
 
-Where members campaign by themselves, we write nothing to the bucket that could prove what a replica
-knows. This annotation takes its place. It is changed with the resourceVersion with which it was
-read, so all replicas see its values in one order. Before a label is sent:
+If members campaign by themselves, the operator writes nothing to the bucket, so no bucket write can
+prove that a replica is up to date. This annotation is used instead. A replica changes it only if
+the election still has the resourceVersion that the replica read, so all replicas see its values in
+one order. Before a replica sends a label:
 
-1. The pod is read; the label will expect this resourceVersion.
-2. The annotation is read. If it names another pod, that one is stripped, confirmed.
-3. The annotation is written, with a new value also if it names the pod already.
+1. It reads the pod. The label write will expect this resourceVersion.
+2. It reads the annotation. If it names another pod, the replica strips that pod and waits until the
+   API server confirms the strip.
+3. It writes the annotation with a new value, even if the annotation names the pod already.
 
-So a label that is still on its way to the last pod is refused: it expects an older state of that
-pod, or its sender finds that the annotation has changed. `tests/model/observed.py` searches all
-orders, and shows for each step two labelled pods if it is left out.
+Therefore a label write that is still on its way to the previous pod is refused: either it expects
+an older state of that pod, or its sender finds that the annotation has changed.
+`tests/model/observed.py` searches all orders. If any of the steps is left out, it finds an order
+that ends with two labelled pods.
 """
 
 from __future__ import annotations
@@ -34,9 +37,9 @@ class Intent:
     Every method raises a `ClusterError`.
 
     Args:
-        cluster: where the election is.
-        strip: strips a pod, confirmed.
-        strip_all_but: strips all selected pods but one, confirmed.
+        cluster: the cluster of the election.
+        strip: strips a pod and returns when the API server has confirmed it.
+        strip_all_but: strips all selected pods but one, and returns when that is confirmed.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class Intent:
         self._strip_all_but = strip_all_but
 
     async def announce(self, resource: Resource, pod: Pod) -> None:
-        """Make sure that no other pod may get the label, and say that this one may.
+        """Make sure that no other pod may get the label, then name this pod in the annotation.
 
         Raises:
             Conflict: somebody else changed the resource again and again.

@@ -1,25 +1,28 @@
-"""The only functions that patch pods, and all preconditions of doing so.
+"""The functions that patch the pods of an election, and all preconditions of a patch.
 
-Two pods must never carry the leader label, whatever is late, lost or done twice. A state search
-shows that this takes two preconditions, and that without either of them two pods get labelled:
+Two pods must never carry the leader label at the same time, even if requests are late, lost or
+carried out twice. A state search shows that this needs two preconditions, and that two pods get
+labelled if either of them is missing:
 
 Fence
-    Every patch carries the UID and the resourceVersion that it was decided on, and a strip is
-    always a real write, also on a pod that shows no label: the API server drops a patch that
-    changes nothing. So a label write that is still on its way when its pod is stripped is refused.
+    Every patch carries the UID and the resourceVersion of the pod that the decision was based on.
+    A strip always changes something, even on a pod that shows no label, because the API server
+    drops a patch that changes nothing. Therefore the API server refuses a label write that is still
+    on its way when its pod is stripped.
 
 Warrant
-    A label is added only with a resourceVersion that was read *before* a bucket write of our own
-    was stored. So a replica that stood still and has lost its authority finds out first.
+    A replica adds a label only with a resourceVersion that it read *before* the server stored one
+    of this replica's bucket writes. A replica that stood still and has lost the record finds out,
+    because its bucket write fails.
 
-Only the API server confirms a strip: its answer to the patch, a read that finds no such pod, or the
-end of this very pod in a watch without a selector (with one, the pod may only have left that). That
-a list no longer shows a pod confirms nothing. A label write without an answer counts as done, until
-a later strip is confirmed.
+A strip is confirmed only by the API server: by its answer to the patch, by a read that does not
+find the pod, or by the deletion of the pod in a watch without a selector. (In a watch with a
+selector, the pod may only have stopped matching.) A list that no longer shows the pod confirms
+nothing. A label write without an answer counts as done until a later strip is confirmed.
 
-An answer counts for what it shows. A mutating webhook can put a label back that a patch removes, or
-take out one that it sets, and the API server answers 200 all the same. Such a patch counts as
-refused.
+The pod in the answer decides whether a patch worked. A mutating webhook can put back a label that
+the patch removes, or remove a label that it sets, and the API server still answers 200. Such a
+patch counts as refused.
 """
 
 from __future__ import annotations
@@ -53,23 +56,23 @@ T = TypeVar("T")
 RESEND_AFTER = 2.0
 """Seconds without an answer after which a write is sent again on another connection."""
 LONGEST_WRITE = 35.0
-"""Seconds to wait for the answer to a write, at most. An API server gives a PATCH up after 34 s
+"""Longest wait in seconds for the answer to a write. An API server gives up a PATCH after 34 s
 (`requestTimeoutUpperBound` in apiserver/pkg/endpoints/handlers/rest.go), webhooks included."""
 LEAST = 0.1
-"""Seconds that a step of a strip has, also when there is no time left: it is always tried once."""
+"""Least seconds for a step of a strip. Each step is tried once, even if no time is left."""
 TRIES = 5
-"""How often a write starts over, before its caller has to look at everything anew."""
+"""How often a write starts over before its caller has to read everything again."""
 NO_TOKEN = "0"  # noqa: S105
-"""Value of the token annotation that means none: revisions begin at 1."""
+"""Value of the token annotation that means "no token". Real revisions begin at 1."""
 
 
 class Labels:
     """The label of one election on the pods of its namespace.
 
     Args:
-        cluster: where the pods are.
-        resource: the election; its namespace, UID and label key stay what they are.
-        learn: is told each state of a pod that the API server answers with.
+        cluster: the cluster of the pods.
+        resource: the election; its namespace, UID and label key do not change.
+        learn: is called with each pod that the API server returns.
     """
 
     def __init__(self, cluster: Cluster, resource: Resource, learn: Callable[[Pod], None]) -> None:
@@ -81,33 +84,34 @@ class Labels:
         self.written = ""
         """The resourceVersion of our latest leader label; empty before the first one."""
         self.took = 0.0
-        """Seconds that the API server took for the last patches; a longer one counts for a while,
-        because not every pod is one that a slow webhook is asked about."""
+        """Seconds that recent patches of pods took: the latest time, or half the value before it if
+        that is longer. A slow patch counts for a while, because the API server may ask a slow
+        webhook about some of the pods only."""
         self._doubtful: dict[str, Pod] = {}
 
     @property
     def doubtful(self) -> list[Pod]:
-        """The pods to which the leader label was sent, without an answer so far.
+        """The pods whose leader label was sent, but not answered so far.
 
-        They count as labelled, whatever they show, until a strip of them is confirmed.
+        They count as labelled, even if they show no label, until a strip is confirmed.
         """
         return list(self._doubtful.values())
 
     async def strip(
         self, pod: Pod, value: str | None, *, until: float, patient: bool = True
     ) -> None:
-        """Take the leader label and the token from a pod, confirmed by the API server.
+        """Remove the leader label and the token of a pod, and wait for the confirmation.
 
         Args:
-            pod: as last seen; it may be gone, changed, or never have carried the label. Without
-                a resourceVersion it is read first.
-            value: what the label says from now on; None removes it.
-            until: time until which to try; it is tried once in any case.
-            patient: whether to try again while an admission webhook is away.
+            pod: the pod as last seen. It may be gone or changed, or may never have carried the
+                label. If it has no resourceVersion, it is read first.
+            value: the new value of the label; None removes the label.
+            until: time until which to try. There is always at least one try.
+            patient: whether to try again while an admission webhook does not answer.
 
         Raises:
-            ClusterUnreachable: not confirmed in time: the pod counts as labelled.
-            Refused: the API server does not allow it.
+            ClusterUnreachable: the strip was not confirmed in time. The pod counts as labelled.
+            Refused: the API server does not allow the patch.
         """
         with urgent(Rank.STRIP, due=until):
             await self._strip(pod, value, until=until, patient=patient)
@@ -135,7 +139,7 @@ class Labels:
         self._doubtful.pop(pod.uid, None)
 
     def forget(self, pod: Pod) -> None:
-        """Take in that a pod is gone for certain: there is nothing to strip."""
+        """Record that a pod is gone for certain, so there is nothing to strip."""
         self._doubtful.pop(pod.uid, None)
 
     async def add(
@@ -149,19 +153,21 @@ class Labels:
         """Give a pod the leader label.
 
         Args:
-            pod: as last read.
+            pod: the pod as last read.
             warrant: stores a bucket write and returns the token; None if it was not stored.
             until: returns the time after which no label may be sent.
-            first: whether this is the first label of a term: then the election must exist, and no
-                other pod may carry a label. Asking is left out later, for who leads is known then.
+            first: whether this is the first label of a term. Then the election must exist, and no
+                other pod may carry the label. Later in the term this is not checked again,
+                because it is known which pod leads.
 
         Returns:
-            The pod as labelled; None if it was not, and then there is no warrant, the pod is no
-            candidate any more, it keeps changing, or another pod may carry the label.
+            The labelled pod. None if the pod was not labelled, because there is no warrant or no
+            time left, the pod is no longer a candidate or keeps changing, or another pod may carry
+            the label.
 
         Raises:
-            ClusterUnreachable: no answer: the pod may be labelled, see `doubtful`.
-            Refused: the API server does not allow it.
+            ClusterUnreachable: there was no answer. The pod may be labelled, see `doubtful`.
+            Refused: the API server does not allow the patch.
         """
         with urgent(Rank.CHANGE):
             current: Pod | None = pod
@@ -182,17 +188,18 @@ class Labels:
                     return await self._send(current, token, within=left)
                 except (Conflict, NotFound):
                     current = await self._look(pod)
-                    # A label write that was decided on an earlier state has come to its end by now.
+                    # Any label write that expects an earlier state of the pod will now be refused.
                     self._doubtful.pop(pod.uid, None)
             return None
 
     async def mark(self, pod: Pod, value: Literal["candidate"] | None) -> None:
-        """Set the label of a pod, as it was last seen, unless it shows `leader`.
+        """Set or remove the candidate label of a pod, unless the pod shows `leader`.
 
-        Does nothing if the pod has changed since: then another look is due anyway.
+        Does nothing if the pod has changed since it was seen. The change itself leads to a new look
+        at the pod.
         """
         if pod.labels.get(self.resource.label_key) == LEADER:
-            return  # that takes a strip
+            return  # removing the leader label needs a strip
         try:
             patched = await self._patch(pod, value, None)
         except (Conflict, NotFound):
@@ -202,16 +209,16 @@ class Labels:
             raise AdmissionDenied(msg)
 
     async def unclaimed(self, *allowed: Pod, since: str = "") -> bool:
-        """Whether the election exists, and no pods but the allowed ones may carry the label.
+        """Whether the election exists, and only the allowed pods may carry the leader label.
 
-        `since` as for `carriers`.
+        `since` has the meaning that it has for `carriers`.
         """
         wanted, carriers = await asyncio.gather(self.wanted(), self.carriers(since=since))
         uids = {pod.uid for pod in allowed}
         return wanted and all(carrier.uid in uids for carrier in carriers)
 
     async def wanted(self) -> bool:
-        """Whether this very election exists, and is not being deleted."""
+        """Whether the election with this UID exists, and is not being deleted."""
         key = self.resource.key
         body = await self._cluster.get_election(key.namespace, key.name)
         metadata = body["metadata"] if body is not None else {}
@@ -219,11 +226,12 @@ class Labels:
         return metadata.get("uid") == self.resource.uid and "deletionTimestamp" not in metadata
 
     async def carriers(self, *, since: str = "") -> list[Pod]:
-        """List the pods that carry the leader label, consistently, by the label alone.
+        """Return all pods that carry the leader label, from a consistent list, and `doubtful` ones.
 
-        Those that are `doubtful` are among them. With `since` the list is at least as new as that
-        resourceVersion, which is quicker. It is enough if the version is one of our own writes
-        since we hold the record without a gap: nobody else of this site has labelled since then.
+        The list selects by the label alone. With `since`, it is at least as new as that
+        resourceVersion, which is quicker. This is enough if the version comes from a label write
+        of this replica, and the replica has held the record without a gap since then, because no
+        other replica of this site has set the label meanwhile.
         """
         query = f"{self.resource.label_key}={LEADER}"
         namespace = self.resource.key.namespace
@@ -231,7 +239,7 @@ class Labels:
         return list({pod.uid: pod for pod in (*self.doubtful, *listed)}.values())
 
     async def _send(self, pod: Pod, token: int, *, within: float) -> Pod:
-        """Send a leader label, which counts as done from now on unless it certainly was not."""
+        """Send a leader label. It counts as set unless it was certainly refused or not sent."""
         doubtful = pod.uid in self._doubtful
         self._doubtful[pod.uid] = pod
         try:
@@ -248,17 +256,17 @@ class Labels:
         return patched
 
     def refused(self, pod: Pod, error: ClusterError) -> None:
-        """Take in that the API server refuses the leader label of a pod."""
+        """Record that the API server refuses the leader label of a pod."""
 
     def accepted(self, pod: Pod) -> None:
-        """Take in that it does not."""
+        """Record that the API server accepts the leader label of a pod."""
 
     async def would_accept(self, pod: Pod) -> None:
-        """Ask whether the API server would let a pod have the leader label; nothing is written.
+        """Ask by a dry run whether the API server would accept the leader label of a pod.
 
         Raises:
-            Refused: it would not.
-            ClusterError: it is not known.
+            Refused: it would not accept the label.
+            ClusterError: the answer is not known.
         """
         patched = await self._cluster.patch_pod(
             pod,
@@ -299,14 +307,14 @@ class Labels:
         if patched.resource_version != pod.resource_version and (
             self._doubtful.get(pod.uid) is doubt
         ):
-            # What was on its way to this pod when the patch was sent will be refused.
+            # Label writes that were on their way when this patch was sent will be refused.
             self._doubtful.pop(pod.uid, None)
         self._learn(patched)
         self._check(patched, value)
         return patched
 
     def _check(self, patched: Pod, value: str | None) -> None:
-        """Raise `AdmissionDenied` if the leader label is not there as it was asked for."""
+        """Raise `AdmissionDenied` if the answer does not show the leader label as requested."""
         leads = patched.labels.get(self.resource.label_key) == LEADER
         if leads == (value == LEADER):
             return
@@ -317,11 +325,11 @@ class Labels:
         raise AdmissionDenied(msg)
 
     def _fence(self, pod: Pod) -> str | None:
-        """Return a value of the token annotation that is not the present one."""
+        """Return a value of the token annotation that differs from the present one."""
         return None if self.resource.token_key in pod.annotations else NO_TOKEN
 
     async def _look(self, pod: Pod) -> Pod | None:
-        """Read a pod; None if it is gone, or another pod has its name."""
+        """Read a pod; return None if it is gone, or if another pod has its name."""
         current = await self._cluster.get_pod(pod.namespace, pod.name)
         if current is None or current.uid != pod.uid:
             return None
@@ -329,7 +337,7 @@ class Labels:
         return current
 
     async def _read(self, pod: Pod, until: float) -> Pod | None:
-        """As `_look`, but try until then."""
+        """Do what `_look` does, but try again until the given time."""
         while True:
             try:
                 async with asyncio.timeout(time_left(until)):
@@ -340,18 +348,19 @@ class Labels:
 
 
 async def insist(send: Callable[[float], Awaitable[T]], *, within: float) -> T:
-    """Send a write that expects one state of its object, and send it again if no answer comes.
+    """Send a write that expects a certain state of its object, and once more if no answer comes.
 
-    A slow admission webhook answers late, and a connection that broke without a word never does.
-    So the first request is not given up when the second one is sent. At most one of the two is
-    carried out, because both expect the same state.
+    The answer may be late because of a slow admission webhook, or may never come because the
+    connection broke unnoticed. Therefore the first request goes on while the second one is sent.
+    The API server carries out at most one of them, because both expect the same state.
 
     Args:
-        send: sends the write; it is told how many seconds to wait for the answer.
-        within: seconds for everything.
+        send: sends the write; its argument is the number of seconds to wait for the answer.
+        within: seconds for both requests together.
 
     Raises:
-        ClusterError: the answer to the last request, or an unknown outcome if one had no answer.
+        ClusterError: the failure that says most about the outcome: a conflict, then an unknown
+            outcome, then a refusal.
     """
     within = min(within, LONGEST_WRITE)
     until = clock.now() + within
@@ -369,7 +378,7 @@ async def insist(send: Callable[[float], Awaitable[T]], *, within: float) -> T:
             if not done:
                 may_resend = False
                 pending.add(asyncio.ensure_future(send(time_left(until))))
-            # All are asked for: asyncio complains of a failure that nobody looks at.
+            # Read the exceptions of all requests: asyncio warns about exceptions that nobody reads.
             errors = {request: request.exception() for request in done}
             for request, error in errors.items():
                 if error is None:
@@ -378,7 +387,7 @@ async def insist(send: Callable[[float], Awaitable[T]], *, within: float) -> T:
                     raise error
                 failures.append(error)
             if any(isinstance(error, Conflict | NotFound) for error in failures):
-                break  # the object is in another state now, so the other request comes too late
+                break  # the object has changed, so the other request will be refused, too
         raise min(failures, key=_certainty)
     finally:
         for request in pending:
@@ -387,7 +396,7 @@ async def insist(send: Callable[[float], Awaitable[T]], *, within: float) -> T:
 
 
 def _certainty(error: ClusterError) -> int:
-    """Order failures of one write: the first says the most about what became of it."""
+    """Return the sort key of a write's failures: the first one says most about the outcome."""
     if isinstance(error, Conflict | NotFound):
         return 0
     unknown = isinstance(error, ClusterUnreachable) and not isinstance(error, Unsent)
@@ -395,16 +404,16 @@ def _certainty(error: ClusterError) -> int:
 
 
 def time_left(until: float) -> float:
-    """Return the seconds that a step of a strip has, which is always tried once."""
+    """Return the seconds for a step of a strip; at least `LEAST`, so that it is tried once."""
     return max(LEAST, until - clock.now())
 
 
 async def pause_after(error: Exception, until: float) -> None:
-    """Wait before another try of what has to be done until a time.
+    """Wait before the next try of something that has a deadline.
 
-    For a moment, which is not the same for all replicas. If the API server asks for a longer pause,
-    then for that, but at most for half of the time that is left: the last tries come shortly before
-    it is over, whatever the API server asks for.
+    The pause is short and random, so that replicas do not try at the same instant. If the API
+    server asks for a longer pause, the pause is that long, but at most half of the time that is
+    left. Therefore the last tries come shortly before the deadline in any case.
     """
     pause = random.uniform(0.02, 0.1)  # noqa: S311
     if isinstance(error, Overloaded):

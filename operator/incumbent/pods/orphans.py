@@ -1,10 +1,10 @@
 """Labels of elections that were deleted while no operator ran.
 
 An election without a finalizer is gone as soon as somebody deletes it. If no operator sees that,
-its label and token stay on the pods. An operator takes them away when it starts.
+its label and token stay on the pods. An operator removes them when it starts.
 
-Other software may use label keys under the prefixes of an administrator, so a label with such a
-prefix counts only on a pod that also has the token of an election that does not exist.
+Other software may also use the label prefixes that an administrator allows. Therefore a label with
+such a prefix is removed only from a pod that also has the token of an election that does not exist.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TOKEN = ".token"  # noqa: S105
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """What is left on a pod: the keys of labels and of token annotations."""
+    """A pod with the keys of the labels and token annotations that a deleted election left."""
 
     pod: Pod
     labels: tuple[str, ...]
@@ -36,12 +36,12 @@ class Orphan:
 def orphans(
     pods: Collection[Pod], elections: Collection[Mapping[str, Any]], *, prefixes: tuple[str, ...]
 ) -> list[Orphan]:
-    """Return what is left on pods of a namespace of elections that are not among these.
+    """Return the labels and tokens on pods that belong to none of these elections.
 
     Args:
-        pods: as they were before `elections` were listed.
-        elections: all of the namespace.
-        prefixes: of label keys that elections may use besides `incumbent.dev`.
+        pods: the pods of a namespace, listed before `elections`.
+        elections: all elections of the namespace.
+        prefixes: the prefixes of label keys that elections may use besides `incumbent.dev`.
     """
     resources = [resource_from(body, default_bucket="") for body in elections]
     known = {resource.label_key for resource in resources}
@@ -67,22 +67,22 @@ async def take_back(
     elections: Callable[[], Awaitable[Collection[Mapping[str, Any]]]],
     prefixes: tuple[str, ...],
 ) -> list[Orphan]:
-    """Take labels and tokens of elections that do not exist from the pods of a namespace.
+    """Remove labels and tokens of elections that do not exist from the pods of a namespace.
 
-    A pod that has changed since it was listed is left alone, and may be found again.
+    A pod that has changed since it was listed is left alone. A later call may find it again.
 
     Args:
-        cluster: where the pods are.
-        namespace: theirs.
-        elections: lists all elections of the namespace. It is asked after the pods were listed, so
-            that an election whose label a pod shows is among them, or gone.
-        prefixes: as for `orphans`.
+        cluster: the cluster of the pods.
+        namespace: the namespace of the pods.
+        elections: lists all elections of the namespace. It is called after the pods were listed, so
+            an election whose label a pod shows is either in the list or gone.
+        prefixes: see `orphans`.
 
     Returns:
-        What was found.
+        The labels and tokens that were found.
 
     Raises:
-        ClusterError: the API server is away, or does not allow it.
+        ClusterError: the API server cannot be reached, or does not allow the change.
     """
     pods = await cluster.list_pods(namespace, "")
     found = orphans(pods, await elections(), prefixes=prefixes)
