@@ -1,1 +1,1 @@
-"""A Service that reaches the leader: its slices (`endpoint_slices`, pure), and who writes them."""
+"""A Service that reaches the leader: its slices (`endpoint_slices`, pure) and their `writer`."""

@@ -1,8 +1,8 @@
-"""What the EndpointSlices of a Service say when only the leader is reached: pure functions.
+"""The EndpointSlices of a Service that reaches only the leader: pure functions.
 
-A slice has addresses of one family, so a Service of two families has two of them. They belong to
-the election (`ownerReferences`), carry a label that keeps the controllers of Kubernetes away, and
-hold one pod or none.
+A slice has addresses of one IP family, so a Service of two families has two slices. The slices
+belong to the election (`ownerReferences`) and carry a label that keeps the controllers of
+Kubernetes away. Each of them holds at most one pod.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ FAMILIES = ("IPv4", "IPv6")
 
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 HEADLESS = "service.kubernetes.io/headless"
-"""Labels of a slice, beside `SERVICE_NAME`: who writes it, and that kube-proxy need not look
-(discovery/v1). The controllers of Kubernetes leave slices alone that another manager writes."""
+"""Labels of a slice, beside `SERVICE_NAME`. The first one names the slice's writer; the controllers
+of Kubernetes leave slices of another writer alone. The second one tells kube-proxy to ignore the
+slice (discovery/v1)."""
 
 WRITE = f"{GROUP}/write"
-"""Annotation on a slice: a value of its own for each write. The API server drops a write that
-changes nothing, and then another one that is still on its way would not be refused."""
+"""Annotation on a slice, with a new value for each write. The API server drops a write that changes
+nothing, and then it would not refuse an older write that is still on its way."""
 
 Slice = Mapping[str, Any]
 """An EndpointSlice as JSON."""
@@ -32,38 +33,38 @@ Slice = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why a Service cannot be led to the leader as asked."""
+    """Why the operator cannot point a Service to the leader."""
 
     reason: str
-    """Of the condition that says so."""
+    """The reason in the condition that reports the obstacle."""
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class ServicePort:
-    """A port of a Service, and where it leads to."""
+    """A port of a Service, and its target port."""
 
     name: str
     protocol: str
     application: str | None
     target: int | str
-    """A number, or the name of a port of the pod."""
+    """The target port: a number, or the name of a port of the pod."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What of a Service its slices depend on."""
+    """The fields of a Service that its slices depend on."""
 
     name: str
     families: tuple[str, ...]
     ports: tuple[ServicePort, ...]
     headless: bool
     unready: bool
-    """Whether it is to reach pods that are not ready, too."""
+    """Whether the Service also reaches pods that are not ready."""
 
 
 def service_from(body: Mapping[str, Any]) -> Service:
-    """Read a Service."""
+    """Return a Service from its JSON."""
     spec = body["spec"]
     return Service(
         name=body["metadata"]["name"],
@@ -102,9 +103,10 @@ def obstacle_from(resource: Resource, body: Mapping[str, Any] | None) -> Obstacl
 
 
 def others_from(resource: Resource, found: Iterable[Slice]) -> Obstacle | None:
-    """Say which slices lead clients of the Service elsewhere; None if none do.
+    """Say which slices lead clients of the Service to other pods; None if there are no such slices.
 
-    Those of elections are left out: which of these has the Service is decided elsewhere.
+    Slices that were written for elections are left out. Another module decides which election may
+    use the Service.
     """
     names = sorted(
         one["metadata"]["name"]
@@ -132,14 +134,14 @@ def name_of(resource: Resource, family: str) -> str:
 def filled(
     resource: Resource, service: Service, family: str, *, pod: Pod, token: int
 ) -> dict[str, Any] | None:
-    """Return what a slice says while a pod leads; None if the pod has no such address."""
+    """Return the slice for a leading pod; None if the pod has no address of this family."""
     addresses = [ip for ip in pod.ips or (pod.ip,) if _family(ip) == family]
     if not addresses:
         return None
     endpoint: dict[str, Any] = {
         "addresses": addresses[:1],
         "conditions": {
-            # As Kubernetes has it for a pod that a selector finds.
+            # The values that Kubernetes sets for a pod that a Service's selector finds.
             "ready": service.unready or (pod.ready and not pod.terminating),
             "serving": pod.ready,
             "terminating": pod.terminating,
@@ -159,7 +161,7 @@ def filled(
 
 
 def emptied(resource: Resource, service: Service | None, family: str) -> dict[str, Any]:
-    """Return what a slice says while no pod of this site leads."""
+    """Return the slice for a time when no pod of this site leads."""
     labels = {SERVICE_NAME: resource.service, MANAGED_BY: GROUP}
     if service is not None and service.headless:
         labels[HEADLESS] = ""
@@ -186,12 +188,12 @@ def emptied(resource: Resource, service: Service | None, family: str) -> dict[st
 
 
 def unknown_ports(service: Service, pod: Pod) -> list[str]:
-    """Return the names by which a Service asks for ports that a pod does not have."""
+    """Return the named target ports of a Service that a pod does not have."""
     return [str(port.target) for port in service.ports if not isinstance(_target(port, pod), int)]
 
 
 def shows(found: Slice, wanted: Slice) -> bool:
-    """Whether a slice says what it should, whoever wrote it."""
+    """Whether a slice has the wanted content, regardless of its writer."""
     have, want = found["metadata"], wanted["metadata"]
     return (
         all((have.get(kind) or {}).items() >= want[kind].items() for kind in _MAPPINGS)
@@ -205,14 +207,15 @@ _MAPPINGS = ("labels", "annotations")
 
 
 def holds(found: Slice | None) -> bool:
-    """Whether a slice leads to anybody."""
+    """Whether a slice has an endpoint."""
     return bool(found and found.get("endpoints"))
 
 
 def of_another_service(found: Slice, resource: Resource) -> bool:
-    """Whether a slice was made for a Service that is not asked for any more.
+    """Whether a slice was made for another Service than the election names now.
 
-    Then it has to be deleted: kube-proxy does not look at what this label was before.
+    Such a slice must be deleted. Changing its label is not enough, because kube-proxy does not look
+    at the label's previous value.
     """
     labels = found["metadata"].get("labels") or {}
     return bool(labels.get(SERVICE_NAME) != resource.service)

@@ -1,14 +1,15 @@
-"""The only writes to EndpointSlices, and all preconditions of doing so.
+"""The only writes to EndpointSlices, and all preconditions of a write.
 
-The labels' two preconditions hold here, too (see `labels`). *Fence*: every write carries the UID
-and the resourceVersion that it was decided on, and differs from what is there, so whichever of two
-writes comes second is refused. *Warrant*: an address is written only to a slice that was read
-before a bucket write of our own was stored. As old and new leader are in one object, the write that
-brings in the one takes out the other, and there is no moment with both.
+The two preconditions of label writes hold here, too (see `labels`). *Fence*: every write carries
+the UID and the resourceVersion of the slice that the decision was based on, and changes the slice.
+Therefore the API server refuses the second of two writes. *Warrant*: a replica writes an address
+only to a slice that it read before the server stored one of this replica's bucket writes. Old and
+new leader are in one object, so the write that adds one removes the other, and the slice never
+holds both.
 
-Slices are not watched: that would cost a connection for each namespace, and a right to list the
-slices of all Services, to learn what we wrote. They are read when another replica may have written
-them, when a write is refused, and now and then, together with the Service.
+Slices are not watched. A watch would cost a connection for each namespace and the right to list the
+slices of all Services, and would mostly report our own writes. The slices are read when another
+replica may have written them, when a write is refused, and from time to time with the Service.
 """
 
 from __future__ import annotations
@@ -60,22 +61,22 @@ from incumbent.routing.endpoint_slices import (
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY = 30.0
-"""Seconds after which Service and slices are read again: for so long other ports of the Service, or
-a slice that somebody else changed, may go unnoticed."""
+"""Seconds after which the Service and the slices are read again. Changed ports of the Service, or a
+slice that somebody else changed, can go unnoticed for that long."""
 LOOK_SOON = 5.0
-"""The same while the Service cannot be used."""
+"""Seconds after which they are read again while the Service cannot be used or read."""
 
 
 class SliceWriter:
     """The EndpointSlices of one election's Service.
 
-    Nothing is asked of the API server for an election that names no Service. A Service that cannot
-    be used is an `obstacle`, and no error: the labels do not depend on it.
+    The writer sends no request for an election that names no Service. A Service that cannot be
+    used is an `obstacle` and not an error, because the labels do not depend on it.
 
     Args:
-        cluster: where the Service is.
+        cluster: the cluster of the Service.
         resource: the election; may be replaced when it changes.
-        wake: asks for another pass after so many seconds.
+        wake: asks for another pass after the given number of seconds.
         observer: is told how long each write took.
     """
 
@@ -94,18 +95,18 @@ class SliceWriter:
         self._found: Obstacle | None = None
         self._service: Service | None = None
         self._known: dict[str, Slice | None] = {}
-        """By family, as last read or written; None: there is none. Others are to be read."""
+        """Slices as last read or written, by family; None: no slice. A missing family is unread."""
         self._doubtful: set[str] = set()
-        """Families of which a write had no answer: until a later one has, it may yet arrive."""
+        """Families with an unanswered write, which may arrive until a later write is answered."""
         self._look_at = 0.0
         self._tenure = 0
         self._taken_back = False
         self.undone = ""
-        """Why the slices are not as they should be; empty if they are."""
+        """Why the slices do not have the wanted content; empty if they have it."""
 
     @property
     def resource(self) -> Resource:
-        """The election as last seen."""
+        """The election, as last seen."""
         return self._resource
 
     @resource.setter
@@ -117,50 +118,50 @@ class SliceWriter:
 
     @property
     def routed(self) -> str:
-        """The Service that may have slices of ours."""
+        """The Service that may have slices of this election; empty if there is no such Service."""
         former = "" if self._taken_back else self._resource.routed
         return self._resource.service or former
 
     @property
     def asked_for(self) -> bool:
-        """Whether the leader's slices are to be written."""
+        """Whether the election names a Service that can be used."""
         return bool(self._resource.service) and self.obstacle is None
 
     @property
     def obstacle(self) -> Obstacle | None:
-        """Why the Service cannot be used."""
+        """Why the Service cannot be used; None if it can, or if the election names no Service."""
         if not self._resource.service:
             return None
         return self._claimed or self._found
 
     def claim(self, obstacle: Obstacle | None) -> None:
-        """Take in why another election keeps us from the Service; None: nobody does."""
+        """Record why another election has the Service; None: no other election has it."""
         if obstacle != self._claimed:
             self._claimed = obstacle
             self._look_at = 0.0
 
     @property
     def doubtful(self) -> bool:
-        """Whether a write had no answer, and may yet arrive."""
+        """Whether a write had no answer, and may still arrive."""
         return bool(self._doubtful)
 
     @property
     def may_reach(self) -> bool:
-        """Whether somebody may be reached, as far as known."""
+        """Whether a slice holds a pod as last seen, or may hold one after an unanswered write."""
         return self.doubtful or any(map(holds, self._known.values()))
 
     def forget(self) -> None:
-        """Take in that somebody else may have written: what was read does not count any more."""
+        """Forget the slices that were read, because somebody else may have written since."""
         self._known.clear()
         self._look_at = 0.0
 
-    # To the leader
+    # Point the Service to the leader
 
     async def prepare(self, tenure: int) -> None:
-        """Read what has to be known before a bucket write, if it is not known yet.
+        """Read the Service and the slices before a bucket write, unless they are known already.
 
         Raises:
-            ClusterUnreachable: it could not be read.
+            ClusterUnreachable: they could not be read.
         """
         if tenure != self._tenure:
             self._tenure = tenure
@@ -169,7 +170,7 @@ class SliceWriter:
             await self._look()
 
     async def look(self) -> None:
-        """Read the Service and the slices again, if that is due.
+        """Read the Service and the slices again, if the next look is due.
 
         Raises:
             ClusterUnreachable: they could not be read.
@@ -190,19 +191,19 @@ class SliceWriter:
         warrant: Callable[[], Awaitable[int | None]],
         until: Callable[[], float],
     ) -> bool:
-        """Let the Service lead to a pod, and to no other.
+        """Let the Service lead to a pod, and to no other pod.
 
         Args:
             pod: the leader, as last seen.
-            token: of its term.
+            token: the token of its term.
             warrant: stores a bucket write and returns the token; None if it was not stored.
             until: returns the time after which nothing may be sent.
 
         Returns:
-            Whether there is nothing left to try again; so also if there is an obstacle.
+            Whether another try is unnecessary. This is also true if there is an obstacle.
 
         Raises:
-            ClusterUnreachable: no answer: it may be done, or be done later.
+            ClusterUnreachable: there was no answer. A slice may be written already, or later.
         """
         with urgent(Rank.CHANGE):
             return await self._point(pod, token=token, warrant=warrant, until=until)
@@ -256,28 +257,31 @@ class SliceWriter:
             return True
         return False
 
-    # To nobody
+    # Let the Service lead to no pod
 
     async def may_reach_somebody(self) -> bool:
-        """Find out whether somebody may be reached, while no pod of this site leads.
+        """Look, if a look is due, and return whether the Service may lead to a pod.
+
+        Call it while no pod of this site leads.
 
         Raises:
-            ClusterUnreachable: it could not be read.
+            ClusterUnreachable: the Service or the slices could not be read.
         """
         await self.look()
         return self.may_reach
 
     async def empty(self, *, until: float | None = None) -> None:
-        """Let the Service lead to nobody, confirmed by the API server.
+        """Empty the slices, and return when the API server has confirmed it.
 
-        A slice that shows nobody is written, too, so that what is still on its way is refused. A
-        replica without the right to do so has nothing to take back.
+        An empty slice is written, too, so that the API server refuses writes that are still on
+        their way. A replica without the right to write slices has nothing to empty.
 
         Args:
-            until: time until which to try; it is tried once in any case.
+            until: time until which to try. There is always at least one try.
 
         Raises:
-            ClusterUnreachable: not confirmed in time: whoever was reached may still be.
+            ClusterUnreachable: it was not confirmed in time. The Service may still lead to a pod.
+            Refused: the API server does not allow it, and the Service may lead to a pod.
         """
         if not self.routed:
             return
@@ -297,22 +301,22 @@ class SliceWriter:
         """Delete the slices.
 
         Raises:
-            ClusterUnreachable: not confirmed.
+            ClusterUnreachable: the API server did not confirm it.
         """
         if not self.routed:
             return
         if self._doubtful:
-            await self.empty()  # what is still on its way would come back otherwise
+            await self.empty()  # otherwise a late write could create a slice again
         try:
             await self._delete_all()
         except Refused as error:
             self._refused(error)
         self._taken_back = not self._resource.service
 
-    # Inside
+    # Implementation
 
     async def _look(self) -> None:
-        """Read everything anew, and take the slices back if they may not be there."""
+        """Read the Service and the slices again; delete the slices if there is an obstacle."""
         key = self._resource.key
         before, known = self.obstacle, dict(self._known)
         pause = LOOK_EVERY
@@ -331,7 +335,7 @@ class SliceWriter:
         except Refused as error:
             self._refused(error)
         except ClusterUnreachable:
-            # What we wrote last still counts: an outage of the API server changes no leader.
+            # Keep the last known slices, because an outage of the API server changes no leader.
             self._known = known
             if self._look_at == 0.0 or len(known) < len(FAMILIES):
                 raise
@@ -351,7 +355,7 @@ class SliceWriter:
         self.undone = ""
 
     def _differs(self, family: str, wanted: dict[str, Any] | None) -> bool:
-        """Whether a slice has to be written so that it says what it should."""
+        """Whether a slice must be written to have the wanted content."""
         current = self._known[family]
         if family in self._doubtful:
             return True
@@ -378,11 +382,13 @@ class SliceWriter:
                 return
 
     async def _write(self, family: str, wanted: dict[str, Any] | None, within: float) -> None:
-        """Write a slice on what is known of it; None empties it. Not after `within` seconds.
+        """Write a slice, if it still is as last seen. If `wanted` is None, empty it.
+
+        Nothing is sent after `within` seconds.
 
         Raises:
-            Conflict: it changed, and so is to be read.
-            NotFound: it is gone.
+            Conflict: the slice changed, and must be read again.
+            NotFound: the slice is gone.
         """
         if family not in self._known:
             msg = "what was read of the slices does not count any more"  # another Service is named
@@ -392,7 +398,7 @@ class SliceWriter:
         body = emptied(resource, self._service, family) if wanted is None else wanted
         annotations: dict[str, Any] = body["metadata"]["annotations"]
         doubtful = family in self._doubtful
-        self._doubtful.add(family)  # also if this is cancelled
+        self._doubtful.add(family)  # stays if this call is cancelled
         try:
             if current is not None and wanted and of_another_service(current, resource):
                 await self._cluster.delete_slice(current)
@@ -408,7 +414,7 @@ class SliceWriter:
                     return await self._cluster.create_slice(body, timeout=limit, within=limit)
                 return await self._cluster.patch_slice(current, change, timeout=limit, within=limit)
 
-            # A deletion takes its time, too.
+            # The deletion above has used some of the time.
             written = await insist(send, within=until - clock.now())
         except (Conflict, NotFound):
             # If it was sent twice, the first request may have caused the conflict of the second.
