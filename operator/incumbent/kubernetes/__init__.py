@@ -1,8 +1,9 @@
 """The adapter to the API server: `kubeconfig` is the only module that imports `kubernetes`.
 
-`kubeconfig` finds the access, `route` is what requests need of it, `connection` sends with it, and
-`answers` says what comes back. `requests` gives each request its turn, which `turns` and `fairness`
-decide. `api` has what is asked about pods, slices and elections; `watch` lists and watches pods;
-`session` sends the requests of kopf. `objects`, `pod_json`, `resource`, `versions` and `events` are
-what is read and written, and `ports` is what a cluster must offer.
+`kubeconfig` finds the access data. `route` holds the part of them that requests need, `connection`
+sends requests with it, and `answers` interprets the answers. `requests` lets each request wait for
+its turn, and `turns` and `fairness` decide the order. `api` has the requests about pods, slices and
+elections, `watch` lists and watches pods, and `session` sends the requests of kopf. `objects`,
+`pod_json`, `resource`, `versions` and `events` describe the data that is read and written. `ports`
+is the interface that the operator needs from a cluster.
 """

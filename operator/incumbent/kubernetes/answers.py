@@ -1,4 +1,4 @@
-"""What the answers of an API server mean, and what breaks on the way to it and back."""
+"""The meaning of an API server's answers, and of failures on the way to it and back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNAUTHORIZED = 401
 
 LACKS_RIGHT = re.compile(r'(\S+ ("[^"]*" )?is )?forbidden: User "')
 """How the message of an API server's 403 begins if an authorizer (RBAC, a cloud's IAM) refused.
-The rest of `Status` is the same as for a 403 of an admission plugin (`forbiddenMessage` in
+The other fields of `Status` equal those of a 403 of an admission plugin (`forbiddenMessage` in
 apiserver/pkg/endpoints/handlers/responsewriters/errors.go)."""
 
 DENIED = re.compile(
@@ -36,7 +36,7 @@ DENIED = re.compile(
     r'|\S+ ("[^"]*" )?is forbidden: (?!User ")'
 )
 """How the message begins if an admission plugin refused. Policies and webhooks choose the status
-code themselves, 401, 404, 409, 429 or 500 among them, so the code does not tell (`ToStatusErr` in
+code themselves (401, 404, 409, 429 or 500, for example), so the code says nothing (`ToStatusErr` in
 apiserver/pkg/admission/plugin/webhook/errors/statuserror.go)."""
 
 UNASKED = re.compile(r'Internal error occurred: failed calling webhook "')
@@ -45,11 +45,11 @@ comes before the write, so nothing was written (`errCallingWebhook` in the same 
 
 
 class Expired(ClusterUnreachable):
-    """The API server no longer knows the resourceVersion to go on from (410): list again."""
+    """The API server no longer has the resourceVersion to continue from (410): list again."""
 
 
 class Interrupted(ClusterUnreachable):
-    """A watch broke off. Another API server may be behind it: list again."""
+    """A watch broke off. Another API server may answer the next request: list again."""
 
 
 class UnknownKind(NotFound):
@@ -58,7 +58,7 @@ class UnknownKind(NotFound):
 
 @contextlib.contextmanager
 def translated(request: str) -> Iterator[None]:
-    """Turn whatever breaks on the way to the API server and back into `ClusterUnreachable`."""
+    """Turn each failure on the way to the API server and back into `ClusterUnreachable`."""
     try:
         yield
     except TimeoutError as error:
@@ -73,13 +73,13 @@ def translated(request: str) -> Iterator[None]:
 
 
 def retry_after_in(headers: Mapping[str, str]) -> float | None:
-    """Return for how many seconds an answer asks to wait; None if it does not."""
+    """Return how many seconds an answer asks the client to wait; None if it does not ask."""
     text = headers.get("Retry-After", "")
     return float(text) if text.isdecimal() else None
 
 
 def status_from(content: bytes) -> dict[str, Any]:
-    """Return the `Status` that explains a refusal; of anything else, its beginning as message."""
+    """Return the `Status` that explains a refusal, or other content's beginning as a message."""
     with contextlib.suppress(ValueError):
         status = json.loads(content)
         if isinstance(status, dict):
@@ -92,11 +92,12 @@ def error_for(
 ) -> ClusterError:
     """Return the error for an answer's HTTP status code.
 
-    The text decides only what nothing else in a `Status` tells: whether admission refused.
+    The text of the message decides only whether admission refused, because no other field of a
+    `Status` tells this.
     """
     text = str(status.get("message") or "no reason given")
     message = f"{text} ({code}, {request})"
-    explained = status.get("kind") == "Status"  # by an API server, not by a proxy in front of it
+    explained = status.get("kind") == "Status"  # by an API server, not by a proxy
     if explained and (error := _admission_error(code, text, message)) is not None:
         return error
     match code:
@@ -105,7 +106,7 @@ def error_for(
         case 403:
             return Forbidden(f"A right is missing: {message}")
         case 404 if "details" not in status:
-            # A missing object is explained by a Status with details, a missing kind is not.
+            # The Status for a missing object has details, the Status for a missing kind has not.
             return UnknownKind(
                 f"The API server serves no such path: {message}; is it the right one, and is the "
                 "CustomResourceDefinition of LeaderElection installed?"

@@ -1,9 +1,10 @@
-"""What is asked of a Kubernetes API server about pods, slices and elections, and what is written.
+"""The reads and writes of pods, slices and elections at a Kubernetes API server.
 
-The models of the Kubernetes library are left alone: they take a second of CPU for 3,000 pods, of
-which an election looks at a dozen fields each. The JSON becomes a slim `Pod` in `objects`.
+This module does not use the models of the Kubernetes library. They take a second of CPU for 3,000
+pods, and an election looks at only a dozen fields of each pod. The JSON of a pod becomes a slim
+`Pod` (see `objects`).
 
-Nothing is retried but the watch: after a failure the caller has to look and decide again.
+Only the watch is retried. After any other failure the caller must read and decide again.
 """
 
 from __future__ import annotations
@@ -36,23 +37,23 @@ from incumbent.kubernetes.watch import PodWatches
 from incumbent.ratelimit import RateLimit
 
 STATUS_TIMEOUT = 15.0
-"""Seconds for a write of a status. Nothing waits for it, and admission webhooks have 10 s, unless
-they are given more."""
+"""Seconds for a write of a status. Nothing waits for it, and admission webhooks have 10 s by
+default."""
 
 EVENTS_BURST, EVENTS_RATE = 1000, 2.0
-"""Events of one namespace at once, and then each second. An API server keeps an event for an hour,
-and this keeps what one namespace makes us store below 20 MB. client-go is stricter: 25 for an
-object, and then one in 5 minutes (its `EventCorrelator`)."""
+"""How many events a namespace may have at once, and how many more each second. An API server keeps
+an event for an hour, so the events of one namespace take less than 20 MB. client-go is stricter: it
+allows 25 events for an object, and then one in 5 minutes (its `EventCorrelator`)."""
 
 
 class ApiServer:
     """A Kubernetes API server; implements `incumbent.campaign.ports.Cluster`.
 
-    Nothing is sent before the first request, and it may be made while the API server is away.
+    Creating it sends nothing, so it can be created while the API server is away.
 
     Args:
-        connection: how it is reached.
-        replica: signs the events.
+        connection: the connection to the API server.
+        replica: the name with which events are signed.
         watches: how many namespaces can be watched at a time; None: any number.
     """
 
@@ -73,12 +74,12 @@ class ApiServer:
         overrides: Overrides | None = None,
         watches: int | None = None,
     ) -> Self:
-        """Find the access as `Connection.find` does, which sends nothing."""
+        """Create it with the access data that `Connection.find` finds. Nothing is sent."""
         connection = await Connection.find(kubeconfig, context=context, overrides=overrides)
         return cls(connection, replica=replica, watches=watches)
 
     async def aclose(self) -> None:
-        """Close all connections. Whoever still waits for an answer gets `ClusterUnreachable`."""
+        """Close all connections. Requests without an answer raise `ClusterUnreachable`."""
         await self.connection.aclose()
 
     async def cluster_uid(self, namespace: str = "kube-system") -> str:
@@ -94,10 +95,10 @@ class ApiServer:
     async def list_pods(self, namespace: str, label_selector: str, *, since: str = "") -> list[Pod]:
         """List pods, consistently.
 
-        The API server answers from its watch cache when that has caught up with etcd, for which it
-        waits up to 100 ms after any write to anything else (measured with 1.37). With `since`, the
-        resourceVersion of a pod that was just written, there is no such wait: the list is then at
-        least as new as that write.
+        The API server answers from its watch cache when the cache has caught up with etcd. After a
+        write to any other object it waits up to 100 ms for that (measured with 1.37). With `since`,
+        the resourceVersion of a pod that was just written, it does not wait for more than that
+        write, and the list is at least as new as the write.
         """
         pods, _ = await self.requests.collect(
             pods_path(namespace), pod_from, {"labelSelector": label_selector}, since=since
@@ -114,17 +115,18 @@ class ApiServer:
         within: float | None = None,
         dry_run: bool = False,
     ) -> Pod:
-        """Set labels and annotations (None removes), if UID and resourceVersion are still `pod`'s.
+        """Set labels and annotations (None removes), if UID and resourceVersion have not changed.
 
-        A patch that changes nothing is accepted and writes nothing: the resourceVersion stays.
+        The API server accepts a patch that changes nothing, but writes nothing, and the
+        resourceVersion stays.
 
         Args:
-            pod: as it was read.
-            labels: to set.
-            annotations: to set.
-            timeout: seconds for the answer, once it is sent.
-            within: seconds after which it is not sent any more; None: it waits for its turn.
-            dry_run: whether to ask admission only, and write nothing.
+            pod: the pod as it was read.
+            labels: the labels to set.
+            annotations: the annotations to set.
+            timeout: seconds to wait for the answer after the request was sent.
+            within: seconds after which the request is no longer sent; None: no limit.
+            dry_run: whether to ask only if the API server would accept it, and write nothing.
         """
         metadata = {
             "uid": pod.uid,
@@ -145,7 +147,7 @@ class ApiServer:
         )
 
     def watch_pods(self, namespace: str) -> AsyncGenerator[PodEvent]:
-        """List, then watch, all pods of a namespace, for ever: see `PodWatches.watch`."""
+        """List and then watch all pods of a namespace, forever; see `PodWatches.watch`."""
         return self.watches.watch(namespace)
 
     async def get_service(self, namespace: str, name: str) -> dict[str, Any] | None:
@@ -157,7 +159,7 @@ class ApiServer:
         return await self.requests.find(f"{slices_path(namespace)}/{name}")
 
     async def list_slices(self, namespace: str, service: str) -> list[dict[str, Any]]:
-        """Return the EndpointSlices of a Service: as many as Kubernetes makes, so one page."""
+        """Return the EndpointSlices of a Service. They are few, so one page is enough."""
         query = {"labelSelector": f"{SERVICE_NAME}={service}"}
         answer: dict[str, Any] = await self.requests.ask("GET", slices_path(namespace), query=query)
         return list(answer["items"])
@@ -165,7 +167,7 @@ class ApiServer:
     async def create_slice(
         self, body: Mapping[str, Any], *, timeout: float, within: float | None = None
     ) -> dict[str, Any]:
-        """Create an EndpointSlice; a `Conflict` if there is one of this name."""
+        """Create an EndpointSlice; raise `Conflict` if the name is taken."""
         path = slices_path(body["metadata"]["namespace"])
         answer: dict[str, Any] = await self.requests.ask(
             "POST", path, body=body, timeout=timeout, within=within
@@ -182,7 +184,7 @@ class ApiServer:
     ) -> dict[str, Any]:
         """Change an EndpointSlice, if UID and resourceVersion are still those of `seen`.
 
-        A merge patch, for a PUT would be sent a second time by aiohttp if the connection broke.
+        This is a merge patch, because aiohttp sends a PUT a second time if the connection breaks.
         """
         metadata = seen["metadata"]
         condition = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
@@ -216,7 +218,7 @@ class ApiServer:
         return lean(found) if found is not None else None
 
     async def list_elections(self, namespace: str | None) -> list[dict[str, Any]]:
-        """Return all elections of a namespace (None: of all).
+        """Return all elections of a namespace (None: all namespaces).
 
         Raises:
             NotFound: the kind is not installed.
@@ -227,7 +229,7 @@ class ApiServer:
     async def election_pages(
         self, namespace: str | None
     ) -> AsyncGenerator[tuple[list[dict[str, Any]], str]]:
-        """Yield all elections of a namespace (None: of all), and the version that they are of.
+        """Yield pages of all elections of a namespace (None: all namespaces), and their version.
 
         Raises:
             NotFound: the kind is not installed.
@@ -244,7 +246,7 @@ class ApiServer:
         resource_version: str,
         annotations: Mapping[str, str | None],
     ) -> None:
-        """Set annotations of an election (None removes), if it is at this resourceVersion."""
+        """Set annotations of an election (None removes), if it has this resourceVersion."""
         metadata = {"resourceVersion": resource_version, "annotations": dict(annotations)}
         await self.requests.ask(
             "PATCH",
@@ -258,14 +260,14 @@ class ApiServer:
     ) -> dict[str, Any]:
         """Replace the whole status, if the resourceVersion still is the given one.
 
-        A JSON patch, for a merge patch would keep keys that `status` no longer has, and a PUT
-        would be sent a second time by aiohttp if the connection broke.
+        This is a JSON patch, because a merge patch would keep keys that `status` no longer has, and
+        aiohttp sends a PUT a second time if the connection breaks.
         """
         answer: dict[str, Any] = await self.requests.ask(
             "PATCH",
             f"{elections_path(namespace)}/{name}/status",
             body=[
-                # Not the operation "test", which would fail with 422 and not with 409.
+                # The operation "test" would fail with 422 instead of 409.
                 {"op": "add", "path": "/metadata/resourceVersion", "value": resource_version},
                 {"op": "add", "path": "/status", "value": dict(status)},
             ],
@@ -281,7 +283,7 @@ class ApiServer:
         """Create an `events.k8s.io/v1` event about a `LeaderElection`; kind: Normal or Warning.
 
         Raises:
-            ClusterError: it was not created, or its namespace has had too many of late.
+            ClusterError: it was not created, or its namespace has had too many recently.
         """
         event = event_about(
             election,

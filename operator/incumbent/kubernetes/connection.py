@@ -1,6 +1,6 @@
-"""The connection to an API server: requests as whom its access says, over all changes of its files.
+"""The connection to an API server. It reads the access data again when their files change.
 
-What the requests are about is said in `incumbent.kubernetes.api`.
+`incumbent.kubernetes.api` has the requests themselves.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ CONNECT_TIMEOUT = 2.0
 """Seconds for a TCP connection: one lost SYN is sent again after 1 s."""
 
 KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-"""TCP keep-alive of watches: a peer or a path that is gone is noticed after 30 s. An answering
-proxy in front of a dead API server is what `incumbent.kubernetes.watch.SILENCE` is for."""
+"""TCP keep-alive of watches. It detects a lost peer or network path after 30 s. If a proxy answers
+in front of a dead API server, `incumbent.kubernetes.watch.SILENCE` detects it."""
 
 REFRESH = 60.0
-"""Seconds after which the access is read again, for tokens that expire (exec plugins, token files).
-"""
+"""Seconds after which the access data are read again, because tokens of exec plugins and files can
+expire."""
 
 LOOK_EVERY = 1.0
-"""Seconds between looks at the files of the access, for a change. Only requests look."""
+"""Seconds between checks whether the files have changed. Only requests cause a check."""
 
 READ_BUFFER = 2**21
-"""Bytes of an answer that aiohttp keeps before it reads on. A line of a watch may have twice that;
-an object has at most 1.5 MiB in etcd."""
+"""Bytes of an answer that aiohttp buffers before it stops reading. A line of a watch may have twice
+as many. An object in etcd has at most 1.5 MiB."""
 
 IN_NAMESPACE = re.compile(r"/namespaces/([^/?]+)/")
-"""What of a path tells the namespace."""
+"""The part of a path that names the namespace."""
 
 JSON = "application/json"
 
@@ -65,11 +65,11 @@ JSON = "application/json"
 class Body(aiohttp.payload.BytesPayload):
     """The JSON of a request that may not be sent after a deadline.
 
-    The deadline is compared with the clock where aiohttp hands the first byte of the request to the
-    kernel: a wait for a connection, a machine that slept, or an event loop that stood still count.
+    The deadline is checked when aiohttp hands the first byte of the request to the kernel. A
+    wait for a connection, a machine that slept, and a blocked event loop count, too.
 
     Args:
-        value: what becomes JSON.
+        value: the value to encode as JSON.
         until: time after which the request is not sent; None: no limit.
     """
 
@@ -78,7 +78,7 @@ class Body(aiohttp.payload.BytesPayload):
         self._until = until
         self._dropped = False
         self.sent = False
-        """Whether something of the request may have reached the API server."""
+        """Whether a part of the request may have reached the API server."""
 
     def drop(self) -> None:
         """Prevent the request from being sent from now on."""
@@ -96,19 +96,20 @@ class Body(aiohttp.payload.BytesPayload):
 
 
 class Connection:
-    """How one API server is reached, and as whom.
+    """The connection to one API server, with address and credentials.
 
-    Nothing is sent before the first request, and it may be made while the API server is away.
-    Nothing is retried.
+    Creating it sends nothing, so it can be created while the API server is away. No request is
+    retried.
 
-    The files that describe the access are read again when they change: kubeconfigs, tokens, the CA
-    and the client certificate. What cannot be read leaves everything as it was. A new certificate
-    counts for new connections; those that are open, such as watches, go on.
+    The files with the access data are read again when they change: kubeconfigs, tokens, the CA and
+    the client certificate. If reading fails, the last data stay in use. A new certificate is used
+    for new connections. Open connections, such as watches, go on.
 
     Args:
-        configuration: the access.
-        default_namespace: that of the context, or of the pod that this runs in.
-        source: where to read the access again; None: only certificates are.
+        configuration: the access data.
+        default_namespace: the namespace of the context, or of the pod that this program runs in.
+        source: the source from which to read the access data again; None: only the certificates
+            are read again.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class Connection:
     ) -> None:
         self.default_namespace = default_namespace
         self.turns = Turns(REQUESTS)
-        """For requests but watches. `request` and `send` need none: their callers take it."""
+        """Turns for all requests except watches. Callers of `request` and `send` take the turn."""
         self._source = source or Given(configuration)
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
@@ -138,14 +139,16 @@ class Connection:
         context: str | None = None,
         overrides: Overrides | None = None,
     ) -> Self:
-        """Find it as kubectl does, without asking the API server anything.
+        """Find the access data as kubectl does, without a request to the API server.
 
-        In this order: `kubeconfig`, the variable KUBECONFIG (each may list several files),
-        ~/.kube/config, the service account of the pod. A kubeconfig is read, never written.
-        `overrides` count more than any of these; with a server among them no kubeconfig is needed.
+        The first of these is used: `kubeconfig`, the variable KUBECONFIG (each may list several
+        files), ~/.kube/config, the service account of the pod. A kubeconfig is read, never written.
+        `overrides` replace values from all of these. If they name a server, no kubeconfig is
+        needed.
 
         Raises:
-            ConfigurationError: there is no such file or context, it is broken, or there is nothing.
+            ConfigurationError: the file or context does not exist or is broken, or there are no
+                access data.
         """
         source, configuration = await find_source(kubeconfig, context, overrides)
         try:
@@ -178,21 +181,21 @@ class Connection:
         content_type: str = JSON,
         silence: float | None = None,
     ) -> aiohttp.ClientResponse:
-        """Send a request and return its answer as soon as it begins, if it is a good one.
+        """Send a request and return its answer as soon as it begins, if its status is good.
 
-        Only the TCP connection has a time limit, so call it within one, and within `translated`:
-        what breaks on the way comes as aiohttp raises it.
+        Only the TCP connection has a time limit, so call this within a time limit. Also call it
+        within `translated`, because it lets the exceptions of aiohttp through.
 
         Args:
-            method: of the request.
-            path: of the request.
-            query: of the request.
-            body: of the request; with a deadline, if it has one.
-            content_type: of the body.
-            silence: seconds without a byte after which the answer is given up; None: never.
+            method: the HTTP method.
+            path: the path.
+            query: the query parameters.
+            body: the body, which may have a deadline.
+            content_type: the media type of the body.
+            silence: seconds without a byte after which to give up the answer; None: never.
 
         Raises:
-            ClusterError: the API server refused, as `error_for` says.
+            ClusterError: the API server refused; see `error_for`.
         """
         response = await self.request(
             method,
@@ -225,15 +228,15 @@ class Connection:
         headers: Mapping[str, str],
         limits: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
-        """Send a request and return its answer, whatever it is, as soon as it begins.
+        """Send a request and return its answer, with any status, as soon as it begins.
 
         Args:
-            method: of the request.
-            path: of the request; it may have a query of its own.
-            query: of the request.
-            body: of the request.
-            headers: of the request, beside those that say who asks.
-            limits: of the time.
+            method: the HTTP method.
+            path: the path, which may include a query.
+            query: the query parameters.
+            body: the body.
+            headers: the headers, without those for authentication.
+            limits: the time limits.
         """
         await self._look_again()
         if self._closed:
@@ -255,17 +258,17 @@ class Connection:
             data=body,
             headers=route.signed(headers),
             timeout=limits,
-            # Part of the key of a pooled connection: none that trusted another CA is used again.
+            # aiohttp reuses a pooled connection only if it was opened with this TLS context.
             ssl=route.tls if route.tls is not None else True,
             server_hostname=route.server_name,
             proxy=route.proxy,
         )
         if response.status == UNAUTHORIZED:
-            self._loaded_at = -math.inf  # a token that was replaced may be there already
+            self._loaded_at = -math.inf  # read the token again, because it may have been replaced
         return response
 
     async def _look_again(self) -> None:
-        """Read the access again if it is time to, or if a file of it has changed."""
+        """Read the access data again if they are too old, or if one of their files has changed."""
         if not self._due(clock.now()):
             return
         async with self._turn:
@@ -280,7 +283,7 @@ class Connection:
             self._loaded_at = now
             try:
                 self._route = route_from(await self._source.load(), before=self._route)
-            except Exception as error:  # noqa: BLE001  # whatever a file leads to in the library
+            except Exception as error:  # noqa: BLE001  # a broken file can cause any exception
                 self._complain(str(error))
             else:
                 self._read, self._problem = read, ""
@@ -297,25 +300,25 @@ class Connection:
 
 
 def namespace_in(path: str) -> str:
-    """Return the namespace of the objects at a path; empty if they are of all, or of none."""
+    """Return the namespace in a path; empty for all namespaces or objects without one."""
     found = IN_NAMESPACE.search(path)
     return found[1] if found else ""
 
 
 def keep_alive(response: aiohttp.ClientResponse) -> None:
-    """Let the kernel find out when nobody is left at the other end of a connection."""
+    """Let the kernel find out when the other end of a connection is gone."""
     transport = response.connection and response.connection.transport
     link = transport and transport.get_extra_info("socket")
     if not link:  # an answer that has ended already
         return
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):  # not everywhere
+        if hasattr(socket, name):  # not all systems have all of these options
             link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def drop(response: aiohttp.ClientResponse) -> None:
-    """Close a connection at once, where TLS would wait for the other end, beyond our own end."""
+    """Close a connection at once, without waiting for the other end as TLS would."""
     transport = response.connection and response.connection.transport
     if transport:
         transport.abort()

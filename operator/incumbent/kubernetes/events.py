@@ -10,7 +10,7 @@ from typing import Any
 from incumbent.display import shown
 
 CONTROLLER = "incumbent.dev/operator"
-"""Who reports events."""
+"""The controller name in the events."""
 NOTE_BYTES = 1024
 INSTANCE_BYTES = 128
 """Limits of an event's fields in the API server's validation."""
@@ -26,7 +26,7 @@ def event_about(
     replica: str,
     time: datetime,
 ) -> dict[str, Any]:
-    """Return the JSON of an event; the limits are those of the API server's validation."""
+    """Return the JSON of an event, with texts cut to the API server's limits."""
     metadata = election["metadata"]
     return {
         "apiVersion": "events.k8s.io/v1",
@@ -54,5 +54,5 @@ def event_about(
 
 
 def cut(text: str, limit: int) -> str:
-    """Return the beginning of a text that has at most `limit` bytes in UTF-8."""
+    """Return the beginning of a text, at most `limit` bytes of UTF-8."""
     return text.encode()[:limit].decode(errors="ignore")

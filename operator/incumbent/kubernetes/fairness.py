@@ -1,28 +1,29 @@
-"""A fair order of work that waits for its turn: which may begin next. Pure.
+"""A fair order of work that waits for its turn. Pure.
 
 Work has a rank, and belongs to an election of a namespace. Three rules decide:
 
 Rank
-    The work of a more urgent rank begins first. Each rank has some turns that no other rank takes,
-    so the least urgent work goes on, too, and an urgent one finds a turn at once.
+    Work of a more urgent rank begins first. Each rank has some turns that no other rank can take.
+    Therefore the least urgent work also goes on, and urgent work finds a turn at once.
 
 Share
-    The *load* of work is what its namespace has under way in this rank, plus what its election has.
-    Work may begin if its load is smaller than the number of turns that are free: one busy namespace
-    takes half of the turns, one election a third, and the more are busy, the less each may take
-    (the "dynamic threshold" of Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2),
-    1998). Some turns are kept for namespaces that have nothing under way in this rank, which find
-    one at once, and are not free for others. The smallest load begins first, then what is due
-    first.
+    The *load* of work is the number of turns that its namespace has in this rank, plus the number
+    that its election has. Work may begin if its load is smaller than the number of free turns. One
+    busy namespace takes half of the turns, one busy election takes a third, and the share of each
+    shrinks if more are busy (the "dynamic threshold" of Choudhury and Hahne, IEEE/ACM Transactions
+    on Networking 6(2), 1998). Some turns are reserved for namespaces without a turn in this rank,
+    so that these find one at once. Work with the smallest load begins first. If the loads are
+    equal, the work with the earliest due time begins first.
 
 Patience
-    Work that takes longer than this is slow, and gives its turn back although it goes on: a webhook
-    that hangs keeps turns from others only for so long. Slow work counts against a larger limit
-    with the same rules, so a namespace has only a share of that, too.
-    Namespaces that have slow work come after those that have none.
+    Work that takes longer than the patience is slow. It gives its turn back although it goes on, so
+    a webhook that hangs occupies a turn only for a limited time. Slow work counts against a larger
+    limit with the same rules, so one namespace cannot use up that limit either. Namespaces with
+    slow work come after namespaces without slow work.
 
-Nothing waits for ever if all work ends: an empty namespace comes before a busy one, and within it
-the time since which the work waits, or at which it is due, decides.
+If all work ends at some time, no work waits forever: a namespace without work under way comes
+before a busy one, and within a namespace the work that has waited longest, or is due first, begins
+first.
 """
 
 from __future__ import annotations
@@ -35,55 +36,55 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 STALE = 64
-"""Outdated entries of a heap that are kept, at most, beside as many as there are valid ones."""
+"""Outdated entries that a heap may have, beyond as many as it has valid ones."""
 
 
 class Rank(enum.IntEnum):
     """How urgent work is; a smaller number comes first."""
 
     STRIP = 0
-    """A pod has to lose the leader label, or a slice its address: there is a deadline."""
+    """A pod must lose the leader label, or a slice its address, before a deadline."""
     CHANGE = 1
-    """What a change of leader needs: it goes on while nobody leads."""
+    """Work for a change of leader. Nobody leads until it is done."""
     FINALIZER = 2
-    """kopf adds or removes the finalizer of an election, and shows none of its later changes before
-    that is answered."""
+    """kopf adds or removes the finalizer of an election. Until the answer comes, kopf does not
+    report later changes of the election."""
     ROUTINE = 3
     """Other reads and lists, and the labels of candidates."""
     REPORT = 4
-    """Status and events, which people read."""
+    """Writes of status and events, which are for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many turns one rank has at a time."""
+    """Limits of the turns that one rank has at the same time."""
 
     least: int
-    """So many no other rank takes."""
+    """Turns that no other rank can take."""
     most: int
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much goes on at a time."""
+    """Limits of the work that goes on at the same time."""
 
     turns: int
-    """Work that is not slow, at most."""
+    """Greatest amount of work that is not slow."""
     everything: int
-    """All work, at most, with that which is slow."""
+    """Greatest amount of all work, slow work included."""
     patience: float
-    """Seconds after which work is slow."""
+    """Seconds after which work counts as slow."""
     spare_turns: int = 0
-    """Of the turns, those for namespaces that have no work under way that is not slow."""
+    """The part of `turns` reserved for namespaces that have only slow work, or none."""
     spare: int = 0
-    """Of everything, what is for namespaces that have no slow work."""
+    """The part of `everything` reserved for namespaces without slow work."""
     ranks: Mapping[Rank, Bounds] = field(default_factory=dict)
-    """A rank that is not named takes what the others leave."""
+    """Bounds by rank. A rank without bounds takes the turns that the other ranks leave."""
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """Work that waits, or goes on."""
+    """Work that waits or goes on."""
 
     rank: Rank
     namespace: str
@@ -91,7 +92,7 @@ class Ticket:
     due: float
     number: int
     since: float = math.nan
-    """When it began; not a number while it waits."""
+    """Time when it began; NaN while it waits."""
     slow: bool = False
     over: bool = False
 
@@ -102,27 +103,27 @@ class Ticket:
 
     @property
     def order(self) -> tuple[float, int]:
-        """What decides among work of the same load."""
+        """The sort key among work of equal load."""
         return self.due, self.number
 
 
 @dataclass(slots=True)
 class _Count:
-    """Work that goes on."""
+    """The amount of work that goes on."""
 
     all: int = 0
     slow: int = 0
 
     @property
     def quick(self) -> int:
-        """That which is not slow."""
+        """The amount of work that is not slow."""
         return self.all - self.slow
 
 
 _Order = tuple[int, int, float, int]
-"""The load of slow work, the whole load, and the order of the work that is next."""
+"""Load of slow work, whole load, and the `Ticket.order` of the next work."""
 _Heap = list[tuple[_Order, str]]
-"""Orders and names; some entries are outdated."""
+"""Orders with names of elections or namespaces. Some entries are outdated."""
 
 
 @dataclass(slots=True)
@@ -132,10 +133,10 @@ class _Election:
     count: _Count = field(default_factory=_Count)
     waiting: list[tuple[float, int, Ticket]] = field(default_factory=list)
     offered: _Order | None = None
-    """With which order it is in the heap of its namespace; None: it is not."""
+    """Its order in the heap of its namespace; None if it is not in the heap."""
 
     def first(self) -> Ticket | None:
-        """Return what is next; what has given up is dropped."""
+        """Return the next ticket, and drop tickets that no longer wait."""
         while self.waiting and not self.waiting[0][2].waits:
             heapq.heappop(self.waiting)
         return self.waiting[0][2] if self.waiting else None
@@ -147,10 +148,10 @@ class _Namespace:
     def __init__(self) -> None:
         self.count = _Count()
         self.offered: _Order | None = None
-        """With which order it is in the heap of its line; None: it is not."""
+        """Its order in the heap of its line; None if it is not in the heap."""
         self.elections: dict[str, _Election] = {}
         self._heap: _Heap = []
-        """Each election in which something waits."""
+        """The elections with waiting work."""
 
     def _order(self, name: str) -> _Order | None:
         election = self.elections.get(name)
@@ -160,7 +161,7 @@ class _Namespace:
         return election.count.slow, election.count.all, *first.order
 
     def changed(self, name: str) -> None:
-        """Note that an election has changed."""
+        """Update the order of an election whose work has changed."""
         order = self._order(name)
         if order is not None:
             self._heap = _offer(self._heap, self.elections, name, order)
@@ -168,7 +169,7 @@ class _Namespace:
             del self.elections[name]
 
     def first(self) -> tuple[_Order, Ticket] | None:
-        """Return what is next in the namespace, with its load."""
+        """Return the next ticket of the namespace, with its order."""
         while self._heap:
             order, name = self._heap[0]
             if order == self._order(name):
@@ -188,17 +189,17 @@ class _Line:
         self.waiting = 0
         self.namespaces: dict[str, _Namespace] = {}
         self._heap: _Heap = []
-        """Each namespace in which something waits."""
+        """The namespaces with waiting work."""
 
     def counts(self, ticket: Ticket) -> Iterator[_Count]:
-        """Yield in what a ticket counts."""
+        """Yield the counts that include a ticket: of its line, namespace and election."""
         namespace = self.namespaces.setdefault(ticket.namespace, _Namespace())
         yield self.count
         yield namespace.count
         yield namespace.elections.setdefault(ticket.election, _Election()).count
 
     def add(self, ticket: Ticket) -> None:
-        """Let a ticket wait."""
+        """Add a ticket that waits."""
         namespace = self.namespaces.setdefault(ticket.namespace, _Namespace())
         election = namespace.elections.setdefault(ticket.election, _Election())
         heapq.heappush(election.waiting, (*ticket.order, ticket))
@@ -206,7 +207,7 @@ class _Line:
         self.changed(ticket)
 
     def changed(self, ticket: Ticket) -> None:
-        """Note that something of a ticket's election has changed."""
+        """Update the order after a change in the election of a ticket."""
         namespace = self.namespaces[ticket.namespace]
         namespace.changed(ticket.election)
         self.offer(ticket.namespace)
@@ -214,14 +215,14 @@ class _Line:
             del self.namespaces[ticket.namespace]
 
     def offer(self, name: str) -> None:
-        """Let a namespace take part in the order."""
+        """Put a namespace with waiting work into the heap."""
         namespace = self.namespaces.get(name)
         first = namespace.first() if namespace is not None else None
         if first is not None:
             self._heap = _offer(self._heap, self.namespaces, name, first[0])
 
     def first(self, held: Mapping[str, float]) -> Ticket | None:
-        """Return what is next, but for namespaces that are held back."""
+        """Return the next ticket of all namespaces that are not held back."""
         while self._heap:
             order, name = self._heap[0]
             namespace = self.namespaces.get(name)
@@ -235,7 +236,7 @@ class _Line:
 def _offer(
     heap: _Heap, known: Mapping[str, _Namespace | _Election], name: str, order: _Order
 ) -> _Heap:
-    """Add an entry, unless it is there; return the heap, without old entries if there are many."""
+    """Add an entry unless it exists; return the heap, without outdated entries if many."""
     if known[name].offered == order:
         return heap
     known[name].offered = order
@@ -247,7 +248,7 @@ def _offer(
 
 
 def _drop(heap: _Heap, known: Mapping[str, _Namespace | _Election]) -> None:
-    """Remove the first entry."""
+    """Remove the first entry of a heap."""
     order, name = heapq.heappop(heap)
     if name in known and known[name].offered == order:
         known[name].offered = None
@@ -257,14 +258,14 @@ class FairQueue:
     """Work that waits for its turn, and work that has one.
 
     Args:
-        limits: how much goes on at a time.
+        limits: the limits of the work that goes on at the same time.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._lines = {rank: _Line() for rank in Rank}
         self._quick: deque[Ticket] = deque()
-        """What is not slow yet, the oldest first; some of it is over."""
+        """Work that is not slow yet, the oldest first. Some of it is over."""
         self._held: dict[str, float] = {}
         self._number = 0
 
@@ -272,10 +273,10 @@ class FairQueue:
         """Let work wait for its turn.
 
         Args:
-            rank: how urgent it is.
-            namespace: whose share it takes.
-            election: of the namespace.
-            due: when it should begin; of two with the same load the earlier one begins first.
+            rank: the urgency of the work.
+            namespace: the namespace whose share the work uses.
+            election: the election of that namespace.
+            due: the time when it should begin. If loads are equal, the earliest time goes first.
         """
         self._number += 1
         ticket = Ticket(rank, namespace, election, due, self._number)
@@ -283,7 +284,7 @@ class FairQueue:
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """Note that work is over, or does not wait any more."""
+        """Record that work is over, or no longer waits."""
         if ticket.over:
             return
         line = self._lines[ticket.rank]
@@ -297,14 +298,14 @@ class FairQueue:
         line.changed(ticket)
 
     def hold(self, namespace: str, until: float) -> None:
-        """Let no work of a namespace begin before this time, but for strips.
+        """Let no work of a namespace begin before this time, except strips.
 
-        A strip has a deadline. Whoever strips has to heed the time as far as that allows.
+        A strip has a deadline. The caller that strips must wait as long as its deadline allows.
         """
         self._held[namespace] = max(until, self._held.get(namespace, -math.inf))
 
     def admit(self, now: float) -> list[Ticket]:
-        """Return what may begin now; it counts as begun."""
+        """Return the work that may begin now. It counts as begun."""
         self._grow_slow(now)
         for namespace in [one for one, until in self._held.items() if until <= now]:
             del self._held[namespace]
@@ -325,7 +326,7 @@ class FairQueue:
 
     @property
     def look_at(self) -> float:
-        """When `admit` may have something new, if nothing else changes; infinity for never."""
+        """Time when `admit` may return new work if nothing else changes; infinity: never."""
         if not self.waiting:
             return math.inf
         ages = [self._quick[0].since + self.limits.patience] if self._quick else []
@@ -333,11 +334,11 @@ class FairQueue:
 
     @property
     def waiting(self) -> int:
-        """How much waits."""
+        """The amount of work that waits."""
         return sum(line.waiting for line in self._lines.values())
 
     def under_way(self, rank: Rank | None = None) -> int:
-        """Return how much goes on, of one rank or of all."""
+        """Return the amount of work that goes on, of one rank or of all ranks."""
         lines = self._lines.values() if rank is None else (self._lines[rank],)
         return sum(line.count.all for line in lines)
 
@@ -369,7 +370,7 @@ class FairQueue:
         )
 
     def _room(self, limit: int, rank: Rank, counts: Mapping[Rank, int]) -> int:
-        """Return how many turns a rank can still take without those that others have for sure."""
+        """Return how many turns a rank can still take, without those reserved for other ranks."""
         kept = sum(
             max(0, bounds.least - counts[other])
             for other, bounds in self.limits.ranks.items()

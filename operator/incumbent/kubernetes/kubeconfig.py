@@ -1,7 +1,7 @@
-"""Where the access to an API server comes from: the only module that imports `kubernetes`.
+"""The sources of the access data of an API server. No other module imports `kubernetes`.
 
 `kubernetes.aio` reads kubeconfigs, runs exec plugins and finds the service account of a pod. A
-`Route` is what requests need of that.
+`Route` holds the part of these data that requests need.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from incumbent.errors import ConfigurationError
 __all__ = ["Configuration", "Overrides", "find_source"]
 
 SERVICE_ACCOUNT_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
-"""Where a pod finds the name of its namespace."""
+"""The file in which a pod finds the name of its namespace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overrides:
-    """What a person asks for instead of what a kubeconfig says: kubectl's flags of these names.
+    """Values that replace those of a kubeconfig. They are named as kubectl's flags.
 
-    With one of these, a kubeconfig's own `as`, `as-groups` and `as-uid` are heeded, too, as kubectl
-    does; kopf knows nothing of them, so the operator goes without.
+    If a program passes overrides, even empty ones, the `as`, `as-groups` and `as-uid` of the
+    kubeconfig count, too, as in kubectl. The operator passes none, because kopf does not support
+    impersonation.
     """
 
     cluster: str = ""
@@ -46,38 +47,38 @@ class Overrides:
 
 
 class Source(Protocol):
-    """Where the access to an API server is described."""
+    """A source of the access data of an API server."""
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files that it is read from, beside certificates."""
+        """The files from which the data are read, without certificates."""
         ...
 
     @property
     def namespace(self) -> str | None:
-        """The namespace of the context or the pod; None before it was read, or without one."""
+        """The namespace of the context or the pod; None before `load`, or if there is none."""
         ...
 
     async def load(self) -> Configuration:
-        """Read the access. Raises whatever a broken file leads to."""
+        """Read the access data. A broken file can cause any exception."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """An access that does not change, but for the content of its certificates' files."""
+    """Access data that do not change, except for the content of certificate files."""
 
     configuration: Configuration
     files: tuple[str, ...] = ()
     namespace: str | None = None
 
     async def load(self) -> Configuration:
-        """Return it."""
+        """Return the given access data."""
         return self.configuration
 
 
 class Kubeconfig:
-    """The access in a context of kubeconfig files."""
+    """The access data in a context of kubeconfig files."""
 
     def __init__(self, files: str, context: str | None, overrides: Overrides | None) -> None:
         self._joined, self._context, self._overrides = files, context, overrides
@@ -92,7 +93,7 @@ class Kubeconfig:
     async def load(self) -> Configuration:
         """Read the files if they have changed, and renew the token.
 
-        An exec plugin runs again only when its token expires within 5 minutes, or names no time of
+        An exec plugin runs again only if its token expires within 5 minutes, or has no time of
         expiry.
         """
         overrides, read = self._overrides, stamps_of(self.files)
@@ -107,21 +108,21 @@ class Kubeconfig:
 
     @property
     def namespace(self) -> str | None:
-        """The namespace of the context; None before it was read, or if it has none."""
+        """The namespace of the context; None before `load`, or if the context names none."""
         context = self._loader.current_context["context"] if self._loader else {}
         namespace: str | None = context.get("namespace")
         return namespace
 
 
 class ServiceAccount:
-    """The access of a pod."""
+    """The access data of a pod."""
 
     def __init__(self, overrides: Overrides | None) -> None:
         self._overrides = overrides
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The token's file."""
+        """The file of the token."""
         return (incluster_config.SERVICE_TOKEN_FILENAME,)
 
     async def load(self) -> Configuration:
@@ -141,11 +142,11 @@ class ServiceAccount:
 
 
 Stamps = tuple[tuple[str, int, int, int] | tuple[str], ...]
-"""What tells whether files have changed."""
+"""Name, inode, time and size of files, to detect changes; only the name if a file is missing."""
 
 
 def stamps_of(files: Iterable[str | None]) -> Stamps:
-    """Return what is different after one of these files was written or replaced."""
+    """Return stamps that differ after one of these files was written or replaced."""
     return tuple(map(_stamp, filter(None, files)))
 
 
@@ -160,12 +161,12 @@ def _stamp(file: str) -> tuple[str, int, int, int] | tuple[str]:
 async def find_source(
     kubeconfig: str | None, context: str | None, overrides: Overrides | None
 ) -> tuple[Source, Configuration]:
-    """Return where the access is described, as kubectl finds it, and the access.
+    """Return the source of the access data, found as kubectl does, and the data.
 
     Raises:
-        ConfigurationError: there is no such file or context, it is broken, or there is nothing.
+        ConfigurationError: the file or context does not exist or is broken, or there is no source.
     """
-    # Given explicitly, for the library reads KUBECONFIG only once: when it is imported.
+    # Pass the files explicitly, because the library reads KUBECONFIG only on its import.
     files = kubeconfig_files(kubeconfig)
     source: Source
     if files:
@@ -191,13 +192,13 @@ async def find_source(
         )
     try:
         configuration = await source.load()
-    except Exception as error:  # for a broken file the library raises whatever comes
+    except Exception as error:  # a broken file can cause any exception
         raise ConfigurationError(broken % error) from error
     return source, configuration
 
 
 def kubeconfig_loader(files: str, context: str | None, overrides: Overrides) -> KubeConfigLoader:
-    """Return what reads a context, with another cluster or user in it if that is asked for.
+    """Return a loader for a context, with the cluster and the user of `overrides` if given.
 
     Raises:
         ConfigException: there is no such context, cluster or user.
@@ -210,7 +211,7 @@ def kubeconfig_loader(files: str, context: str | None, overrides: Overrides) -> 
     if overrides.user:
         parts = {**parts, "user": overrides.user}
     if parts.get("user"):
-        merged["users"].get_with_name(parts["user"])  # a missing one would mean: no user
+        merged["users"].get_with_name(parts["user"])  # raises if it is missing
     if overrides.cluster or overrides.user:
         context = "the one that the flags describe"
         merged.value["contexts"].append({"name": context, "context": parts})
@@ -218,8 +219,8 @@ def kubeconfig_loader(files: str, context: str | None, overrides: Overrides) -> 
 
 
 def impersonation_from(loader: KubeConfigLoader) -> Overrides:
-    """Return as whom a kubeconfig's user wants to act."""
-    node = loader._user  # noqa: SLF001  # the library does not know of this
+    """Return the impersonation that a kubeconfig's user asks for."""
+    node = loader._user  # noqa: SLF001  # the library ignores these fields
     user = getattr(node, "value", node) or {}
     return Overrides(
         as_user=user.get("as", ""),
@@ -231,7 +232,7 @@ def impersonation_from(loader: KubeConfigLoader) -> Overrides:
 def override(
     configuration: Configuration, asked: Overrides, usual: Overrides | None = None
 ) -> None:
-    """Put what is asked for in the place of what was found; `usual` says as whom to act else."""
+    """Write `asked` into a configuration; `usual` has the impersonation if `asked` has none."""
     if asked.server:
         url = asked.server if "://" in asked.server else f"https://{asked.server}"
         configuration.host = url.rstrip("/")
@@ -252,7 +253,7 @@ def override(
 
 
 def kubeconfig_files(kubeconfig: str | None) -> str:
-    """Return which of the kubeconfigs that kubectl would read exist, joined as in KUBECONFIG."""
+    """Return the existing files that kubectl would read, joined as in KUBECONFIG."""
     named = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
     files = (Path(name).expanduser() for name in named.split(os.pathsep) if name)
     return os.pathsep.join(str(file) for file in files if file.is_file())

@@ -1,4 +1,4 @@
-"""What of the objects of Kubernetes decides something here. Pure."""
+"""The parts of Kubernetes objects that the operator uses. Pure."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Pod:
     terminating: bool = False
     node: str = ""
     hostname: str = ""
-    """What its processes see as their host name, if that is not the pod's name."""
+    """The host name that its processes see, if that is not the pod's name."""
     domain: str = ""
-    """What follows the host name in its DNS name, `<subdomain>.<namespace>.svc`; empty if it has
-    none. The cluster's own domain, which comes after that, is not known here."""
+    """The part of its DNS name after the host name, `<subdomain>.<namespace>.svc`; empty if it has
+    no DNS name. The cluster's domain, which follows in the DNS name, is unknown here."""
     ip: str = ""
     ips: tuple[str, ...] = ()
-    """All its addresses, of both families; the first is `ip`."""
+    """All its addresses, of both families; the first one is `ip`."""
     ports: tuple[tuple[str, str, int], ...] = ()
-    """The ports of its containers that have a name: name, protocol, number."""
+    """The named ports of its containers: name, protocol, number."""
     created: str = ""
     """`metadata.creationTimestamp`, RFC 3339."""
 

@@ -1,4 +1,4 @@
-"""A `Pod` from the JSON of the API server. Pure."""
+"""Conversion of the API server's JSON into a `Pod`. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from incumbent.kubernetes.objects import Pod
 from incumbent.kubernetes.resource import GROUP
 
 MOST_PORTS = 100
-"""Named ports of a pod that are kept: as many as an EndpointSlice is made for."""
+"""Greatest number of named ports kept of a pod: as many as an EndpointSlice may have."""
 LONGEST_HOSTNAME = 63
-"""Letters of a host name that Linux and DNS allow."""
+"""Greatest length of a host name in Linux and DNS."""
 
 
 def pod_from(pod: Mapping[str, Any]) -> Pod:
-    """Return what an election looks at of a pod's JSON."""
+    """Return the part of a pod's JSON that elections use."""
     metadata, spec, status = pod["metadata"], pod.get("spec", {}), pod.get("status", {})
     return Pod(
         namespace=metadata["namespace"],
@@ -46,9 +46,9 @@ def pod_from(pod: Mapping[str, Any]) -> Pod:
 
 
 def hostname_from(name: str, spec: Mapping[str, Any]) -> str:
-    """Return the host name of a pod, if that is not its name, as the kubelet sets it.
+    """Return the host name that the kubelet gives to a pod; empty if it is the pod's name.
 
-    It cuts names to 63 letters, and what is left never ends in a hyphen or a period
+    The kubelet cuts names to 63 letters, and then removes hyphens and periods at the end
     (`truncatePodHostnameIfNeeded` in pkg/kubelet/kubelet_pods.go).
     """
     if override := spec.get("hostnameOverride"):
@@ -60,7 +60,7 @@ def hostname_from(name: str, spec: Mapping[str, Any]) -> str:
 
 
 def domain_from(namespace: str, spec: Mapping[str, Any]) -> str:
-    """Return what follows the host name of a pod with a subdomain, but for the cluster's domain."""
+    """Return what follows a pod's host name in its DNS name, without the cluster's domain."""
     subdomain = spec.get("subdomain")
     if not subdomain or spec.get("hostnameOverride") or spec.get("hostNetwork"):
         return ""
@@ -68,7 +68,7 @@ def domain_from(namespace: str, spec: Mapping[str, Any]) -> str:
 
 
 def named_ports(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """Yield the named ports of the containers that run beside each other in a pod."""
+    """Yield the named ports of a pod's containers and sidecars."""
     sidecars = (
         one for one in spec.get("initContainers", ()) if one.get("restartPolicy") == "Always"
     )

@@ -1,6 +1,6 @@
-"""What the operator needs from a cluster, in its own words.
+"""The interface that the operator needs from a cluster.
 
-`incumbent.kubernetes.api` is the adapter; tests have a fake that passes the same contract suite.
+`incumbent.kubernetes.api` implements it. The tests have a fake, and one contract suite tests both.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from incumbent.kubernetes.objects import Pod
 
 @dataclass(frozen=True, slots=True)
 class PodsReplaced:
-    """All pods of the namespace, from a consistent list: what is not in it is gone."""
+    """All pods of the namespace, from a consistent list. A pod that is not in it is gone."""
 
     pods: tuple[Pod, ...]
     restored: bool = False
-    """Whether the API server's versions went back, as after a restore of etcd from a backup."""
+    """Whether resourceVersions went back, as after a restore of etcd from a backup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class PodsUnwatched:
     """The watch has to wait until another one ends."""
 
     reason: str
-    """In one sentence, with what to do."""
+    """One sentence that also says what to do."""
 
 
 PodEvent = PodsReplaced | PodChanged | PodDeleted | PodsUnwatched
@@ -49,8 +49,8 @@ PodEvent = PodsReplaced | PodChanged | PodDeleted | PodsUnwatched
 class Cluster(Protocol):
     """The part of a Kubernetes API server that an election uses.
 
-    Every method raises a `ClusterError`. After `ClusterUnreachable` a write may have been carried
-    out. Nothing is retried here, but for `watch_pods`, which never ends by itself.
+    Every method can raise a `ClusterError`. After `ClusterUnreachable` a write may have happened.
+    Only `watch_pods` retries, and it never ends by itself.
     """
 
     async def cluster_uid(self, namespace: str = "kube-system") -> str:
@@ -62,9 +62,10 @@ class Cluster(Protocol):
         ...
 
     async def list_pods(self, namespace: str, label_selector: str, *, since: str = "") -> list[Pod]:
-        """List pods, consistently; with `since`, at least as new as this resourceVersion.
+        """List pods, consistently.
 
-        The latter does not wait for the API server's cache to catch up with everything else.
+        With `since`, the list is at least as new as this resourceVersion. The API server then does
+        not wait until its cache has caught up with all other writes.
         """
         ...
 
@@ -78,25 +79,26 @@ class Cluster(Protocol):
         within: float | None = None,
         dry_run: bool = False,
     ) -> Pod:
-        """Set labels and annotations (None removes), if UID and resourceVersion are still `pod`'s.
+        """Set labels and annotations (None removes), if UID and resourceVersion have not changed.
 
-        With `dry_run` the API server only says whether it would. The request may have to wait
-        before it is sent, and is not sent after `within` seconds.
+        With `dry_run`, the API server only says whether it would accept the patch. The request may
+        wait before it is sent, but it is not sent after `within` seconds.
 
         Raises:
-            Conflict: the pod changed, or it is another pod of the same name.
-            NotFound: it is gone.
+            Conflict: the pod changed, or another pod has its name.
+            NotFound: the pod is gone.
             Unsent: it was not sent in time.
             ClusterUnreachable: no answer within `timeout` seconds; it may yet be carried out.
         """
         ...
 
     def watch_pods(self, namespace: str) -> AsyncGenerator[PodEvent]:
-        """List, then watch, all pods of a namespace, for ever.
+        """List and then watch all pods of a namespace, forever.
 
-        Starts with `PodsReplaced`, and again after each loss of the watch that is not resumed: 410,
-        an interruption, a restart of the API server. Errors are logged, and retried with growing,
-        jittered pauses. Where too many namespaces are watched already, `PodsUnwatched` comes first.
+        The first event is `PodsReplaced`. It comes again after each loss of the watch that cannot
+        be resumed: a 410, an interruption, a restart of the API server. Errors are logged, and the
+        watch tries again after growing, jittered pauses. If too many namespaces are watched
+        already, `PodsUnwatched` comes first.
         """
         ...
 
@@ -109,16 +111,16 @@ class Cluster(Protocol):
         ...
 
     async def list_slices(self, namespace: str, service: str) -> list[dict[str, Any]]:
-        """Return the EndpointSlices of a Service, whoever wrote them."""
+        """Return all EndpointSlices of a Service, regardless of their writers."""
         ...
 
     async def create_slice(
         self, body: Mapping[str, Any], *, timeout: float, within: float | None = None
     ) -> dict[str, Any]:
-        """Create an EndpointSlice; the limits are those of `patch_pod`.
+        """Create an EndpointSlice. The time limits are as in `patch_pod`.
 
         Raises:
-            Conflict: there is one of this name.
+            Conflict: the name is taken.
             Unsent: it was not sent in time.
             ClusterUnreachable: no answer within `timeout` seconds; it may yet be carried out.
         """
@@ -134,11 +136,11 @@ class Cluster(Protocol):
     ) -> dict[str, Any]:
         """Change an EndpointSlice, if UID and resourceVersion are still those of `seen`.
 
-        Lists are replaced as a whole. The limits are those of `patch_pod`.
+        Lists are replaced as a whole. The time limits are as in `patch_pod`.
 
         Raises:
-            Conflict: it changed.
-            NotFound: it is gone.
+            Conflict: the slice changed.
+            NotFound: the slice is gone.
             Unsent: it was not sent in time.
             ClusterUnreachable: no answer within `timeout` seconds; it may yet be carried out.
         """
@@ -160,7 +162,7 @@ class Cluster(Protocol):
         resource_version: str,
         annotations: Mapping[str, str | None],
     ) -> None:
-        """Set annotations of an election (None removes), if it is at this resourceVersion."""
+        """Set annotations of an election (None removes), if it has this resourceVersion."""
         ...
 
     async def replace_status(

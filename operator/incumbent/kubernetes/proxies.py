@@ -1,6 +1,7 @@
-"""Which proxy leads to a server: the rules of Go's net/http, which kubectl follows.
+"""The choice of a proxy by the rules of Go's net/http, which kubectl follows.
 
-HTTP_PROXY, HTTPS_PROXY and NO_PROXY count, in upper case before lower case. ALL_PROXY does not.
+HTTP_PROXY, HTTPS_PROXY and NO_PROXY count. Upper case is read before lower case. ALL_PROXY does not
+count.
 Source: https://pkg.go.dev/golang.org/x/net/http/httpproxy.
 """
 
@@ -13,23 +14,23 @@ from collections.abc import Iterator, Mapping
 from incumbent.errors import ConfigurationError
 
 PORTS = {"http": "80", "https": "443"}
-"""The port of a URL that names none, by its scheme."""
+"""The default port of a URL, by scheme."""
 
 MAPPED = 96
-"""Bits before the IPv4 address in an IPv6 address that stands for it (::ffff:10.0.0.1)."""
+"""Bits before the IPv4 address in an IPv4-mapped IPv6 address (::ffff:10.0.0.1)."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def proxy_from(environment: Mapping[str, str], server: str) -> str | None:
-    """Return the URL of the proxy that leads to a server; None if the connection is direct.
+    """Return the URL of the proxy for a server; None if the connection is direct.
 
     Args:
         environment: the variables of the process.
         server: the URL of the API server.
 
     Raises:
-        ConfigurationError: the proxy is not one for HTTP.
+        ConfigurationError: the proxy is not an HTTP proxy.
     """
     url = urllib.parse.urlsplit(server)
     proxy = _variable(environment, f"{url.scheme.upper()}_PROXY") if url.scheme in PORTS else ""
@@ -40,10 +41,10 @@ def proxy_from(environment: Mapping[str, str], server: str) -> str | None:
 
 
 def checked(proxy: str) -> str:
-    """Return the URL of a proxy.
+    """Return the URL of a proxy as given, if it is an HTTP proxy.
 
     Raises:
-        ConfigurationError: the proxy is not one for HTTP.
+        ConfigurationError: it is not an HTTP proxy.
     """
     if urllib.parse.urlsplit(proxy).scheme.lower() not in PORTS:
         name = urllib.parse.urlsplit(proxy).hostname or proxy
@@ -55,12 +56,12 @@ def checked(proxy: str) -> str:
 
 
 def bypasses(no_proxy: str, host: str, port: str) -> bool:
-    """Return whether a connection to a host goes past the proxy.
+    """Return whether a connection to a host bypasses the proxy.
 
     Args:
         no_proxy: the value of NO_PROXY.
         host: a name, or an address without brackets.
-        port: its number.
+        port: the number of the port.
     """
     host = host.lower()
     address = _address(host)
@@ -94,8 +95,8 @@ def _entries(no_proxy: str) -> Iterator[str]:
 
 
 def _split(entry: str) -> tuple[str, str]:
-    """Return name and port of an entry; without a port, an empty one."""
-    if entry.startswith("["):  # with a port, otherwise Go takes it for a name
+    """Return the name and the port of an entry; the port may be empty."""
+    if entry.startswith("["):  # Go takes a bracketed entry without a port for a name
         name, _, port = entry[1:].partition("]:")
         return (name, port) if port else (entry, "")
     if entry.count(":") == 1:
@@ -114,7 +115,7 @@ def _address(host: str) -> Address | None:
 
 def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     address, slash, length = entry.partition("/")
-    if not slash or not length.isdecimal():  # Python would take a netmask, too
+    if not slash or not length.isdecimal():  # because Python would also accept a netmask
         return None
     try:
         network = ipaddress.ip_network(f"{address}/{length}", strict=False)
@@ -131,6 +132,6 @@ def _variable(environment: Mapping[str, str], name: str) -> str:
 
 
 def _completed(proxy: str) -> str:
-    """Return the URL of a proxy that may be given without its scheme."""
+    """Return the URL of a proxy; add http:// if it has no scheme."""
     url = urllib.parse.urlsplit(proxy)
     return proxy if url.scheme and url.netloc else f"http://{proxy}"

@@ -1,6 +1,6 @@
-"""Requests to the API server: each when it has its turn, with its JSON as the answer.
+"""Requests to the API server. Each waits for its turn, and returns the JSON of the answer.
 
-Nothing is retried: after a failure the caller has to look and decide again.
+No request is retried. After a failure the caller must read and decide again.
 """
 
 from __future__ import annotations
@@ -22,39 +22,40 @@ from incumbent.kubernetes.fairness import Rank
 T = TypeVar("T")
 
 TIMEOUT = 5.0
-"""Seconds for a request from the first byte sent to the last one read, and for opening a watch."""
+"""Seconds from the first byte of a request to the last byte of its answer, or to open a watch."""
 
 PAGE = 200
-"""Pods in one answer to a list. Decoding holds the event loop: 200 pods of 4 KB for some 30 ms, and
-3,000 at once for half a second, twice the smallest margin of a deadline (both measured)."""
+"""Number of pods in one page of a list. Decoding blocks the event loop: for about 30 ms with 200
+pods of 4 KB, and for half a second with 3,000 pods (both measured). Half a second is twice the
+smallest margin of a deadline."""
 LONGEST_PAGE = 4_000_000
-"""Bytes of such an answer, at most. A pod may have 1.5 MB, and 200 of them would take a gigabyte
-while they are decoded. If an answer is longer, a page of fewer is asked for."""
+"""Greatest number of bytes of a page. A pod may have 1.5 MB, and decoding 200 such pods would take
+a gigabyte of memory. If a page is longer, the request is sent again for fewer objects."""
 SMALLER = 8
-"""So many times fewer."""
+"""Factor by which the next page is smaller after a page that was too long."""
 
 RETRY_AFTER = 60.0
-"""Seconds to leave the API server alone when it asks for that (the header Retry-After), at most. It
-asks for 1 s itself; what is in front of it may ask for anything."""
+"""Longest pause in seconds if an answer asks for a pause (the header Retry-After). An API server
+asks for 1 s, but a proxy in front of it may ask for any time."""
 
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 
 
 class Requests:
-    """The requests of one process to one API server, but for watches.
+    """The requests of one process to one API server, except watches.
 
     Args:
-        connection: how the API server is reached.
+        connection: the connection to the API server.
     """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.timeout = TIMEOUT
-        """Seconds for a request that is given no other limit."""
+        """Seconds for a request without another limit."""
 
     async def find(self, path: str) -> dict[str, Any] | None:
-        """Read one object; None if there is none, NotFound if there is no such kind."""
+        """Read one object; None if it does not exist, `NotFound` if its kind does not exist."""
         try:
             found: dict[str, Any] = await self.ask("GET", path)
         except UnknownKind:
@@ -71,10 +72,10 @@ class Requests:
         *,
         since: str = "",
     ) -> tuple[list[T], str]:
-        """Return what is taken of all objects of one resourceVersion, and that version.
+        """List objects; return `taken` of each object, and the resourceVersion of the list.
 
-        Nothing else of an object stays in memory. With `since`, a resourceVersion, the list is at
-        least as new as that.
+        Nothing else of an object stays in memory. With `since`, the list is at least as new as this
+        resourceVersion.
         """
         found: list[T] = []
         version = ""
@@ -86,7 +87,7 @@ class Requests:
     async def pages(
         self, path: str, selection: Mapping[str, str], *, since: str = ""
     ) -> AsyncGenerator[tuple[list[dict[str, Any]], str]]:
-        """Yield what a list has, page by page, and the version that all pages are of."""
+        """Yield the pages of a list, each with the resourceVersion that all pages share."""
         limit, where = PAGE, dict(selection)
         if since:
             where |= {"resourceVersion": since, "resourceVersionMatch": "NotOlderThan"}
@@ -94,7 +95,7 @@ class Requests:
         while more != "":
             query = {"limit": str(limit), **where}
             try:
-                # A single object is never too long: etcd takes no more than 1.5 MB.
+                # A single object is never too long, because etcd stores at most 1.5 MB.
                 page = await self.ask(
                     "GET", path, query=query, longest=LONGEST_PAGE if limit > 1 else None
                 )
@@ -118,26 +119,26 @@ class Requests:
         usual: Rank = Rank.ROUTINE,
         longest: int | None = None,
     ) -> Any:
-        """Send a request, when it has its turn, and return the JSON of its answer.
+        """Wait for a turn, send a request, and return the JSON of its answer.
 
-        The wait for the turn counts against no limit but `within`: otherwise many that begin at
-        once would all fail, be tried again, and make the wait longer (500 elections that started
-        together did not come to rest).
+        The wait for the turn counts only against `within`. If it counted against `timeout`, many
+        requests that begin together would fail, be tried again, and make the wait longer (500
+        elections that started together never came to rest).
 
         Args:
-            method: of the request.
-            path: of the request.
-            query: of the request.
-            body: of the request.
-            content_type: of the body.
-            timeout: seconds for it, once it has its turn; None: the attribute `timeout`.
-            within: seconds for everything; None: no limit.
-            usual: its rank, if `turns.urgent` gave it none.
-            longest: bytes of the answer, at most; None: no limit.
+            method: the HTTP method.
+            path: the path.
+            query: the query parameters.
+            body: the body.
+            content_type: the media type of the body.
+            timeout: seconds for the request after it got its turn; None: the attribute `timeout`.
+            within: seconds for the wait and the request; None: no limit.
+            usual: the rank of the request if `turns.urgent` gave it none.
+            longest: greatest number of bytes of the answer; None: no limit.
 
         Raises:
-            TooLong: the answer has more bytes. The rest of it is not read.
-            Unsent: it had no turn, or no connection, in time.
+            TooLong: the answer has more than `longest` bytes. The rest of it is not read.
+            Unsent: the request got no turn or no connection in time.
         """
         until = None if within is None else clock.now() + within
         namespace = namespace_in(path)
@@ -177,7 +178,7 @@ class Requests:
         until: float | None,
         longest: int | None,
     ) -> Any:
-        """Send a request now, not after `until`, and return the JSON of its answer."""
+        """Send a request without waiting for a turn, but not after `until`; return the JSON."""
         content = None if body is None else Body(body, until=until)
         try:
             limit = self.timeout if timeout is None else timeout
@@ -205,14 +206,14 @@ class Requests:
 
 
 class TooLong(Exception):
-    """An answer is longer than its reader takes."""
+    """An answer is longer than the caller allows."""
 
 
 async def _read(response: aiohttp.ClientResponse, longest: int | None) -> bytes:
     """Return the body of an answer.
 
     Raises:
-        TooLong: it has more bytes than that.
+        TooLong: it has more than `longest` bytes.
     """
     if longest is None:
         return await response.read()

@@ -1,4 +1,4 @@
-"""A `LeaderElection` as the API server shows it, turned into values."""
+"""The values of a `LeaderElection`, read from the JSON of the API server."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "LeaderElection"
 PLURAL = "leaderelections"
 SERVICE_NAME = "kubernetes.io/service-name"
-"""Label of an EndpointSlice: the Service that it belongs to."""
+"""Label of an EndpointSlice that names its Service."""
 PROGRAM_HEADER = "Sec-Incumbent-Client"
-"""Proves that a request comes from a program, whatever its `Host`: browsers let no script set a
-header that begins with `Sec-` (a forbidden request-header name of the Fetch standard). Programs
-that ask through the proxy of an API server send it, because `Host` is the name of that server
-then."""
+"""Header that proves that a request comes from a program and not from a script in a browser.
+Browsers let no script set a header that begins with `Sec-` (a forbidden request-header name of the
+Fetch standard). Programs that use the proxy of an API server send it, because `Host` then names
+that server and proves nothing."""
 
 FINALIZER = f"{GROUP}/cleanup"
 EXCLUDE = f"{GROUP}/exclude"
 """Annotation on a pod that keeps it out of every election, unless its value is `false`."""
 PRIORITY = f"{GROUP}/priority"
-"""Annotation on a pod: an integer, the highest candidate is preferred."""
+"""Annotation on a pod: an integer. The candidate with the highest one is preferred."""
 
 STEP_DOWN = f"{GROUP}/step-down"
-"""Annotation on an election: its leader is to step down, for the pod that it names or for any."""
+"""Annotation on an election that asks its leader to step down, for a named pod or for any pod."""
 STEP_DOWN_TERM = f"{GROUP}/step-down-term"
-"""Annotation beside it, ours: the term of the leader that it is about."""
+"""Annotation that the operator adds to `STEP_DOWN`: the term that should end."""
 LABELLING = f"{GROUP}/labelling"
-"""Annotation, ours: the pod that the label of an observed election was last meant for, as
-`<UID>/<name>/<nonce>`."""
+"""Annotation that the operator writes on an observed election: the pod that it labels next or
+labelled last, as `<UID>/<name>/<nonce>`."""
 
 
 Anchor = str | tuple[str, str]
-"""What a pod must have to concern an election, though it is not enough: the key of a label or an
-annotation, or a label with its value. So whom a pod concerns is looked up, and not asked around."""
+"""The key of a label or an annotation, or a label with its value. A pod that has none of an
+election's anchors does not concern the election. Elections are indexed by anchor, so that a changed
+pod need not be compared with each of them."""
 ANY: Anchor = ""
-"""What every pod has."""
+"""The anchor that every pod has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Requirement:
     values: frozenset[str] = frozenset()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether the labels meet it, as the API server would decide."""
+        """Whether the labels meet the requirement, by the rules of the API server."""
         value = labels.get(self.key)
         match self.operator:
             case "In":
@@ -71,14 +72,14 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """A label selector. An empty one matches no pod, though the API server's matches every pod."""
+    """A label selector. An empty one matches no pod; at the API server it matches every pod."""
 
     requirements: tuple[Requirement, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether a pod with these labels is selected."""
-        # No `all`, which takes four times as long (measured): a scrape of the metrics asks this for
-        # each election about each pod.
+        # `all` would take four times as long (measured). Each scrape of the metrics calls this for
+        # each election and each pod.
         for requirement in self.requirements:
             if not requirement.matches(labels):
                 return False
@@ -86,7 +87,7 @@ class Selector:
 
     @property
     def anchors(self) -> frozenset[Anchor]:
-        """Of which every pod that is selected has at least one."""
+        """Anchors of which every selected pod has at least one."""
         for requirement in self.requirements:
             if requirement.operator == "In":
                 return frozenset((requirement.key, value) for value in requirement.values)
@@ -96,13 +97,13 @@ class Selector:
         return frozenset({ANY})
 
     def __str__(self) -> str:
-        """Return it as a query of the API server."""
+        """Return the selector as a query of the API server."""
         return ",".join(_query(requirement) for requirement in self.requirements)
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What one `LeaderElection` asks for, and what its status remembers."""
+    """The spec of one `LeaderElection`, and the parts of its status that the operator reads."""
 
     key: ElectionKey
     uid: str
@@ -111,47 +112,47 @@ class Resource:
     deleting: bool
     selector: Selector
     observed: bool
-    """Whether the members campaign by themselves, and the operator only follows."""
+    """Whether the members campaign themselves, and the operator only labels the leader."""
     suspend: bool
     campaign: CampaignSpec
     bucket: str
-    """The effective one: remembered in the status, or of the spec, or the operator's."""
+    """The bucket in use: from the status, else from the spec, else the operator's default."""
     record_key: str
-    """The key in the bucket."""
+    """The key of the record in the bucket."""
     label_key: str
     unready_grace: float
-    """Seconds for which a leader that is not ready keeps its office."""
+    """Seconds for which a leader that is not ready goes on leading."""
     preempts: bool
-    """Whether a candidate of higher priority takes over from a leader that could go on."""
+    """Whether a candidate of higher priority replaces a healthy leader."""
     holds: bool
-    """Whether the leader keeps its label while NATS is away for longer than its lease."""
+    """Whether the leader keeps its label if NATS is away for longer than the lease."""
     step_down: str | None
-    """Who is to lead instead of the present leader; empty: anybody; None: nobody."""
+    """The pod that should replace the leader; empty: any pod; None: no step-down is asked for."""
     accepts_lower_tokens: bool
-    """Whether the next term may have a lower token than the last one known."""
+    """Whether the next term may have a lower token than the last known term."""
     site: str
-    """The site under which it was first served; empty before."""
+    """The site that served the election first; empty before that."""
     service: str = ""
-    """The Service whose EndpointSlices are to hold the leader; empty: labels are enough."""
+    """The Service whose EndpointSlices should hold the leader; empty: only labels are used."""
     routed: str = ""
-    """The Service of which that was asked last, so that its slices can be taken back."""
+    """The Service that the status names. Its slices must be deleted if `service` changes."""
 
     @property
     def token_key(self) -> str:
-        """The annotation that carries the token on the leader.
+        """The key of the leader pod's annotation with the token.
 
-        Named after the election, so that no two elections of a namespace ever share it.
+        It contains the election's name, so two elections of a namespace never share it.
         """
         return f"{GROUP}/{self.key.name}.token"
 
     @property
     def anchors(self) -> frozenset[Anchor]:
-        """Of which every pod that concerns it has at least one."""
+        """Anchors of which every pod that concerns the election has at least one."""
         return self.selector.anchors | {self.label_key, self.token_key}
 
     @property
     def keys(self) -> frozenset[str]:
-        """Return the keys of all labels and annotations of a pod that it looks at."""
+        """The keys of all labels and annotations of pods that the election looks at."""
         own = {self.label_key, self.token_key}
         return frozenset(own.union(one.key for one in self.selector.requirements))
 
@@ -167,8 +168,8 @@ class Resource:
 def resource_from(body: Mapping[str, Any], *, default_bucket: str) -> Resource:
     """Read a `LeaderElection`.
 
-    What names the lock (bucket, key, label key, site) is taken from the status once it is there:
-    other defaults of a later operator must not move a running election.
+    The bucket, the key, the label key and the site are taken from the status as soon as it has
+    them, because other defaults of a later operator must not move a running election.
     """
     metadata, spec = body["metadata"], body.get("spec") or {}
     status = body.get("status") or {}
@@ -218,9 +219,9 @@ def _backoff(backoff: Mapping[str, Any] | None) -> ExponentialBackoff | None:
 
 
 LONGEST_ANNOTATION = 1024
-"""Characters of an annotation of an election that are kept at most; ours are shorter."""
+"""Longest annotation of an election that is kept, in characters. Ours are shorter."""
 MOST_ANNOTATIONS = 16
-"""Annotations of an election that are kept: our three, and what kopf writes for its handlers."""
+"""Greatest number of annotations kept of an election: our three, and those of kopf's handlers."""
 
 _METADATA = (
     "name",
@@ -235,10 +236,11 @@ _METADATA = (
 
 
 def lean(body: dict[str, Any]) -> dict[str, Any]:
-    """Drop from a `LeaderElection`, in place, what only others need; return it.
+    """Remove the fields that the operator does not use from an election, in place; return it.
 
-    It is kept for as long as it exists. `managedFields` are a third of it, and anybody who may
-    annotate it can make it a hundred times larger. Spec and status have the limits of the kind.
+    The operator keeps each election in memory while it exists. `managedFields` are a third of it,
+    and a user who may annotate it can make it a hundred times larger. The schema of the kind limits
+    spec and status.
     """
     metadata = body["metadata"]
     known: Mapping[str, str] = metadata.get("annotations") or {}
@@ -253,7 +255,7 @@ def lean(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def whole(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an election of a list with what a list leaves out of its items."""
+    """Return an election from a list, with the fields that lists leave out of their items."""
     return {"apiVersion": API_VERSION, "kind": KIND, **item}
 
 

@@ -1,4 +1,4 @@
-"""What of an access to an API server a request needs: address, token, certificates and proxy."""
+"""The data that a request to an API server needs: address, token, certificates and proxy."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from incumbent.kubernetes.resource import PROGRAM_HEADER
 
 @dataclass(frozen=True, slots=True)
 class KubernetesAccess:
-    """How to reach the API server. The fields are named as in `kopf.ConnectionInfo`.
+    """The address and credentials for the API server, with the names of `kopf.ConnectionInfo`.
 
-    The token is the one of now. It may expire, so ask `Connection.access` at each login.
+    The token may expire, so call `Connection.access` again at each login.
     """
 
     server: str
     ca_path: str | None = None
     insecure: bool = False
     scheme: str | None = None
-    """What stands before the token in the header `Authorization`."""
+    """The word before the token in the header `Authorization`."""
     token: str | None = field(default=None, repr=False)
     certificate_path: str | None = None
     private_key_path: str | None = None
@@ -34,7 +34,7 @@ class KubernetesAccess:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What of an access a request needs."""
+    """The data that a request to an API server needs."""
 
     server: str
     authorization: str = field(repr=False)
@@ -43,27 +43,27 @@ class Route:
     server_name: str | None
     proxy: str | None
     certificates: tuple[str | None, ...]
-    """The files of the CA, of the client certificate and of its key."""
+    """The files of the CA, the client certificate and its key; None: no such file."""
     read: Stamps
-    """What these files were like when they were read."""
+    """The stamps of these files when they were read."""
     tls: ssl.SSLContext | None
-    """None without TLS."""
+    """The TLS settings; None: no TLS."""
 
     @property
     def outdated(self) -> bool:
-        """Whether one of the certificates has changed since."""
+        """Whether a certificate file has changed since it was read."""
         return stamps_of(self.certificates) != self.read
 
     def signed(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Return headers with those that say who asks."""
-        # The second one is for an operator whose history is asked for through the API server.
+        """Return the headers with those for authentication and impersonation."""
+        # An operator asks for the second header if a request comes through the API server's proxy.
         signed = {"User-Agent": "incumbent", PROGRAM_HEADER: "incumbent", **headers}
         if self.authorization:
             signed["Authorization"] = self.authorization
         return [*signed.items(), *self.impersonation]
 
     def access(self, default_namespace: str | None) -> KubernetesAccess:
-        """Return this for people and tests."""
+        """Return the address and credentials in the form of `KubernetesAccess`."""
         scheme, _, token = self.authorization.partition(" ")
         authority, certificate, key = self.certificates
         return KubernetesAccess(
@@ -80,14 +80,14 @@ class Route:
 
 
 def route_from(configuration: Configuration, before: Route | None = None) -> Route:
-    """Return what requests need of an access.
+    """Return the data for requests from a configuration.
 
     Args:
-        configuration: the access.
-        before: the last one, of which unchanged certificates are taken.
+        configuration: the access data.
+        before: the previous route. If the certificates have not changed, its TLS settings are used.
 
     Raises:
-        OSError: a certificate cannot be read, or is none.
+        OSError: a certificate file cannot be read, or contains no certificate.
         ValueError: the address of the server is broken.
     """
     server = configuration.host.rstrip("/")
@@ -120,10 +120,10 @@ def route_from(configuration: Configuration, before: Route | None = None) -> Rou
 
 
 def tls_context(configuration: Configuration) -> ssl.SSLContext:
-    """Return whom to trust, and what to show.
+    """Return the TLS settings with the trusted CA and the client certificate.
 
     Raises:
-        OSError: a certificate cannot be read, or is none.
+        OSError: a certificate file cannot be read, or contains no certificate.
     """
     context = ssl.create_default_context(
         cafile=configuration.ssl_ca_cert, cadata=configuration.ca_cert_data

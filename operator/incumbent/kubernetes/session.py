@@ -1,12 +1,13 @@
-"""How kopf sends its requests: through our connection, and never blind after an interruption.
+"""The session through which kopf sends its requests over our connection.
 
-kopf takes any aiohttp session. This one has the few things that kopf asks of it. It gives kopf what
-`connection` has: certificates and tokens of now, the proxy, and watches whose silence is noticed.
+kopf accepts any aiohttp session. This one implements the few methods that kopf uses. It gives kopf
+the advantages of `connection`: current certificates and tokens, the proxy, and watches whose
+silence is detected.
 
-A watch that was interrupted is not just resumed. Behind an interruption there may be an API server
-whose etcd was restored from a backup: its versions went back, and a watch from a later version
-shows nothing. So whoever serves the objects looks at all of them first, and kopf lists them again
-if that is necessary.
+A watch that was interrupted is not simply resumed. During the interruption, etcd may have been
+restored from a backup. Then the resourceVersions went back, and a watch from a later version shows
+nothing. Therefore the session first asks the callback `interrupted`, which checks all objects, and
+kopf lists them again if that is necessary.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from incumbent.kubernetes.turns import apart
 from incumbent.kubernetes.watch import HEALTHY, SLACK, pause_before
 
 LATE = 10.0
-"""Seconds after its time by which a watch has ended if nothing is wrong. There is no sooner sign of
-silence: of a kind whose objects do not change, such as definitions of kinds, the API server sends
-bookmarks only as often as etcd tells it about others, which may be every 10 minutes. A peer that is
-gone is noticed by TCP's keep-alive."""
+"""Seconds after its planned end by which a healthy watch has ended. Silence cannot be detected
+sooner: for a kind whose objects do not change, such as CustomResourceDefinitions, the API server
+sends bookmarks only as often as etcd reports its progress, which may be every 10 minutes. TCP
+keep-alive detects a peer that is gone."""
 
 GONE = 410
 
@@ -43,29 +44,29 @@ class Watch:
     """The latest watch of a path."""
 
     listed: bool = False
-    """Whether the path was listed since, so that the next watch begins with what is there."""
+    """Whether the path was listed since then, so that the next watch starts from that list."""
     opened: float = -math.inf
-    """When it was opened, by the clock of the loop, which stands still while the machine sleeps."""
+    """Time of its start on the event loop's clock, which stops while the machine sleeps."""
     ends: float = math.inf
-    """When the API server ends it by itself."""
+    """Time at which the API server ends the watch as planned."""
     failures: int = 0
-    """How many watches before this one were interrupted soon after they had begun."""
+    """Number of watches in a row that were interrupted soon after their start."""
 
 
 class Session:
-    """What kopf uses of an `aiohttp.ClientSession`.
+    """The part of an `aiohttp.ClientSession` that kopf uses.
 
     Args:
-        connection: which sends the requests.
-        interrupted: is called with the path of a watch that was interrupted, and the version that
-            it came to; returns whether kopf has to list again. What it raises is tried again.
+        connection: the connection that sends the requests.
+        interrupted: is called with the path of an interrupted watch and its last version. It
+            returns whether kopf must list again. If it raises, kopf tries the watch again.
     """
 
     def __init__(
         self, connection: Connection, *, interrupted: Callable[[str, str], Awaitable[bool]]
     ) -> None:
         self.headers: dict[str, str] = {}
-        """For all requests; kopf puts its name here."""
+        """Headers for all requests. kopf adds its name here."""
         self.closed = False
         self._connection = connection
         self._interrupted = interrupted
@@ -83,14 +84,14 @@ class Session:
         """Send a request.
 
         Args:
-            method: of the request.
-            url: its path and query.
+            method: the HTTP method.
+            url: the path and query.
             json: the body.
-            headers: of the request.
-            timeout: limits of its time.
+            headers: the headers.
+            timeout: the time limits.
 
         Raises:
-            aiohttp.ClientConnectionError: there was no answer that counts. kopf tries again.
+            aiohttp.ClientConnectionError: there was no valid answer. kopf tries again.
         """
         parts = urllib.parse.urlsplit(url)
         query = urllib.parse.parse_qs(parts.query)
@@ -99,12 +100,12 @@ class Session:
             if "watch" in query:
                 return await self._watch(watch, url, timeout)
             body = None if json is None else Body(json)
-            # A watch takes no turn: it goes on for minutes.
+            # Only this request takes a turn. A watch takes none, because it goes on for minutes.
             namespace, turns = namespace_in(parts.path), self._connection.turns
             with apart():
                 async with turns.turn(_rank(method), namespace=namespace):
                     response = await self._send(method, url, body, headers or {}, timeout)
-                    await response.read()  # here, so that the turn lasts until all of it is there
+                    await response.read()  # keep the turn until the whole answer is read
             if (pause := retry_after_in(response.headers)) is not None:
                 turns.hold(namespace, min(pause, RETRY_AFTER))
         except (ClusterError, aiohttp.ClientResponseError, OSError, ValueError) as error:
@@ -116,7 +117,7 @@ class Session:
         return response
 
     async def close(self) -> None:
-        """End it; the connection stays open."""
+        """Close the session. The connection stays open."""
         self.closed = True
 
     async def _watch(
@@ -131,7 +132,7 @@ class Session:
                 await asyncio.sleep(pause_before(watch.failures))
             if await self._interrupted(parts.path, query.get("resourceVersion", "")):
                 return ListAgain()
-        watch.listed, watch.ends = False, math.inf  # for now: it may not come about
+        watch.listed, watch.ends = False, math.inf  # in case the watch cannot be opened
         seconds = float(query["timeoutSeconds"])
         limits = aiohttp.ClientTimeout(
             total=timeout.total, sock_connect=timeout.sock_connect, sock_read=seconds + 2 * LATE
@@ -162,7 +163,7 @@ class Session:
             limits=timeout,
         )
         if response.status == UNAUTHORIZED:
-            # kopf would log in again at once, and for ever.
+            # If kopf saw the 401, it would log in again at once, forever.
             response.close()
             msg = "The API server does not accept the credentials (401)"
             raise aiohttp.ClientConnectionError(msg)
@@ -170,16 +171,16 @@ class Session:
 
 
 def _rank(method: str) -> Rank:
-    """Return how urgent a request is. The only thing that kopf writes is a finalizer.
+    """Return the rank of a request. kopf writes only finalizers.
 
-    Slow requests of a namespace, such as its pods' patches at a webhook that hangs, keep others of
-    their rank waiting. They must not keep kopf from the deletion of an election.
+    Slow requests of a namespace, such as patches of pods at a webhook that hangs, make other
+    requests of their rank wait. They must not delay the deletion of an election.
     """
     return Rank.FINALIZER if method.upper() == "PATCH" else Rank.ROUTINE
 
 
 class ListAgain:
-    """The answer to a watch by which an API server says that its version is too old."""
+    """An answer to a watch that says, as an API server does, that its version is too old."""
 
     status = 200
     closed = False
@@ -188,7 +189,7 @@ class ListAgain:
         self.content = self
 
     async def iter_chunked(self, _size: int) -> AsyncIterator[bytes]:
-        """Yield the one event."""
+        """Yield the only event, an error."""
         problem = {"kind": "Status", "code": GONE, "message": "the watch was interrupted"}
         yield json.dumps({"type": "ERROR", "object": problem}).encode() + b"\n"
 
@@ -196,8 +197,8 @@ class ListAgain:
         """Do nothing: there is no connection."""
 
     async def __aenter__(self) -> Self:
-        """Begin to read it."""
+        """Start reading the answer."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End."""
+        """Stop reading the answer."""

@@ -1,7 +1,7 @@
 """Turns for work that loads the API server, given in the order of `incumbent.kubernetes.fairness`.
 
-What a request is for is known to its caller's callers: `urgent` says it once for everything that is
-asked inside, also by tasks that are created there.
+The outer callers know the purpose of a request. They use `urgent`, which sets the rank of all
+requests in its block, including those of tasks that are created there.
 """
 
 from __future__ import annotations
@@ -30,53 +30,54 @@ REQUESTS = Limits(
         Rank.REPORT: Bounds(2, 8),
     },
 )
-"""Requests to the API server. After a start or a loss every election has some to make, and a TLS
-handshake for each of them would cost more than the wait. Few reports go on at a time: otherwise the
-labels of a thousand elections that lose their leaders together would share the API server with
-every status. Watches are not counted."""
+"""Limits of requests to the API server, without watches. After a start or an outage every election
+sends requests, and opening a TLS connection for each would take longer than waiting for a turn. The
+number of reports is small: otherwise, if a thousand elections lose their leaders together, their
+label writes would compete with all their status writes."""
 
 CHANGES = Limits(turns=32, everything=128, patience=5.0, spare_turns=8, spare=64)
-"""Changes of leader. What thousands of elections begin together after a start or a storm, none of
-them would end in time; one after the other they are soon done (measured)."""
+"""Limits of changes of leader. If thousands of elections started a change at the same time after a
+start or an outage, none would finish in time. With these limits they are soon done (measured)."""
 
 QUESTIONS = Limits(turns=8, everything=32, patience=5.0, spare_turns=2, spare=16)
-"""Questions to stewards (see `confirmation`). One answer may spare many others."""
+"""Limits of questions to stewards (see `confirmation`). One answer can save many questions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a task works on."""
+    """The work of a task: for which election, and how urgent."""
 
     namespace: str = ""
     election: str = ""
     rank: Rank | None = None
-    """None: it depends on what is asked."""
+    """The rank; None: each request has its usual rank."""
     due: float | None = None
-    """When it has to be done; None: at once."""
+    """Time by which the work must be done; None: at once."""
 
 
 _work: ContextVar[Work] = ContextVar("work", default=Work())  # noqa: B039  # it is frozen
 
 
 def work() -> Work:
-    """Return what this task works on."""
+    """Return the work of this task."""
     return _work.get()
 
 
 @contextlib.contextmanager
 def working_for(namespace: str, election: str) -> Generator[None]:
-    """Let what is asked inside take the share of an election."""
+    """Count the requests in this block against the share of an election."""
     with _doing(replace(work(), namespace=namespace, election=election)):
         yield
 
 
 @contextlib.contextmanager
 def urgent(rank: Rank, *, due: float | None = None) -> Generator[None]:
-    """Let what is asked inside have a rank, or the more urgent one that it has already.
+    """Give the requests in this block a rank, unless they have a more urgent one already.
 
     Args:
-        rank: how urgent it is.
-        due: when it has to be done, None: at once; an earlier time of the same rank counts.
+        rank: the rank.
+        due: the time by which the work must be done; None: at once. If an outer block set the same
+            rank, the earlier time counts.
     """
     now = work()
     if now.rank is None or rank < now.rank:
@@ -89,7 +90,7 @@ def urgent(rank: Rank, *, due: float | None = None) -> Generator[None]:
 
 @contextlib.contextmanager
 def apart(rank: Rank | None = None) -> Generator[None]:
-    """Let what is asked inside have this rank, whatever it was called from; None: its usual one."""
+    """Give the requests in this block this rank, even in an outer block; None: the usual rank."""
     with _doing(replace(work(), rank=rank, due=None)):
         yield
 
@@ -107,7 +108,7 @@ class Turns:
     """Turns of one kind.
 
     Args:
-        limits: how much goes on at a time.
+        limits: the limits of the work that goes on at the same time.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -119,11 +120,11 @@ class Turns:
     async def turn(
         self, usual: Rank = Rank.CHANGE, *, namespace: str | None = None
     ) -> AsyncGenerator[None]:
-        """Wait for a turn, and have it inside.
+        """Wait for a turn, and keep it during the block.
 
         Args:
-            usual: the rank if `urgent` gave none.
-            namespace: whose share it takes; None: that of `working_for`.
+            usual: the rank if `urgent` set none.
+            namespace: the namespace whose share the work uses; None: the one of `working_for`.
         """
         now = work()
         where = now.namespace if namespace is None else namespace
@@ -143,21 +144,21 @@ class Turns:
             self._admit()
 
     def hold(self, namespace: str, seconds: float) -> None:
-        """Give no turns to a namespace for so long, but for strips."""
+        """Give no turns to a namespace for this time, except for strips."""
         self._queue.hold(namespace, clock.now() + seconds)
 
     def waiting(self) -> int:
-        """Return how much waits for a turn."""
+        """Return the amount of work that waits for a turn."""
         return self._queue.waiting
 
     def under_way(self, rank: Rank | None = None) -> int:
-        """Return how much goes on, of one rank or of all."""
+        """Return the amount of work that goes on, of one rank or of all ranks."""
         return self._queue.under_way(rank)
 
     def _admit(self) -> None:
         for ticket in self._queue.admit(clock.now()):
             began = self._began[ticket]
-            if not began.done():  # otherwise its task was cancelled a moment ago, and leaves
+            if not began.done():  # if done, its task was just cancelled and will leave the queue
                 began.set_result(None)
         if self._timer is not None:
             self._timer.cancel()

@@ -1,30 +1,30 @@
-"""The resourceVersions of the API server, which can be compared (Kubernetes, KEP-5504). Pure.
+"""Comparison of the API server's resourceVersions (allowed by Kubernetes, KEP-5504). Pure.
 
-Those of one kind are integers that grow, unless etcd is restored from a backup.
+The resourceVersions of one kind are integers that grow, unless etcd is restored from a backup.
 """
 
 from __future__ import annotations
 
 
 def number_of(version: str) -> int:
-    """Return a resourceVersion as the number that it is; 0 if it is none."""
+    """Return a resourceVersion as a number; 0 if it is not a number."""
     return int(version) if version.isdecimal() else 0
 
 
 def newer(version: str, other: str) -> bool:
-    """Return whether a resourceVersion is newer than another one; false if that cannot be told."""
+    """Return whether a resourceVersion is newer than another; False if they are not numbers."""
     both = version.isdecimal() and other.isdecimal()
     return both and int(version) > int(other)
 
 
 def one_before(version: str) -> str:
-    """Return the version from which to watch, if everything up to `version` is known.
+    """Return the version from which to start a watch if everything up to `version` is known.
 
-    The API server sends bookmarks only if they are newer than the version that a watch started
-    from (`cacheWatcher.process` in its watch cache). While no pod of the cluster changes, its
-    newest version may be just that one; then nothing would be sent, and a watch that works could
-    not be told from a dead one. A watch from the version before gets a bookmark every minute
-    (observed with Kubernetes 1.32, 1.33 and 1.37), and the last known change at most once more.
-    0 would mean "any".
+    The API server sends a bookmark only if it is newer than the start version of the watch
+    (`cacheWatcher.process` in its watch cache). While no pod of the cluster changes, the newest
+    version may equal `version`. Then a watch from `version` would get no bookmark, and would look
+    like a dead watch. A watch from the version before gets a bookmark every minute (observed with
+    Kubernetes 1.32, 1.33 and 1.37). It may get the last known change a second time. The
+    version before 1 is not used, because 0 would mean "any version".
     """
     return str(number_of(version) - 1) if number_of(version) > 1 else version

@@ -1,4 +1,4 @@
-"""The watch of the pods of a namespace: a list, then its changes, and again after each loss."""
+"""The watch of a namespace's pods: a list, then the changes, and a new list after some losses."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ from incumbent.kubernetes.turns import apart, working_for
 from incumbent.kubernetes.versions import newer, one_before
 
 WATCH_SECONDS = (240, 360)
-"""How long the API server is asked to keep a watch open; random, so that watches spread out."""
+"""Shortest and longest duration of a watch. It is random, so that the watches spread out."""
 
 SILENCE = 75.0
-"""Seconds without a byte after which a watch is taken for dead. The API server sends a bookmark
-after a minute at the latest (`defaultBookmarkFrequency` of its watch cache), and the rest is slack.
-At rest it does so only for watches from an earlier version than its newest: see `one_before`.
+"""Seconds without a byte after which a watch counts as dead. The API server sends a bookmark at
+least every minute (`defaultBookmarkFrequency` of its watch cache), and 15 s are slack. While no pod
+changes, it does so only for a watch that started before the newest version: see `one_before`.
 """
 
 SLACK = 2.0
-"""Seconds by which a watch may end before its time, and has not been interrupted."""
+"""Seconds by which a watch may end early and still counts as not interrupted."""
 
 HEALTHY = 10.0
-"""Seconds after which a watch that ends counts as having worked."""
+"""Seconds that a watch must have lasted to count as a success."""
 
 BACKOFF = JitteredBackoff(first=0.1, longest=2.0)
-"""Pauses before a failed watch is opened again. For the longest an API server that is back goes
-unnoticed, and with it what was done to the labels meanwhile."""
+"""Pauses before a failed watch is opened again. For the longest pause, a returned API server and
+changes to the labels can go unnoticed."""
 
 QUIET = 60.0
-"""Seconds in which it is said once that etcd was restored, however many namespaces find out."""
+"""Seconds in which a restore of etcd is logged only once, even if many namespaces detect it."""
 
 log = structlog.get_logger(__name__)
 
 
 class PodWatches:
-    """The watches of pods, of which there may be so many at a time.
+    """The watches of pods, with a limit of their number.
 
     Args:
-        requests: to the API server.
+        requests: the requests to the API server.
         most: how many namespaces can be watched at a time; None: any number.
     """
 
@@ -68,12 +68,13 @@ class PodWatches:
         self._quiet_until = 0.0
 
     async def watch(self, namespace: str) -> AsyncGenerator[PodEvent]:
-        """List, then watch, all pods of a namespace, for ever.
+        """List and then watch all pods of a namespace, forever.
 
-        Nothing is lost while the consumer is slow: the stream waits, and is resumed from the last
-        event taken. Close it (`contextlib.aclosing`) to close its connection.
+        No event is lost while the consumer is slow: the stream waits, and resumes after the last
+        event that the consumer took. Close the stream (`contextlib.aclosing`) to close its
+        connection.
 
-        If there are as many watches as there may be, this one waits until another one is closed.
+        If the greatest number of watches is open, this one waits until another one is closed.
         """
         if self._watches.locked():
             problem = self._too_many()
@@ -93,7 +94,7 @@ class PodWatches:
             self._watches.release()
 
     def _too_many(self) -> str:
-        """Say that there are as many watches as there may be; log it once for all that wait."""
+        """Return a message that too many watches are open; log it for the first one that waits."""
         problem = (
             f"the operator may open too few files to watch more than {self._most_watches}"
             " namespaces: raise the hard limit (ulimit -Hn, LimitNOFILE), or give some of the"
@@ -119,7 +120,7 @@ class PodWatches:
                     restored = self.went_back(version, now)
                     version, listed = now, True
                     yield PodsReplaced(tuple(pods), restored=restored)
-                    del pods  # they would stay in memory as they were, for as long as the watch
+                    del pods  # otherwise this list would stay in memory until the watch ends
                 opened = clock.now()
                 start = version if version == refused else one_before(version)
                 async with contextlib.aclosing(
@@ -140,7 +141,7 @@ class PodWatches:
                 problem = error
                 listed = listed and not isinstance(error, Interrupted | Unconnected)
             failures = 0 if clock.now() - opened > HEALTHY else failures + 1
-            # The end of its time, and a version too old, are what every watch comes to.
+            # The planned end of a watch and an old version are normal, so do not wait after them.
             if problem is not None or failures > 1:
                 pause = pause_before(failures, problem)
                 log.warning(
@@ -152,9 +153,9 @@ class PodWatches:
                 await asyncio.sleep(pause)
 
     def went_back(self, before: str, now: str) -> bool:
-        """Return whether a consistent list is of an earlier version than what was seen before it.
+        """Return whether a consistent list has an earlier version than one that was seen before.
 
-        That is so after a restore of etcd. It is logged, but not for each namespace.
+        This happens after a restore of etcd. It is logged, but not for each namespace.
         """
         if not newer(before, now):
             return False
@@ -174,15 +175,15 @@ async def changes(
     """Yield type and object of each event after `version`, until the API server ends the watch.
 
     Args:
-        connection: to the API server.
-        path: of what is watched.
-        version: the resourceVersion from which to go on.
-        query: selects some of it; None: all.
+        connection: the connection to the API server.
+        path: the path to watch.
+        version: the resourceVersion to continue from.
+        query: parameters that select some of the objects; None: all objects.
 
     Raises:
-        Expired: the version is too old, or the API server ended the watch early. Behind its end
-            there may be another one, whose versions went back: list again.
-        Interrupted: the same, after an error.
+        Expired: the version is too old, or the API server ended the watch early. List again,
+            because the next API server's versions may have gone back.
+        Interrupted: the watch ended with an error. List again for the same reason.
     """
     seconds, loop = random.randint(*WATCH_SECONDS), asyncio.get_running_loop()  # noqa: S311
     query = {
@@ -195,7 +196,7 @@ async def changes(
     with translated(f"The watch of {path}"):
         async with asyncio.timeout(TIMEOUT):
             response = await connection.send("GET", path, query=query, silence=SILENCE)
-    opened = loop.time()  # which stands still while the machine sleeps
+    opened = loop.time()  # this clock stops while the machine sleeps
     try:
         with translated(f"The watch of {path}"):
             keep_alive(response)
@@ -217,6 +218,6 @@ async def changes(
 
 
 def pause_before(attempt: int, problem: ClusterError | None = None) -> float:
-    """Return the seconds to wait: growing with jitter, or what the server asks for, if longer."""
+    """Return the pause in seconds: growing with jitter, or as the server asks if that is longer."""
     asked = problem.retry_after if isinstance(problem, Overloaded) else 0.0
     return max(BACKOFF.pause(attempt), min(asked, RETRY_AFTER))
