@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from incumbent.kubectl.client import Client
 
 SETTLED_WITHIN = 5.0
-"""Seconds for the status to follow, after the operator says that it is done with a request."""
+"""Seconds to wait for the status after the operator has finished a request."""
 
 DONE = {
     "none": "",
@@ -151,7 +151,7 @@ async def _suspend(client: Client, name: str, *, wanted: bool, dry_run: str, out
 
 
 async def _check(client: Client, resource: Resource, leader: str, to: str | None) -> None:
-    """Look whether there is somebody who can lead instead."""
+    """Check whether the wanted pod, or any other pod, can lead instead of the leader."""
     namespace = resource.key.namespace
     if to is not None:
         pod = await client.get_pod(namespace, to)
@@ -172,7 +172,7 @@ async def _check(client: Client, resource: Resource, leader: str, to: str | None
 async def _change(
     client: Client, before: Mapping[str, Any], patch: Mapping[str, Any], dry_run: str
 ) -> dict[str, Any]:
-    """Send a merge patch, or say what it would give."""
+    """Send a merge patch, or return its result without sending it."""
     if dry_run == "client":
         return merged(before, patch)
     name = before["metadata"]["name"]
@@ -180,7 +180,7 @@ async def _change(
 
 
 def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a merge patch makes of an object (RFC 7396)."""
+    """Return an object after a merge patch (RFC 7396)."""
     result = {**target}
     for name, value in patch.items():
         if value is None:
@@ -196,9 +196,9 @@ def merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any
 async def _moved(
     client: Client, name: str, before: Mapping[str, Any], after: Mapping[str, Any], limit: float
 ) -> Mapping[str, Any]:
-    """Wait until the office has moved, or the operator is done with the request all the same.
+    """Wait until the leader has changed, or until the operator has finished the request without it.
 
-    The request lies between `before` and `after`, which is returned anew.
+    `before` and `after` are the election before and after the request. Return the latest state.
     """
     done = False
     loop = asyncio.get_running_loop()
@@ -236,7 +236,7 @@ def _pending(name: str, election: Mapping[str, Any]) -> str:
 
 
 def _has_moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether another term, of whomever, is in the status."""
+    """Whether the status shows another term, of any holder."""
     old, new = status_of(before), status_of(after)
     if condition(after, "Ready")["reason"] == "LedElsewhere":
         return True
@@ -246,10 +246,10 @@ def _has_moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 
 
 def _result(name: str, before: Mapping[str, Any], after: Mapping[str, Any], to: str | None) -> str:
-    """Say how it ended.
+    """Say how the request ended.
 
     Raises:
-        Failure: not as it should.
+        Failure: it did not end as requested.
     """
     old, new = led_by(before), led_by(after)
     if not new and condition(after, "Ready")["reason"] != "LedElsewhere":

@@ -1,4 +1,4 @@
-"""The API server as the plugin's commands ask it, and how a command is run with it."""
+"""The client of the API server for the plugin's commands, and a function to run a command."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ REQUEST_TIMEOUT = 10.0
 """Seconds for one request, unless --request-timeout says otherwise."""
 
 AGAIN = 1.0
-"""Seconds before an API server that went away in the middle of a watch is asked again."""
+"""Seconds until the next try if the API server goes away during a watch."""
 
 Work = Callable[..., Awaitable[int | None]]
 
 
 def run(work: Work, connection: Mapping[str, Any], options: Mapping[str, Any]) -> int:
-    """Run the work of a command, and return its exit code; errors are those of `said_by_click`."""
+    """Run the work of a command and return its exit code; `said_by_click` reports errors."""
     logs.configure("text", level="error")
     try:
         with said_by_click():
@@ -57,10 +57,10 @@ async def _run(work: Work, connection: Mapping[str, Any], options: Mapping[str, 
 
 
 class Client(ApiServer):
-    """An API server, with what only a person asks it for."""
+    """An API server, with the requests that only the plugin sends."""
 
     namespace: str = ""
-    """In which to look."""
+    """The namespace of the elections."""
 
     async def ask(self, method: str, path: str, **options: Any) -> Any:
         """Send a request and return the JSON of its answer, as `Requests.ask` does."""
@@ -70,7 +70,7 @@ class Client(ApiServer):
         """Read an election of the namespace.
 
         Raises:
-            Failure: there is none of that name.
+            Failure: there is no election of that name.
         """
         found = await self.get_election(self.namespace, name)
         if found is None:
@@ -96,11 +96,11 @@ class Client(ApiServer):
     async def follow(
         self, path: str, query: Mapping[str, str]
     ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
-        """List, then watch, for ever.
+        """List and then watch objects, forever.
 
-        Yields `LIST` and the list, first and whenever changes may have been missed, and of each
-        change its type (`ADDED`, `MODIFIED`, `DELETED`) and the object. An API server that goes
-        away later is waited for, with a sentence on standard error.
+        Yields `LIST` with the list, at first and whenever changes may have been missed. Then yields
+        each change: its type (`ADDED`, `MODIFIED`, `DELETED`) and the object. If the API server
+        goes away later, it prints a sentence to standard error and waits.
         """
         listed = await self.requests.ask("GET", path, query=query)
         while True:
@@ -141,7 +141,7 @@ class Client(ApiServer):
                 return found
 
     async def watch_election(self, name: str) -> AsyncGenerator[dict[str, Any] | None]:
-        """Yield an election of the namespace now and after each change; None while it is not."""
+        """Yield an election now and after each change; None if it does not exist."""
         query = {"fieldSelector": f"metadata.name={name}"}
         async with contextlib.aclosing(
             self.follow(elections_path(self.namespace), query)

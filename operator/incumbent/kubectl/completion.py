@@ -1,11 +1,11 @@
-"""`kubectl_complete-incumbent`, the program that kubectl asks how a command line may go on.
+"""`kubectl_complete-incumbent`, the program that completes command lines for kubectl.
 
-kubectl runs it with the words behind `kubectl incumbent`, the last of which is still being written,
-and reads a candidate a line, perhaps with a tab and a description behind it, and on the last line
-a colon and a number that says what else the shell may offer (`pkg/cmd/plugin_completion.go`).
+kubectl runs it with the words after `kubectl incumbent`. The last word may be incomplete. The
+program prints one completion on each line, with an optional description after a tab. The last line
+is a colon and a number that says what else the shell may offer (`pkg/cmd/plugin_completion.go`).
 
-What is in the cluster is asked of kubectl: it is there, it has the same access, and it answers
-before the Python client of Kubernetes would even have been imported.
+The program runs kubectl to read the cluster. kubectl is installed and has the right credentials,
+and it answers faster than the Python client of Kubernetes can be imported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NO_FILES = 4
 FILES = 0
 
 WITHIN = "2s"
-"""Time for one request. Whoever presses the tabulator key does not wait for long."""
+"""Time limit of one request. A user who presses the tabulator key does not wait long."""
 
 _FLAGS = {
     "kubeconfig": "--kubeconfig",
@@ -47,7 +47,7 @@ Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 def from_cluster(what: str) -> Complete:
-    """Return what completes names of `elections`, `namespaces`, or `pods` that may lead."""
+    """Return a completer for names of `elections`, `namespaces`, or `pods` that may lead."""
 
     def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
         access = _access(ctx)
@@ -63,20 +63,20 @@ def from_cluster(what: str) -> Complete:
 
 
 def from_kubeconfig(what: str) -> Complete:
-    """Return what completes names of `contexts`, `clusters` or `users`."""
+    """Return a completer for names of `contexts`, `clusters` or `users`."""
 
     def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
         file = _given(ctx, "kubeconfig")
         access = [f"--kubeconfig={file}"] if file else []
         arguments = ["-o=name"] if what == "contexts" else []
         lines = _ask("config", f"get-{what}", *arguments, *access)
-        return _items(lines if arguments else lines[1:], incomplete)  # the others have a title
+        return _items(lines if arguments else lines[1:], incomplete)  # the other lists have a title
 
     return complete
 
 
 def candidates(words: Sequence[str]) -> list[CompletionItem]:
-    """Return how the last of the words behind `kubectl incumbent` may go on."""
+    """Return the completions of the last word after `kubectl incumbent`."""
     from incumbent.kubectl.main import main  # noqa: PLC0415  # it imports this module
     from incumbent.kubectl.options import PROGRAM  # noqa: PLC0415
 
@@ -85,7 +85,7 @@ def candidates(words: Sequence[str]) -> list[CompletionItem]:
 
 
 def run() -> None:
-    """Be the program `kubectl_complete-incumbent`."""
+    """Run the program `kubectl_complete-incumbent`."""
     found = candidates(sys.argv[1:])
     files = any(item.type == "file" for item in found)
     for item in found:
@@ -96,7 +96,7 @@ def run() -> None:
 
 
 def _pods(ctx: click.Context, access: list[str], incomplete: str) -> list[CompletionItem]:
-    """Complete the pods that carry the label of the election that is named before."""
+    """Complete the pods that carry the label of the election named before them."""
     # A flag that still lacks its value keeps click from giving the arguments their names.
     name = ctx.params.get("name") or next(iter(ctx.args), "")
     if not name:
@@ -114,13 +114,13 @@ def _pods(ctx: click.Context, access: list[str], incomplete: str) -> list[Comple
 
 
 def _named(lines: Sequence[str], incomplete: str) -> list[CompletionItem]:
-    """Return those that are names of objects: a message with a line feed makes other lines."""
+    """Return the names of objects. Messages with a line feed lead to other lines, too."""
     found = _items(lines, incomplete)
     return [item for item in found if re.fullmatch(DOMAIN, item.value)]
 
 
 def _items(lines: Sequence[str], incomplete: str) -> list[CompletionItem]:
-    """Return the candidates among lines of names, with their kind before or a text behind them."""
+    """Return the completions from lines, with a kind before or a text after each name."""
     items = []
     for line in lines:
         name, _, about = line.partition("\t")
@@ -131,9 +131,9 @@ def _items(lines: Sequence[str], incomplete: str) -> list[CompletionItem]:
 
 
 def _ask(*arguments: str) -> list[str]:
-    """Return the lines that kubectl prints; none if it fails."""
+    """Return the lines that kubectl prints; an empty list if it fails."""
     try:
-        done = subprocess.run(  # noqa: S603  # the person's own kubectl, with no shell between
+        done = subprocess.run(  # noqa: S603  # the user's own kubectl, without a shell
             ["kubectl", f"--request-timeout={WITHIN}", *arguments],  # noqa: S607
             capture_output=True,
             text=True,
@@ -156,7 +156,7 @@ def _access(ctx: click.Context) -> list[str]:
 
 
 def _given(ctx: click.Context, name: str) -> Any:
-    """Return a flag's value, given behind the command or before it."""
+    """Return a flag's value, given before or after the command."""
     found: Any = None
     where: click.Context | None = ctx
     while where is not None and not found:

@@ -1,4 +1,4 @@
-"""What a `LeaderElection`, its pods and its events tell a person: pure functions."""
+"""Descriptions of a `LeaderElection`, its pods and its events for people: pure functions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from incumbent.kubernetes.resource import GROUP, STEP_DOWN, Resource
 from incumbent.pods.eligibility import LEADER, candidates, priority, why_not
 
 SCREEN_VERSION = f"kubectl.{GROUP}/v1"
-"""Version of what `status -o json` prints; changes when a field changes its meaning."""
+"""Version of the output of `status -o json`. It changes if a field changes its meaning."""
 
 EVENTS = 8
-"""Events on the screen, the last ones."""
+"""Number of latest events on the screen."""
 
 
 def status_of(election: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the status, empty before there is one."""
+    """Return the status; empty if there is no status yet."""
     return election.get("status") or {}
 
 
@@ -30,7 +30,7 @@ def led_by(election: Mapping[str, Any]) -> str:
 
 
 def condition(election: Mapping[str, Any], kind: str) -> Mapping[str, str]:
-    """Return a condition; before there is one, as if it was unknown."""
+    """Return a condition; if the status does not have it yet, one with the status Unknown."""
     found: Mapping[str, str]
     for found in status_of(election).get("conditions") or ():
         if found["type"] == kind:
@@ -46,7 +46,7 @@ def condition(election: Mapping[str, Any], kind: str) -> Mapping[str, str]:
 
 
 def nobody(name: str, election: Mapping[str, Any]) -> str:
-    """Say why the pod that was looked for does not lead: nobody does, or somebody else."""
+    """Say who leads instead of the wanted pod, or why nobody leads."""
     if pod := led_by(election):
         return f"{name} is led by the pod {pod}"
     ready = condition(election, "Ready")
@@ -56,7 +56,7 @@ def nobody(name: str, election: Mapping[str, Any]) -> str:
 
 
 def about_leader(election: Mapping[str, Any]) -> dict[str, Any]:
-    """Return who leads, as data."""
+    """Return the data about the leader."""
     status = status_of(election)
     leader = status.get("leader") or {}
     return {
@@ -73,19 +73,19 @@ def about_leader(election: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What one pod is in an election."""
+    """The role of one pod in an election."""
 
     pod: Pod
     why_not: str
-    """Why it is no candidate; empty if it is one."""
+    """Why the pod is not a candidate; empty if it is one."""
     label: str
     leads: bool
     follows: bool
-    """Whether it would lead next."""
+    """Whether the pod would lead next."""
 
     @property
     def note(self) -> str:
-        """What a person should know about it."""
+        """A note about the pod for people."""
         if self.leads:
             return f"leads, but {self.why_not}" if self.why_not else "leads"
         wrong = " and carries the leader label, but does not lead" if self.label == LEADER else ""
@@ -97,10 +97,11 @@ class Standing:
 def standings(
     election: Mapping[str, Any], resource: Resource, pods: Iterable[Pod]
 ) -> list[Standing]:
-    """Return what every pod is: the leader first, then the candidates, the best first.
+    """Return the role of every pod: the leader first, then the candidates, the best first.
 
-    Who is next is as good as what is known here: an operator leaves a pod out for a while that was
-    evicted, and where the members campaign themselves, the quickest wins.
+    The pod that is shown as next is only an estimate, because the operator avoids an evicted pod
+    for a while, which is not known here. If the members campaign themselves, no pod is shown as
+    next, because the quickest member wins.
     """
     pods = list(pods)
     leader = status_of(election).get("leader") or {}
@@ -129,7 +130,7 @@ def screen(
     events: Sequence[Mapping[str, Any]] | str,
     now: datetime,
 ) -> list[str]:
-    """Return all about an election as lines. Pods or events may be why they cannot be shown."""
+    """Return the lines about an election. `pods` and `events` may be texts why they are missing."""
     text = [*_head(election, resource, now), ""]
     if isinstance(pods, str):
         text += [f"Pods: {pods}", ""]
@@ -149,7 +150,7 @@ def data(
     pods: Sequence[Pod] | str,
     events: Sequence[Mapping[str, Any]] | str,
 ) -> dict[str, Any]:
-    """Return the same as data; None for what could not be read."""
+    """Return the content of `screen` as data. Parts that could not be read are None."""
     status = status_of(election)
     return {
         "apiVersion": SCREEN_VERSION,
@@ -276,7 +277,7 @@ def _pods(
 
 def _conditions(election: Mapping[str, Any], now: datetime) -> list[str]:
     conditions = status_of(election).get("conditions") or [condition(election, "Ready")]
-    # Before an operator has judged anything, the times are those of the definition.
+    # Before an operator has seen the election, the times are defaults of the definition.
     judged = status_of(election).get("observedGeneration", -1) >= 0
     rows = [("CONDITION", "STATUS", "SINCE", "REASON", "MESSAGE")]
     rows += [

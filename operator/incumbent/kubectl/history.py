@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from incumbent.kubectl.client import Client
 
 PORT = "http"
-"""The name of its port."""
+"""The name of the port of an operator's Service."""
 
 
 @click.command(short_help="List who led before, and why no longer.", context_settings=SETTINGS)
@@ -88,10 +88,10 @@ async def history(
 
 
 async def _services(client: Client) -> list[tuple[str, str]]:
-    """Return namespace and name of every Service of an operator.
+    """Return the namespace and the name of every Service of an operator.
 
     Raises:
-        Failure: there is none, or we may not look for it.
+        Failure: there is no such Service, or the user may not search for it.
     """
     try:
         found = await client.ask(
@@ -110,10 +110,10 @@ async def _services(client: Client) -> list[tuple[str, str]]:
 async def _ask(
     client: Client, name: str, services: list[tuple[str, str]], limit: int
 ) -> dict[str, Any]:
-    """Return what the operator says that looks after an election: of several, the first that does.
+    """Return the history from the first of these operators that serves the election.
 
     Raises:
-        Failure: none does.
+        Failure: none of them serves it.
     """
     for namespace, service in services:
         path = (
@@ -131,7 +131,7 @@ async def _ask(
 
 
 def _row(term: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a term as a row."""
+    """Return a term as a row of the table."""
     about = "" if term["exact"] else "~"
     lasts = term["to"] is None and term["cause"] is None
     return (
@@ -146,7 +146,7 @@ def _row(term: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _led(leads: Sequence[Mapping[str, Any]] | None, *, lasts: bool) -> str:
-    """Return for how long a pod had the label; an earlier version does not tell."""
+    """Return for how long a pod had the label; earlier versions do not report it."""
     if not leads or (not lasts and any(lead["to"] is None for lead in leads)):
         return "unknown"
     ends = [datetime.fromisoformat(lead["to"]) if lead["to"] else now() for lead in leads]

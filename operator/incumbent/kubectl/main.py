@@ -1,7 +1,7 @@
 """The plugin's command line.
 
-As in `incumbent.cli.main`, what is imported here, and by the modules of the commands, is paid for
-by every `--help` and every completion: neither kubernetes nor nats is among it.
+As in `incumbent.cli.main`, each `--help` and each completion takes the time of the imports here and
+in the modules of the commands. Therefore these import neither kubernetes nor nats.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMMANDS = {
         "Look for what is wrong, and say what to do.",
     ),
 }
-"""Name of each command, where its `click.Command` is, and what it does."""
+"""Each command's name, the place of its `click.Command`, and its short description."""
 
 
 class Plugin(Commands):
@@ -55,5 +55,5 @@ def main(context: click.Context, /, **connection: Any) -> None:
 
 
 def run() -> None:
-    """Be the program `kubectl-incumbent`."""
+    """Run the program `kubectl-incumbent`."""
     main(prog_name=PROGRAM)

@@ -1,4 +1,4 @@
-"""What the commands of the plugin have in common: kubectl's flags, names, exit codes, output."""
+"""The common parts of the plugin's commands: kubectl's flags, names, exit codes, output."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PROGRAM = "kubectl incumbent"
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 UNWELL, TIMED_OUT = 4, 124
-"""Exit codes besides those of `incumbent.cli.flags`; 124 as of timeout(1)."""
+"""Exit codes in addition to those of `incumbent.cli.flags`. 124 is the code of timeout(1)."""
 
 SAY_AFTER = 1.0
-"""Seconds after which a command that waits says what for."""
+"""Seconds after which a waiting command says what it waits for."""
 
 OPERATOR_LABELS = "app.kubernetes.io/part-of=incumbent,app.kubernetes.io/component=operator"
-"""What the chart puts on everything of the operator, whatever its name."""
+"""Labels that the chart puts on all objects of the operator, regardless of their names."""
 
 OBJECT_FORMATS = ("json", "yaml", "name")
 
@@ -65,7 +65,7 @@ def pod_name(text: str) -> str:
 
 
 def qualified(text: str) -> tuple[str, str]:
-    """Return namespace and name of something that is not an election.
+    """Return the namespace and the name of an object that is not an election.
 
     Raises:
         ConfigurationError: one of them is missing, or Kubernetes allows no such name.
@@ -153,7 +153,7 @@ NAMES = (
     *("certificate_authority", "insecure_skip_tls_verify", "tls_server_name", "as_user"),
     *("as_groups", "as_uid", "request_timeout"),
 )
-"""The parameters of these flags."""
+"""The parameters of the connection flags."""
 
 
 def connection_flags(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -164,15 +164,15 @@ def connection_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def connection_from(context: click.Context, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of these flags, given behind the command or before it.
+    """Return the values of the connection flags, given before or after the command.
 
     Raises:
-        Refusal: some do not go together.
+        Refusal: some flags cannot be combined.
     """
     before: Mapping[str, Any] = context.find_root().obj or {}
     values = {name: own.get(name) or before.get(name) for name in NAMES}
     if own.get("request_timeout") is not None:
-        values["request_timeout"] = own["request_timeout"]  # 0 means something
+        values["request_timeout"] = own["request_timeout"]  # 0 is a value
     if (values["as_groups"] or values["as_uid"]) and not values["as_user"]:
         msg = "--as-group and --as-uid need --as: say as which user to act."
         raise Refusal(msg)
@@ -180,9 +180,9 @@ def connection_from(context: click.Context, own: Mapping[str, Any]) -> dict[str,
 
 
 def command(work: Callable[..., Awaitable[int | None]]) -> Callable[..., None]:
-    """Turn a coroutine function into what click calls, with kubectl's connection flags.
+    """Turn a coroutine function into a function for click, with kubectl's connection flags.
 
-    It gets a `Client` first, and returns the exit code (None: 0).
+    Its first argument is a `Client`, and it returns the exit code (None: 0).
     """
 
     @connection_flags
@@ -190,7 +190,7 @@ def command(work: Callable[..., Awaitable[int | None]]) -> Callable[..., None]:
     def called(**options: Any) -> None:
         connection = connection_from(click.get_current_context(), options)
         rest = {name: value for name, value in options.items() if name not in NAMES}
-        from incumbent.kubectl.client import run  # noqa: PLC0415  # the long imports
+        from incumbent.kubectl.client import run  # noqa: PLC0415  # its imports take long
 
         sys.exit(run(work, connection, rest))
 
@@ -213,17 +213,17 @@ class Progress:
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
-        """Begin to count."""
+        """Start the timer."""
         self._timer = asyncio.get_running_loop().call_later(SAY_AFTER, self._begin)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Say nothing from now on."""
+        """Stop the timer, so that nothing is printed later."""
         if self._timer is not None:
             self._timer.cancel()
 
     def say(self, text: str) -> None:
-        """Say this, if it is time to and it is news."""
+        """Print a text, unless it was printed last; before the timer ends, only remember it."""
         self._latest = text
         if self._open and text != self._said:
             self._said = text

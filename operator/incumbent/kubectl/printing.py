@@ -1,4 +1,4 @@
-"""Text for people, as kubectl has it: pure functions."""
+"""Text for people in the formats of kubectl: pure functions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from incumbent.display import LONGEST_SENTENCE, cell, shown
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _YEAR = 365 * _DAY
 PADDING, NARROWEST = 3, 6
-"""Spaces between columns, and the smallest distance of two, as in kubectl's `printers`."""
+"""Spaces between columns and the smallest width of a column, as in kubectl's `printers`."""
 
 
 def age(since: str, now: datetime) -> str:
-    """Return how long ago a time was, as kubectl does (`duration.HumanDuration`)."""
+    """Return how long ago a time was, in kubectl's format (`duration.HumanDuration`)."""
     if not since:
         return "<unknown>"
     seconds = (now - datetime.fromisoformat(since)).total_seconds()
@@ -22,7 +22,7 @@ def age(since: str, now: datetime) -> str:
 
 
 def short(duration: float) -> str:
-    """Return a duration in seconds as kubectl does (`duration.HumanDuration`)."""
+    """Return a duration in seconds in kubectl's format (`duration.HumanDuration`)."""
     seconds = max(0, int(duration))
     units = (
         (2 * _MINUTE, ((1, "s"),)),
@@ -43,12 +43,12 @@ def short(duration: float) -> str:
 
 
 def now() -> datetime:
-    """Return the time of this machine."""
+    """Return the present time of this machine."""
     return datetime.now(UTC)
 
 
 def lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of text as lines, with columns as wide as kubectl would make them."""
+    """Return rows of text as lines, with the column widths that kubectl would use."""
     widths = [
         max(NARROWEST, PADDING + max(len(cell(row[column])) for row in rows))
         for column in range(len(rows[0]) - 1)

@@ -48,7 +48,7 @@ async def status(client: Client, name: str, *, output: str) -> None:
 
 
 async def pods_of(client: Client, resource: Resource) -> list[Pod]:
-    """Return the pods that the selector matches, and those that carry the label all the same."""
+    """Return the pods that the selector matches, and other pods that carry the label."""
     found = await asyncio.gather(
         client.list_pods(resource.key.namespace, str(resource.selector)),
         client.list_pods(resource.key.namespace, resource.label_key),
@@ -57,7 +57,7 @@ async def pods_of(client: Client, resource: Resource) -> list[Pod]:
 
 
 async def _or_why(answer: Awaitable[Any]) -> Any:
-    """Return an answer, or why there is none."""
+    """Return an answer, or a text that says why there is no answer."""
     try:
         return await answer
     except ClusterError as error:

@@ -118,7 +118,7 @@ async def wait(client: Client, name: str, *, wanted: str, limit: float, output: 
 
 
 def show_leader(election: Mapping[str, Any], output: str) -> None:
-    """Print who leads."""
+    """Print the leader."""
     match output:
         case "text":
             terminal.show(led_by(election))

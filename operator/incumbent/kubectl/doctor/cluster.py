@@ -1,4 +1,4 @@
-"""What `kubectl incumbent doctor` looks at in the cluster."""
+"""The checks of `kubectl incumbent doctor` in the cluster."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ if TYPE_CHECKING:
     from incumbent.kubectl.client import Client
 
 LOOK_AGAIN = 2.0
-"""Seconds between two looks at elections in which something is wrong: an office may be moving."""
+"""Seconds before elections with findings are read again: their leader may be changing."""
 
 
 class Examination:
-    """Asks the API server everything."""
+    """Reads from the API server, and judges the answers."""
 
     def __init__(self, client: Client, namespace: str | None, progress: Progress) -> None:
         self.elections: list[dict[str, Any]] = []
-        """The elections that were looked at."""
+        """The elections that were read last."""
         self.progress = progress
         self._client = client
         self._namespace = namespace
 
     async def of_kubernetes(self, service_account: tuple[str, str] | None) -> list[Finding]:
-        """Look at all that is in the cluster.
+        """Check everything that elections need in the cluster.
 
         Raises:
             ClusterUnreachable: the API server does not answer.
-            Forbidden: it does not know who we are.
+            Forbidden: the API server does not accept the credentials.
         """
         self.progress.say("for the API server")
         version = await self._client.ask("GET", "/version")
@@ -69,11 +69,11 @@ class Examination:
         return findings + await self._elections()
 
     async def refresh(self) -> None:
-        """Read the elections again; none, if we may not."""
+        """Read the elections again. Without the right to do so, there are none."""
         try:
             self.elections = await self._client.list_elections(self._namespace)
         except Forbidden:
-            self.elections = []  # has been said of our rights
+            self.elections = []  # the findings about rights report this
 
     async def _served(self) -> list[str]:
         """Return the versions of our group that the API server serves."""
@@ -112,13 +112,13 @@ class Examination:
         return about_rights("Rights", "you", where, missing, level=Level.WARNING, todo=todo)
 
     async def _may(self, right: Right, namespace: str | None) -> bool:
-        """Ask whether we have a right ourselves, which everybody may ask."""
+        """Ask whether the user has a right. Every user may ask this."""
         body = {"spec": {"resourceAttributes": _attributes(right, namespace)}}
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
         return bool((await self._client.ask("POST", path, body=body))["status"]["allowed"])
 
     async def _operator(self, account: tuple[str, str] | None) -> list[Finding]:
-        """Look whether it runs, and what it may do."""
+        """Check whether the operator runs, and which rights it has."""
         topic = "Operator"
         findings: list[Finding] = []
         accounts = [account] if account else []
@@ -149,13 +149,13 @@ class Examination:
         return findings
 
     async def _rights_of(self, topic: str, where: str, name: str) -> list[Finding]:
-        """Ask what the operator's service account may do, where elections are."""
+        """Check the rights of an operator's service account in the namespaces with elections."""
         user = f"system:serviceaccount:{where}:{name}"
         todo = "let the chart make its role (rbac.create), or grant it by hand"
         try:
             everywhere = await self._allows(user, where, OPERATOR_RIGHTS[0], None)
         except Forbidden:
-            everywhere = False  # only its own namespaces can be asked about, perhaps
+            everywhere = False  # the user may perhaps ask about single namespaces
         named = [self._namespace] if self._namespace else []
         spaces = sorted({e["metadata"]["namespace"] for e in self.elections} | {*named})
         findings: list[Finding] = []
@@ -184,7 +184,7 @@ class Examination:
         return findings
 
     async def _allows(self, user: str, where: str, right: Right, namespace: str | None) -> bool:
-        """Ask whether a service account has a right, in any way in which we may ask."""
+        """Ask whether a service account has a right, by the first request that is allowed."""
         spec = {
             "user": user,
             "groups": [
@@ -208,7 +208,7 @@ class Examination:
         return bool(answer["status"]["allowed"])
 
     async def _elections(self) -> list[Finding]:
-        """Judge all elections; what is wrong has to be so in two looks."""
+        """Judge all elections, and report only faults that are found twice."""
         first = await self._look()
         if all(finding.level is Level.NOTE for finding in first):
             second = first

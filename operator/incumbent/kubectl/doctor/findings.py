@@ -1,4 +1,4 @@
-"""What `kubectl incumbent doctor` makes of what it sees: pure functions."""
+"""The judgements of `kubectl incumbent doctor`: pure functions."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from incumbent.pods.eligibility import LEADER, candidates, why_not
 from incumbent.settings import Settings
 
 DELETED_FOR = 30.0
-"""Seconds that the operator has to let a deleted election go, before that is a finding."""
+"""Seconds after which a deleted election that still exists is a finding."""
 MOST_APART = 1.0
-"""Seconds that two clocks may differ, before that is a finding."""
+"""Seconds by which two clocks may differ without a finding."""
 MOST_OF_TTL = 0.05
-"""Part of the TTL that the clocks of a bucket's servers may differ, as docs/nats.md says."""
+"""Part of the TTL by which the clocks of a bucket's servers may differ (see docs/nats.md)."""
 MOST_FIELDS = 5
-"""Fields that are named; of more only the number is given."""
+"""Greatest number of fields named in a finding. Further fields are only counted."""
 
 
 class Level(enum.StrEnum):
-    """How bad a finding is."""
+    """The severity of a finding."""
 
     OK = "ok"
     NOTE = "note"
@@ -38,23 +38,24 @@ class Level(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at, and what came of it."""
+    """The result of one check."""
 
     topic: str
     level: Level
     text: str
     todo: str = ""
-    """What to do; empty if nothing is to be done."""
+    """The action that helps; empty if no action is needed."""
 
 
 def about_definition(
     installed: Mapping[str, Any] | str | None, ours: Mapping[str, Any], *, served: Sequence[str]
 ) -> list[Finding]:
-    """Compare the definition of the kind with this program's.
+    """Compare the definition of the kind in the cluster with the one of this program.
 
     Args:
-        installed: as the API server has it; why it cannot be read; None if there is none.
-        ours: that of this program.
+        installed: the definition in the cluster, or a text that says why it cannot be read; None
+            if it does not exist.
+        ours: the definition of this program.
         served: the versions of the group that the API server serves.
     """
     topic, apply = "Definition", "apply crds/ of this version: `kubectl apply -f crds/`"
@@ -87,7 +88,7 @@ def about_definition(
 
 
 def fields_of(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every field of our version of a definition by its path, and what is said of it."""
+    """Return the schema of each field by its path, for our version in a definition."""
     for version in definition["spec"]["versions"]:
         if version["name"] == VERSION:
             return dict(_fields("", version["schema"]["openAPIV3Schema"]))
@@ -107,9 +108,10 @@ def _fields(path: str, schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def about_election(
     election: Mapping[str, Any], resource: Resource, pods: Sequence[Pod] | str, now: datetime
 ) -> list[Finding]:
-    """Judge an election by its status and the labels of its pods (or why they cannot be seen).
+    """Judge an election by its status and the labels of its pods.
 
-    While an office moves, both differ for a moment: what counts is what is found twice.
+    `pods` may be a text that says why the pods cannot be read. During a change of leader, status
+    and labels differ for a moment, so the caller reports only what it finds twice.
     """
     name = str(resource.key)
     findings = [*_about_service(name, election, now), *_about_status(name, election)]
@@ -145,9 +147,9 @@ def _about_service(name: str, election: Mapping[str, Any], now: datetime) -> Ite
 
 
 def about_limits(topic: str, deployment: Mapping[str, Any]) -> list[Finding]:
-    """Say which locks and how many elections an operator allows, as its Deployment says it.
+    """Say which locks and how many elections an operator allows, according to its Deployment.
 
-    What it takes from elsewhere, such as a variable from a ConfigMap, is not seen.
+    Settings from other places, such as a variable from a ConfigMap, are not considered.
     """
     name = f"{deployment['metadata']['namespace']}/{deployment['metadata']['name']}"
     own = _given(deployment, "bucket") or [Settings.bucket]
@@ -268,7 +270,7 @@ def _about_labels(
         text = f"the leader {led_by(election)} does not carry the leader label"
         yield Finding(name, Level.PROBLEM, text, todo)
     if condition(election, "LabelsInSync")["status"] != "True":
-        return  # it is known, or nobody has begun to label
+        return  # the status reports it already, or labelling has not begun
     able = {pod.uid for pod in candidates(pods, resource.selector)}
     for pod in pods:
         label = pod.labels.get(resource.label_key)
@@ -284,7 +286,7 @@ def _about_labels(
 
 
 def about_record(name: str, election: Mapping[str, Any], record: Record | None) -> list[Finding]:
-    """Compare the record in the bucket with what the status says of it."""
+    """Compare the record in the bucket with the status."""
     holder = status_of(election).get("holder", "")
     found = shown(record.holder) if record is not None else ""
     if holder == found:
@@ -296,7 +298,7 @@ def about_record(name: str, election: Mapping[str, Any], record: Record | None) 
 
 
 def about_bucket(info: BucketInfo, warnings: Sequence[str]) -> list[Finding]:
-    """Judge the settings of a bucket, and what else is risky about it."""
+    """Judge the settings of a bucket, and add warnings about other risks."""
     topic, todo = f"Bucket {info.name}", "give it the settings that docs/nats.md asks for"
     if info.mirror:
         text = "it is a copy of another bucket, and cannot hold an election"
@@ -314,7 +316,7 @@ def about_bucket(info: BucketInfo, warnings: Sequence[str]) -> list[Finding]:
 
 
 def about_clock(topic: str, ahead: float, *, uncertain: float) -> Finding:
-    """Judge by how many seconds another clock is ahead of ours, give or take `uncertain`."""
+    """Judge how many seconds another clock is ahead of ours, with an error of `uncertain`."""
     if abs(ahead) - uncertain <= MOST_APART:
         return Finding(
             topic, Level.OK, f"its clock and this machine's differ by {abs(ahead):.1f} s"
@@ -330,32 +332,32 @@ def about_clock(topic: str, ahead: float, *, uncertain: float) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class ServerClock:
-    """What the clock of a server showed."""
+    """The measured clock of a server."""
 
     name: str
     ahead: float
-    """Seconds that it is ahead of this machine's."""
+    """Seconds by which it is ahead of this machine's clock."""
     uncertain: float
-    """Seconds that `ahead` may be wrong: half of the time that the answer took."""
+    """Seconds by which `ahead` may be wrong (see `Question`)."""
 
 
 def about_clocks(
     topic: str, names: Sequence[str], clocks: Sequence[ServerClock], *, ttl: float
 ) -> list[Finding]:
-    """Judge how far the clocks of the servers that hold a bucket are apart.
+    """Judge how much the clocks of the servers of a bucket differ.
 
     Args:
-        topic: what the findings are about.
-        names: the servers that hold the bucket.
-        clocks: what was seen of them; some may be missing.
-        ttl: seconds, of the bucket.
+        topic: the topic of the findings.
+        names: the names of the servers that hold the bucket.
+        clocks: the measured clocks; some may be missing.
+        ttl: the TTL of the bucket in seconds.
     """
     findings = []
     missing = sorted({*names} - {clock.name for clock in clocks})
     if missing:
         text = f"the clock of {', '.join(missing)} was not seen, for it did not answer"
         findings.append(Finding(topic, Level.NOTE, text))
-    if len(clocks) < 2:  # noqa: PLR2004  # nothing to compare
+    if len(clocks) < 2:  # noqa: PLR2004  # a comparison needs two
         return findings
     first = min(clocks, key=lambda clock: clock.ahead)
     last = max(clocks, key=lambda clock: clock.ahead)
@@ -373,7 +375,7 @@ def about_clocks(
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """Something that the API server may allow."""
+    """A right that the API server can grant."""
 
     verb: str
     resource: str
@@ -381,17 +383,17 @@ class Right:
     subresource: str = ""
     name: str = ""
     needed: tuple[str, ...] = ()
-    """By which commands."""
+    """The commands that need it."""
 
     @property
     def what(self) -> str:
-        """To what: `pods`, `leaderelections.incumbent.dev/status`, `namespaces kube-system`."""
+        """Its object: `pods`, `leaderelections.incumbent.dev/status`, `namespaces kube-system`."""
         resource = f"{self.resource}.{self.group}" if self.group else self.resource
         part = f"/{self.subresource}" if self.subresource else ""
         return f"{resource}{part}" + (f" {self.name}" if self.name else "")
 
     def __str__(self) -> str:
-        """Return it as in a sentence: `patch leaderelections.incumbent.dev`."""
+        """Return the right as text for a sentence: `patch leaderelections.incumbent.dev`."""
         return f"{self.verb} {self.what}"
 
 
@@ -406,10 +408,10 @@ USER_RIGHTS = (
     Right("get", "pods", needed=("step-down --to",)),
     Right("list", "events", _EVENTS, needed=("status",)),
 )
-"""What a person needs in the namespace of the elections."""
+"""Rights that a user of the plugin needs in the namespace of the elections."""
 
 HISTORY_RIGHT = Right("get", "services", subresource="proxy", needed=("history",))
-"""And in that of the operator."""
+"""The right that a user needs in the namespace of the operator."""
 
 OPERATOR_RIGHTS = (
     *(Right(verb, PLURAL, GROUP) for verb in ("get", "list", "watch", "patch")),
@@ -417,14 +419,14 @@ OPERATOR_RIGHTS = (
     *(Right(verb, "pods") for verb in ("get", "list", "watch", "patch")),
     Right("create", "events", _EVENTS),
 )
-"""What the operator needs in each namespace that it serves."""
+"""Rights that the operator needs in each namespace that it serves."""
 
 CLUSTER_RIGHTS = (
     Right("get", "namespaces", name="kube-system"),
     Right("list", "customresourcedefinitions", "apiextensions.k8s.io"),
     Right("watch", "customresourcedefinitions", "apiextensions.k8s.io"),
 )
-"""What it needs besides, if it serves all namespaces."""
+"""Rights that the operator also needs if it serves all namespaces."""
 
 
 def about_rights(

@@ -1,4 +1,4 @@
-"""What `kubectl incumbent doctor` looks at in NATS; it imports nats."""
+"""The checks of `kubectl incumbent doctor` in NATS. This module imports nats."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from incumbent.status.conditions import warnings_about
 
 POLL = 0.1
 SHOWN_WITHIN = 5.0
-"""Seconds for the watch of a bucket to show its keys."""
+"""Longest wait in seconds until the watch of a bucket shows its keys."""
 
 REQUEST = 2.0
 """Seconds for a request to NATS."""
 
 IMPOSSIBLE = 2**62
-"""A revision that no key has: a write that expects it is refused, if it is permitted."""
+"""A revision that no key has. A permitted write that expects it is refused."""
 
 MOST_KEYS = 20
-"""Keys of which the right to write is tried, for each bucket."""
+"""Greatest number of keys for which the right to write is tried in each bucket."""
 
 ASKED_FOR_CLOCKS = 10
-"""Questions for a clock, for each server that holds a bucket: who answers is chance. With 3 servers
-one is left out once in 60,000 times, with 5 once in 14,000."""
+"""Questions about clocks for each server of a bucket. A random server answers each question. With 3
+servers, one of them never answers in 1 of 60,000 runs; with 5 servers, in 1 of 14,000 runs."""
 
 REMEDY = "see docs/nats.md: the bucket, and the rights of the login"
 
@@ -53,7 +53,7 @@ REMEDY = "see docs/nats.md: the bucket, and the rights of the login"
 async def of_nats(
     examination: Examination, settings: Settings, *, named: str | None
 ) -> list[Finding]:
-    """Look at the buckets of the elections, and at one that is named besides."""
+    """Check the buckets of the elections, and the `named` bucket if given."""
     examination.progress.say("for NATS")
     used: dict[str, list[dict[str, Any]]] = {}
     for election in filter(_served, examination.elections):
@@ -103,7 +103,7 @@ async def _of_bucket(
     text = "the login may read, watch and write the keys"
     findings.append(Finding(topic, Level.OK, text))
     wrong = await _of_records(bucket, elections)
-    if wrong:  # the office may just have moved
+    if wrong:  # the leader may just have changed
         await asyncio.sleep(LOOK_AGAIN)
         await examination.refresh()
         same = [one for one in examination.elections if _served(one) and _key(one) in keys]
@@ -112,10 +112,10 @@ async def _of_bucket(
 
 
 class Question:
-    """Compares the wall clock of a server with ours, over a question and its answer.
+    """Compares the wall clock of a server with ours, by a question and its answer.
 
-    How long that took is measured by a clock that never steps. If our own wall clock stepped
-    meanwhile, the step counts as uncertainty.
+    A clock that never steps measures the time until the answer. If our wall clock steps meanwhile,
+    the step counts as uncertainty.
     """
 
     def __init__(self) -> None:
@@ -125,19 +125,19 @@ class Question:
         self._half = 0.0
 
     def answered(self) -> None:
-        """Note that the answer is there."""
+        """Record that the answer has arrived."""
         took = clock.now() - self._began
         stepped = abs(time.time() - self._sent - took)
         self._half = took / 2
         self.uncertain = self._half + stepped
 
     def ahead(self, shown: float) -> float:
-        """Return the seconds by which a server is ahead of us that showed this time."""
+        """Return by how many seconds a server with this time is ahead of us."""
         return shown - self._sent - self._half
 
 
 async def _clocks(bucket: NatsBucket, names: Sequence[str]) -> list[ServerClock]:
-    """Read the clocks of the servers that hold a bucket, as far as they answer."""
+    """Read the clocks of those servers of a bucket that answer."""
     clocks: dict[str, ServerClock] = {}
     for _ in range(ASKED_FOR_CLOCKS * len(names)):
         if clocks.keys() >= {*names}:
@@ -146,7 +146,7 @@ async def _clocks(bucket: NatsBucket, names: Sequence[str]) -> list[ServerClock]
         try:
             name, shown = await bucket.clock_of_a_server()
         except BucketError:
-            break  # said of the watch, which asks for the same
+            break  # the check of the watch reports this error, too
         question.answered()
         found = ServerClock(name, ahead=question.ahead(shown), uncertain=question.uncertain)
         if name not in clocks or found.uncertain < clocks[name].uncertain:
@@ -155,7 +155,7 @@ async def _clocks(bucket: NatsBucket, names: Sequence[str]) -> list[ServerClock]
 
 
 def _served(election: Mapping[str, Any]) -> bool:
-    """Whether an election may use its lock, so that we look at it, too."""
+    """Whether an election may use its lock. Other elections are not checked in NATS."""
     return condition(election, "Stalled")["reason"] not in {"LockNotAllowed", "QuotaExceeded"}
 
 
@@ -177,9 +177,9 @@ async def _of_records(bucket: NatsBucket, elections: Sequence[Mapping[str, Any]]
 
 
 async def _problems(bucket: NatsBucket, keys: Sequence[str]) -> list[str]:
-    """Try what an operator does with a bucket, and return what is refused.
+    """Try to read, watch and write a bucket as an operator does, and return the problems.
 
-    The writes expect what cannot be, so they store nothing, permitted or not.
+    The writes expect an impossible revision, so they store nothing even if they are permitted.
     """
     problems = []
     try:
