@@ -22,9 +22,9 @@ from incumbent.nats.connection import NatsConnection
 from incumbent.status.conditions import warnings_about
 
 LOOK_WITHIN = 5.0
-"""Seconds for the first sight of all keys."""
+"""Longest wait in seconds until all keys are read."""
 MOST_LAG = 100
-"""Operations that a replica may be behind, as Choria has it."""
+"""Operations by which a replica may lag behind, as in Choria."""
 EVICT_TRIES = 5
 
 
@@ -119,7 +119,7 @@ async def evict(session: Session, key: str, *, yes: bool) -> None:
             if not yes:
                 terminal.agreed(f"Evict {shown(entry.holder)} from {key}?")
                 yes = True
-                continue  # it has renewed meanwhile
+                continue  # the holder has renewed the record meanwhile
             answer = await bucket.remove(
                 key,
                 expected=entry.revision,
@@ -179,7 +179,7 @@ async def watch(session: Session, key: str | None) -> None:
 async def _entries(nats: NatsConnection, name: str) -> dict[str, Sighting]:
     """Return the latest entry of every key."""
     bucket, found, complete = nats.bucket(name), dict[str, Sighting](), asyncio.Event()
-    await bucket.info()  # says what is wrong, where the watch would go on trying
+    await bucket.info()  # raises an error, whereas the watch would go on trying
 
     def seen(key: str, sighting: Sighting) -> None:
         if key:
@@ -231,7 +231,7 @@ def _about(key: str, sighting: Sighting) -> list[str]:
 
 
 def warnings_about_peers(peers: list[Peer]) -> list[str]:
-    """Say which copies of a bucket are not what they should be."""
+    """Return warnings about a missing leader, and about copies that are offline or behind."""
     warnings = []
     if peers and not peers[0].leader:
         warnings.append("the bucket has no leader now")

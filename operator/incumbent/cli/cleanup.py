@@ -22,7 +22,7 @@ from incumbent.pods.labels import Labels
 from incumbent.validation import namespace
 
 STOP_WITHIN = 60.0
-"""Seconds for the operator's pods to end: more than they have by default in the chart (30 s)."""
+"""Longest wait in seconds for the operator's pods to end. The chart gives them 30 s."""
 APPEARS_WITHIN = 15.0
 """Seconds to wait for a Deployment that does not exist: a tool that applies rendered manifests may
 create the Job first."""
@@ -32,7 +32,7 @@ POLL = 0.2
 
 
 def namespaced(text: str) -> tuple[str, str]:
-    """Return namespace and name of an object.
+    """Return the namespace and the name of an object.
 
     Raises:
         ConfigurationError: one of them is missing.
@@ -94,7 +94,7 @@ async def _clean_up(
     *,
     hook: tuple[str, str] | None = None,
 ) -> int | None:
-    """Return how many elections were let go of; None if this is no uninstall."""
+    """Return how many elections were cleaned up; None if this is not an uninstall."""
     cluster = await _Cluster.connect(kubeconfig, context=context, replica="cleanup")
     try:
         if operator and hook and (reason := await cluster.why_not(hook, operator)):
@@ -126,7 +126,7 @@ async def _clean_up(
 
 
 async def _let_go(cluster: _Cluster, election: dict[str, Any]) -> None:
-    """Take everything of one election back; nobody else writes its labels any more."""
+    """Remove everything that the operator added for one election. No operator runs any more."""
     resource = resource_from(election, default_bucket="")
     labels = Labels(cluster, resource, _forget)
     with working_for(resource.key.namespace, resource.key.name):
@@ -139,14 +139,14 @@ async def _let_go(cluster: _Cluster, election: dict[str, Any]) -> None:
 
 
 def _forget(_: Pod) -> None:
-    """Do without the state of a pod."""
+    """Ignore the state of a pod."""
 
 
 class _Cluster(ApiServer):
-    """An API server, with what only this command asks it for."""
+    """An API server, with the requests that only this command sends."""
 
     async def why_not(self, hook: tuple[str, str], operator: tuple[str, str]) -> str:
-        """Return why the Job of a hook must do nothing; an empty text if it must.
+        """Return why the Job of a hook must do nothing; an empty text if it must clean up.
 
         A Deployment that does not exist, and does not appear, was deleted: a part of an uninstall
         that is tried again.
@@ -191,17 +191,17 @@ class _Cluster(ApiServer):
             await asyncio.sleep(POLL)
 
     async def list_elections(self, namespace: str | None) -> list[dict[str, Any]]:
-        """Return all elections of a namespace (None: of all); none, if there is no such kind."""
+        """Return all elections of a namespace (None: all); empty if the kind does not exist."""
         try:
             return await super().list_elections(namespace)
         except NotFound:
             return []
 
     async def end_service(self, namespace: str, name: str) -> None:
-        """Let an election be deleted without an operator, and say that none serves it.
+        """Remove an election's finalizer, and write a status which says that no operator serves it.
 
         Raises:
-            Conflict: it changes again and again.
+            Conflict: the election changes again and again.
         """
         for attempt in range(1, TRIES + 1):
             election = await self.get_election(namespace, name)
@@ -242,7 +242,7 @@ class _Cluster(ApiServer):
 
 
 def _unserved(election: dict[str, Any]) -> dict[str, Any]:
-    """Return the status of an election that nobody serves; what names its lock is kept."""
+    """Return the status of an election without an operator; the names of its lock are kept."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     unknown = {
         "status": "Unknown",

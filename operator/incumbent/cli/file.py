@@ -109,7 +109,7 @@ async def file(
 
 
 def _claim(path: Path) -> None:
-    """Remove what an earlier process left there, but nothing else.
+    """Remove a file that an earlier process left at this path, but no other file.
 
     Raises:
         ConfigurationError: it is another's file, or the folder cannot be written.
@@ -132,7 +132,7 @@ def _claim(path: Path) -> None:
 
 
 async def _keep(election: Election, path: Path) -> None:
-    """Write the file anew whenever the deadline moves."""
+    """Write the file again whenever the deadline moves."""
     written = 0.0
     try:
         while True:
@@ -156,7 +156,7 @@ def _write(election: Election, path: Path) -> None:
         "key": election.key,
         "identity": election.identity,
         "token": election.token,
-        # For people, and for versions that know nothing else. It is wrong after the clock steps.
+        # For people, and for versions that read only this. It is wrong after the clock steps.
         "deadline": day.isoformat(timespec="milliseconds"),
         "boot": clock.epoch(),
         "bootDeadline": deadline,
@@ -178,7 +178,7 @@ def _write(election: Election, path: Path) -> None:
 
 
 def _content(path: Path, text: bytes) -> dict[str, Any]:
-    """Return what a file says.
+    """Return the content of a file.
 
     Raises:
         Failure: it is not one of ours.
@@ -186,7 +186,7 @@ def _content(path: Path, text: bytes) -> dict[str, Any]:
     try:
         content = json.loads(text)
         if not isinstance(content["deadline"], str):
-            raise TypeError  # noqa: TRY301  # said below
+            raise TypeError  # noqa: TRY301  # reported below
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         msg = f"{path} is not a file of `incumbent file`"
         raise Failure(msg) from error
@@ -195,7 +195,7 @@ def _content(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def seconds_left(path: Path, content: Mapping[str, Any]) -> float:
-    """Return the seconds until the deadline that a file says.
+    """Return the seconds until the deadline in a file.
 
     Raises:
         Failure: nobody can tell.
@@ -220,7 +220,7 @@ def seconds_left(path: Path, content: Mapping[str, Any]) -> float:
     if isinstance(deadline, int | float) and not isinstance(deadline, bool):
         number = deadline
     left = number - clock.now()
-    if not left <= MAXIMUM_TTL:  # also if it is no number
+    if not left <= MAXIMUM_TTL:  # also if it is NaN
         msg = f"{path} is not a file of `incumbent file`: no deadline is that far away"
         raise Failure(msg)
     return left

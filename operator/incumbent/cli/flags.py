@@ -21,7 +21,7 @@ from incumbent.validation import bucket_name, connect_timeout, inbox_prefix, nam
 
 DEFAULTS = Settings()
 FAILED, INTERRUPTED = 1, 130
-"""Exit codes besides 0, and 2 of bad usage; 130 as a shell says it of SIGINT."""
+"""Exit codes besides 0, and 2 for bad usage. 130 is a shell's code for SIGINT."""
 
 
 class Failure(click.ClickException):
@@ -29,11 +29,11 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, exit_code: int = FAILED) -> None:
         super().__init__(line(message))
-        self.exit_code = exit_code  # type: ignore[misc]  # click asks the instance
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
 
 
 class Refusal(click.ClickException):
-    """Ends the program as a bad flag does, but without a word on its usage."""
+    """Ends the program as a bad flag does, but prints no usage text."""
 
     exit_code = 2
 
@@ -43,7 +43,7 @@ class Refusal(click.ClickException):
 
 @contextlib.contextmanager
 def said_by_click() -> Iterator[None]:
-    """Turn our errors into those that end the program with one sentence."""
+    """Turn our errors into errors that end the program with one sentence."""
     try:
         yield
     except ConfigurationError as error:
@@ -53,7 +53,7 @@ def said_by_click() -> Iterator[None]:
 
 
 class Text(click.ParamType[Any, Any]):
-    """Text that a function checks and perhaps converts, with a `ConfigurationError` if it must."""
+    """A text that a function checks and may convert, or refuse by a `ConfigurationError`."""
 
     envvar_list_splitter = ","
 
@@ -69,7 +69,7 @@ class Text(click.ParamType[Any, Any]):
             self.fail(str(error), param, ctx)
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:
-        """Split a list from the environment, of which a comma at the end is no part.
+        """Split a list from the environment, and ignore a comma at the end.
 
         Where there is nothing else, that is a value, too: no list at all would mean something else.
         """
@@ -99,7 +99,7 @@ def http_address(text: str) -> str:
 
 
 def check(settings: Settings) -> None:
-    """Look for settings that do not go together.
+    """Check for settings that cannot be combined.
 
     Raises:
         ConfigurationError: there are some.
@@ -122,7 +122,7 @@ def check(settings: Settings) -> None:
     given = [name for name, value in logins.items() if value is not None]
     if len(given) > 1:
         msg = f"There can be only one way to log in to NATS: give {' or '.join(given)}, not both."
-        if len(given) > 2:  # noqa: PLR2004  # "both" is two
+        if len(given) > 2:  # noqa: PLR2004  # two are "both"
             msg = f"There can be only one way to log in to NATS: give one of {', '.join(given)}."
         raise ConfigurationError(msg)
 
@@ -145,7 +145,7 @@ def flag(name: str, field: str | None = None, **attributes: Any) -> Callable[...
 
 
 def namespaces_flag(text: str) -> Callable[..., Any]:
-    """Return a decorator for `--namespace`, which is repeatable; the text says what for."""
+    """Return a decorator for the repeatable `--namespace`; `text` is its help text."""
     return flag(
         "namespace",
         "namespaces",

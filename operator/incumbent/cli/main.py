@@ -45,16 +45,16 @@ COMMANDS = {
         "Let go of all elections before an uninstall.",
     ),
 }
-"""Name of each command, where its `click.Command` is, and what it does."""
+"""Each command's name, the place of its `click.Command`, and its short description."""
 
 
 class Commands(click.Group):
-    """The commands of a table, each imported when it is called, not when it is listed."""
+    """The commands of a table. A command is imported when it is called, not when it is listed."""
 
     table: ClassVar[Mapping[str, tuple[str, str]]] = COMMANDS
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Return their names, in the order of the table."""
+        """Return the names of the commands, in the order of the table."""
         return [*self.table]
 
     def get_command(
@@ -74,13 +74,13 @@ class Commands(click.Group):
         ctx: click.Context,  # noqa: ARG002
         formatter: click.HelpFormatter,
     ) -> None:
-        """Write the list of commands without importing any."""
+        """Write the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in self.table.items()])
 
 
 def version() -> str:
-    """Return the version of the installed package; a checkout can be run without being that."""
+    """Return the version of the installed package; a checkout may run without installation."""
     try:
         return importlib.metadata.version("incumbent")
     except importlib.metadata.PackageNotFoundError:
@@ -88,7 +88,7 @@ def version() -> str:
 
 
 def shown_version() -> Callable[..., Any]:
-    """Return a decorator for `--version`, which looks the version up only if it is asked for."""
+    """Return a decorator for `--version`, which looks up the version only if it is used."""
 
     def show(ctx: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001
         if value and not ctx.resilient_parsing:

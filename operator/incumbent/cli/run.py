@@ -23,13 +23,13 @@ from incumbent.validation import duration, identity_name
 log = structlog.get_logger(__name__)
 
 START_TIME = 1.0
-"""Seconds that a command has to set up its handler for SIGUSR1, as in Choria."""
+"""Seconds for a command to install its handler for SIGUSR1, as in Choria."""
 NOT_FOUND, NOT_EXECUTABLE, SIGNALLED = 127, 126, 128
-"""Exit codes, as of a shell."""
+"""Exit codes, as in a shell."""
 
 
 def member_options(work: Any) -> Any:
-    """Add the options of everything that campaigns."""
+    """Add the options of all commands that campaign."""
     for option in (
         click.option(
             "--profile",
@@ -137,7 +137,7 @@ async def _run_and_tell(election: Election, child: _Child) -> int:
     token = await _unless_ended(child, election.won())
     if token is None:
         return SIGNALLED + child.ended_by
-    events = aiter(election)  # from before the start on
+    events = aiter(election)  # subscribe before the start, to miss no event
     await child.start(token)
     ended = asyncio.create_task(child.wait())
 
@@ -166,7 +166,7 @@ async def _run_and_tell(election: Election, child: _Child) -> int:
 
 
 async def _unless_ended(child: _Child, won: Any) -> int | None:
-    """Return what `won` returns; None if we are told to end before."""
+    """Return the result of `won`; None if a signal tells us to end before that."""
     winning = asyncio.ensure_future(won)
     asked = asyncio.create_task(child.asked_to_end.wait())
     try:
@@ -199,13 +199,13 @@ class _Child:
         self.grace = grace
         self.asked_to_end = asyncio.Event()
         self.ended_by = 0
-        """The signal with which we were told to end; 0 if we were not."""
+        """The signal that told us to end; 0 if there was none."""
         self._arguments = arguments
         self._key = key
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, token: int) -> None:
-        """Start it.
+        """Start the command.
 
         Raises:
             Failure: it cannot be started; with the exit code of a shell, 126 or 127.
@@ -220,26 +220,26 @@ class _Child:
         log.info("run.started", pid=self._process.pid, token=token)
 
     async def wait(self) -> int:
-        """Wait until it has ended; return its exit code as a shell does."""
+        """Wait until the command has ended; return its exit code as a shell does."""
         if self._process is None:
             return 0
         code = await self._process.wait()
         return SIGNALLED - code if code < 0 else code
 
     def send(self, number: int) -> None:
-        """Send it a signal, if it runs."""
+        """Send a signal to the command, if it runs."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
     def ask_to_end(self, number: int) -> None:
-        """Take in that we are told to end: pass it on."""
+        """Record the signal that tells us to end, and pass it on to the command."""
         self.ended_by = number
         self.asked_to_end.set()
         self.send(number)
 
     async def end(self) -> None:
-        """End it: SIGTERM, and SIGKILL after the time of grace."""
+        """End the command by SIGTERM, and by SIGKILL after the grace period."""
         process, self._process = self._process, None
         if process is None or process.returncode is not None:
             return

@@ -1,4 +1,4 @@
-"""What the commands have in common: flags, the connection, exit codes, output."""
+"""The common parts of the commands: flags, the connection, exit codes, output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from incumbent.validation import bucket_name, key_name
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Where a command looks, and how it answers."""
+    """The bucket that a command uses, and the format of its output."""
 
     access: NatsAccess
     bucket: str
@@ -31,7 +31,7 @@ class Session:
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[NatsConnection]:
-        """Connect for as long as the context lasts.
+        """Connect while the context lasts.
 
         Raises:
             BucketUnreachable: NATS does not answer in time.
@@ -45,11 +45,11 @@ class Session:
             yield nats
 
     def warn(self) -> None:
-        """From now on let warnings be seen: this command runs for long."""
+        """Show warnings from now on, because this command runs for a long time."""
         logs.configure("text", level="warning")
 
     def show(self, value: Any, *lines: str) -> None:
-        """Print a result, as JSON if that was asked for."""
+        """Print a result, as JSON if the user asked for it."""
         if self.json:
             terminal.show_data(value, "line")
         else:
@@ -60,7 +60,7 @@ KEY_ARGUMENT = Text("KEY", key_name)
 
 
 def command(work: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
-    """Turn a coroutine function into what click calls: with NATS flags, `--bucket` and `-o`.
+    """Turn a coroutine function into a function for click, with NATS flags, `--bucket` and `-o`.
 
     It gets a `Session` first, and returns the exit code (None: 0). Log lines go to standard error,
     and only errors do: a command that looks says what is wrong itself.

@@ -1,8 +1,8 @@
-"""Whether a file may be believed: who can have written it, and who can have put it there.
+"""Check that only trusted users can have written a file, or put it in its place.
 
 The rules are those of OpenSSH for its key files (`StrictModes`): the file and every folder above it
-belong to somebody who is trusted, and nobody else may write to them. A folder with the sticky bit,
-like /tmp, may be written by everybody: there nobody removes or renames what belongs to another.
+belong to a trusted user, and no other user may write to them. Everybody may write to a folder with
+the sticky bit, like /tmp, because there a user cannot remove or rename files of other users.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 from incumbent.errors import ConfigurationError, IncumbentError
 
 LARGEST = 64 * 1024
-"""Bytes of a file that are read; more is none of ours."""
+"""Greatest number of bytes to read of a file. Our files are shorter."""
 
 _BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Untrusted(IncumbentError):
-    """Somebody else may have written the file; the message says how that can be, and the remedy."""
+    """Another user may have written the file. The message gives the cause and the remedy."""
 
 
 def user(text: str) -> int:
-    """Return the number of a user who is named or numbered.
+    """Return the number of a user, given by name or number.
 
     Raises:
         ConfigurationError: there is no such user.
@@ -43,21 +43,21 @@ def user(text: str) -> int:
 def read(path: Path, owners: Collection[int] = (), *, shared_folder: bool = False) -> bytes:
     """Return the beginning of a file that only trusted users can have written.
 
-    Trusted are root, the user of this process, and the owners that are named.
+    Trusted users are root, the user of this process, and `owners`.
 
     Args:
-        path: the file; in the last part of its path no symbolic link is followed.
+        path: the file. If the last part of the path is a symbolic link, it is not followed.
         owners: the numbers of other users to trust.
         shared_folder: whether others may write to the folders above it.
 
     Raises:
-        FileNotFoundError: there is none.
-        Untrusted: somebody else may have written it or put it there.
+        FileNotFoundError: the file does not exist.
+        Untrusted: another user may have written it or put it there.
         OSError: it cannot be read.
     """
     trusted = {0, os.geteuid(), *owners}
-    # 1. Open first and look at what is open, so that nobody exchanges it between the two. A FIFO or
-    #    a device is opened without waiting.
+    # 1. Open the file first and check the open file, so that nobody can replace it in between.
+    #    A FIFO or a device is opened without waiting.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags)
@@ -68,7 +68,7 @@ def read(path: Path, owners: Collection[int] = (), *, shared_folder: bool = Fals
         raise
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
-        # 2. The file itself.
+        # 2. Check the file itself.
         if not stat.S_ISREG(found.st_mode):
             msg = f"{path} is not a regular file"
             raise Untrusted(msg)
@@ -79,7 +79,7 @@ def read(path: Path, owners: Collection[int] = (), *, shared_folder: bool = Fals
         if found.st_nlink > 1:
             msg = f"{path} has a second name (a hard link), so it may be an old file: remove it"
             raise Untrusted(msg)
-        # 3. Who may put another file in its place.
+        # 3. Check who may put another file in its place.
         if not shared_folder:
             named, real = path.absolute(), path.parent.resolve() / path.name
             for folder in dict.fromkeys((*named.parents, *real.parents)):

@@ -1,16 +1,17 @@
-"""Whether the chart's Job runs because its release is being uninstalled: pure.
+"""Check whether the chart's Job runs because its release is being uninstalled: pure.
 
 `helm template | kubectl apply`, kustomize and GitOps tools may create the Job of helm's hook like
-any other object, while the operator is wanted. A Job cannot ask helm, so it looks at what tools
-leave on the objects:
+any other object, although the operator should stay. A Job cannot ask helm, so it looks at the marks
+that tools leave on the objects:
 
-- helm, and what is built with it (Flux, Terraform), marks each object of a release, and only those,
-  with `meta.helm.sh/release-name`. It creates the Job of a `pre-delete` hook only to uninstall.
-- `kubectl apply` writes what it applied into an annotation. Server-side apply notes in
-  `managedFields` who applied which fields. Whoever applied the Deployment without helm's mark
-  applied rendered manifests.
-- Argo CD marks what it creates with `argocd.argoproj.io/tracking-id`. It treats `pre-delete` as its
-  own `PreDelete` since version 3.3, and ignored it before.
+- helm, and tools that are built with it (Flux, Terraform), mark each object of a release, and no
+  others, with `meta.helm.sh/release-name`. helm creates the Job of a `pre-delete` hook only for an
+  uninstall.
+- `kubectl apply` writes the applied manifest into an annotation. Server-side apply records in
+  `managedFields` which manager applied which fields. A manager that applied the Deployment without
+  helm's mark applied rendered manifests.
+- Argo CD marks the objects that it creates with `argocd.argoproj.io/tracking-id`. Since version 3.3
+  it treats `pre-delete` as its own `PreDelete`. Earlier versions ignored it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ARGO_CD = "argocd.argoproj.io/tracking-id"
 
 
 def why_not(job: Mapping[str, Any], operator: Mapping[str, Any]) -> str:
-    """Return why this is no uninstall of the operator's Deployment; an empty text if it is one."""
+    """Return why this is not an uninstall of the operator's Deployment; empty if it is one."""
     if "deletionTimestamp" in operator["metadata"]:
         return ""
     if "pre-delete" not in _annotations(job).get(HOOK, ""):
@@ -45,14 +46,14 @@ def _annotations(thing: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _appliers(thing: Mapping[str, Any]) -> Iterator[str]:
-    """Yield who wrote an object by server-side apply."""
+    """Yield the managers that wrote an object by server-side apply."""
     for entry in thing["metadata"].get("managedFields", ()):
         if entry.get("operation") == "Apply" and not entry.get("subresource"):
             yield entry["manager"]
 
 
 def _appliers_of_rendered(thing: Mapping[str, Any]) -> Iterator[str]:
-    """Yield who did so without helm's mark."""
+    """Yield those managers that wrote it without helm's mark."""
     for entry in thing["metadata"].get("managedFields", ()):
         fields = entry.get("fieldsV1", {}).get("f:metadata", {}).get("f:annotations", {})
         if entry.get("operation") == "Apply" and f"f:{RELEASE}" not in fields:
