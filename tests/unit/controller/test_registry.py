@@ -270,7 +270,7 @@ def strict():
 async def serve_in(registry, *bodies):
     """Serve elections; return what stops them."""
     served = [Served(registry, body) for body in bodies]
-    await asyncio.sleep(0.01)
+    await settle()
     return served
 
 
@@ -371,7 +371,7 @@ async def test_election_that_was_gone_before_it_was_seen_is_not_waited_for(stric
     strict.expect([ElectionKey("shop", name) for name in "ab"])
     assert not strict.campaigners
     strict.expect([ElectionKey("shop", "a")])
-    await asyncio.sleep(0.01)
+    await settle()
     assert reason(strict, "a") == ""
     await served[0].end()
 
@@ -623,7 +623,7 @@ def finalizing(made):
 
 async def settle():
     """Let everything go on that can."""
-    for _ in range(5):
+    for _ in range(20):  # turns of the loop, not a time, which may pass before they have come
         await asyncio.sleep(0)
 
 
