@@ -1,4 +1,4 @@
-"""What is wrong with a bucket, for one election. Pure."""
+"""The problem of a bucket, as one election shows it. Pure."""
 
 from __future__ import annotations
 

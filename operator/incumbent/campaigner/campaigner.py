@@ -57,7 +57,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the campaigners of one process share."""
+    """The parts that all campaigners of one process share."""
 
     site: Site
     replica: Replica
@@ -65,11 +65,11 @@ class Shared:
     observer: Observer
     """Is told how long things took."""
     turns: Turns
-    """For changes of leader, of which only so many go on at a time."""
+    """For changes of leader; they limit how many go on at the same time."""
     peers: Peers = field(default_factory=Peers)
-    """What this process knows about other processes."""
+    """The other processes of this site, as this process knows them."""
     stewards: Stewards = field(default_factory=Stewards)
-    """What this process knows about the stewards of all its elections."""
+    """The stewards of all elections of this process, as last seen."""
     history_writer: HistoryWriter | None = None
     """Keeps the histories; None if nobody does."""
 
@@ -99,7 +99,7 @@ class Campaigner:
         namespace, election = resource.key.namespace, resource.key.name
         site = shared.site.for_election(name=resource.site, uid=resource.uid)
         me = str(shared.replica)
-        key = resource.record_key  # campaigned for, whatever somebody writes into the status later
+        key = resource.record_key  # stays, even if somebody writes another key into the status
         self.gone = asyncio.get_running_loop().create_future()
         """Done when it is known that this election is gone, though nobody may have said so."""
         self._running = False
@@ -109,7 +109,7 @@ class Campaigner:
         self._permission = Permission()
         self._failures = PassFailures(self._log)
         self._tokens = TokenRegress(self._log, self._schedule.wake)
-        # 1. What reads and writes: the resource, the pods, the record, the labels.
+        # 1. The parts that read and write: the resource, the pods, the record, the labels.
         self._status_writer = StatusWriter(
             body, replica=shared.replica.name, cluster=shared.cluster, changed=changed
         )
@@ -156,7 +156,7 @@ class Campaigner:
             schedule=self._schedule,
             log=self._log,
         )
-        # 2. What a pass consists of, beside the reconciler's part.
+        # 2. The parts of a pass, besides the reconciler.
         self._configuration = Configuration(context, self._permission)
         self._recognition = Recognition(
             context, configuration=self._configuration, kin=self._kin, cluster=shared.cluster
@@ -166,7 +166,7 @@ class Campaigner:
         )
         self._expiry = Expiry(context)
         self._retirement = Retirement(context, self._permission)
-        # 3. What is told.
+        # 3. The parts that tell people.
         trouble = BucketTrouble()
         self._problems = Problems(
             permission=self._permission,
@@ -309,7 +309,7 @@ class Campaigner:
         while True:
             # 1. Wait until a pass is due.
             await self._schedule.due(failures=failures.in_a_row)
-            # 2. Make it; whatever goes wrong, there will be another one.
+            # 2. Make it. If it fails in any way, another pass follows.
             done = False
             try:
                 async with self._schedule.interruptible():

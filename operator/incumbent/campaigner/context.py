@@ -1,4 +1,4 @@
-"""What the parts of one election's service work with."""
+"""The objects that all parts of one election's campaigner use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens in one election, and which parts of this replica are told."""
+"""The events of one election, and the parts of this replica that hear of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOTED_CORRECTIONS = frozenset({1, 2, 3, 10, 100})
 
 @dataclass(slots=True)
 class Counts:
-    """What only grows, for the metrics."""
+    """The counters of the metrics."""
 
     campaigns: Mapping[State, int] = field(default_factory=dict)
     transitions: int = 0

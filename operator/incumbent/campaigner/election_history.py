@@ -1,4 +1,4 @@
-"""The history of one election, as far as this replica keeps it."""
+"""The part of one election's history that this replica keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said about passes of one election that fail."""
+"""The failures of one election's passes, for the log and the status."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class PassFailures:
 
     def __init__(self, log: FilteringBoundLogger) -> None:
         self.in_a_row = 0
-        """How many passes in a row were not done, by whatever reason."""
+        """How many passes in a row were not done, for any reason."""
         self.undone = ""
-        """Why a pass was not done, for the status; empty if there is nothing to say."""
+        """Why a pass was not done, for the status; empty if the last pass was done."""
         self.problem: Problem | None = None
         """That the API server refused what a pass asked for; None if it did not."""
         self._log = log

@@ -1,4 +1,4 @@
-"""What the registry lets one election do. Pure."""
+"""Whether the registry lets one election campaign, read and label. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps one election from working as asked, from all parts that may find something."""
+"""The first problem that keeps one election from working as its spec asks."""
 
 from __future__ import annotations
 

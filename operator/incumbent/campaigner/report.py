@@ -1,4 +1,4 @@
-"""When the status of one election is written by this replica, and with which problem."""
+"""Decide when this replica writes the status of one election, and which problem it shows."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ class Report:
         self._status_writer.tell(self._situations.gather(problem, seen=False))
 
     def tell(self) -> None:
-        """Have the situation written, or a pass made when it may have to be."""
+        """Have the status written, or ask for a pass when the status may have to change."""
         resource, now = self._reconciler.resource, clock.now()
-        # 1. Observe the bucket, whoever tells of it. A short outage is not told.
+        # 1. Observe the bucket. A short outage does not reach the status.
         error = error_of(self._bucket, resource.record_key)
         patience = PATIENCE if self._alone else PATIENCE_WITH_PEERS
         trouble = self._trouble.observe(error, now, patience=patience)

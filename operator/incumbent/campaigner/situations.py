@@ -1,4 +1,4 @@
-"""What the status of one election is made of, gathered from the parts that know it."""
+"""The situation of one election, gathered from the parts that know it."""
 
 from __future__ import annotations
 

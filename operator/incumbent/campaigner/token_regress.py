@@ -1,4 +1,4 @@
-"""What happens when the fencing tokens of one election go back."""
+"""Stop an election whose fencing tokens go back."""
 
 from __future__ import annotations
 

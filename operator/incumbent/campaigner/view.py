@@ -1,4 +1,4 @@
-"""What people and programs are told about one election at a moment."""
+"""One election as people and programs see it at a moment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from incumbent.pods.eligibility import labelled, why_not
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the gauges of one election show."""
+    """The gauges of one election."""
 
     leads: bool
     interval: float

@@ -15,7 +15,7 @@ sockets of the HTTP server, the watches of kopf, NATS, logs, an exec plugin, and
 
 
 def raise_limit() -> int:
-    """Raise the soft limit of open files as far as the hard one allows, and return it."""
+    """Raise the soft limit of open files up to the hard limit, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -175,7 +175,7 @@ def _hold_only_some(handlers: kopf.OperatorRegistry, without_finalizer: Collecti
 
 
 class _Everything(Collection[Any]):
-    """A collection that contains whatever is looked for."""
+    """A collection that contains everything."""
 
     def __contains__(self, _: object) -> bool:
         return True

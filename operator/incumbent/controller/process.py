@@ -73,11 +73,11 @@ def run(settings: Settings, *, version: str) -> int:
 
 
 class Health:
-    """What the process still waits for before it can work; see `/readyz`."""
+    """The parts that are missing before the process can work; see `/readyz`."""
 
     def __init__(self) -> None:
         self.waiting = {"nats": "not connected yet", "kubernetes": "not reached yet"}
-        """What for, and why in words."""
+        """The part that is missing, and the reason in words."""
 
     @property
     def ready(self) -> bool:
@@ -85,13 +85,13 @@ class Health:
         return not self.waiting
 
     def wait_for(self, what: str, why: str) -> None:
-        """Take in that something is not there yet."""
+        """Record that a part is missing."""
         if self.waiting.get(what) != why:
             log.info("operator.waiting", what=what, why=why)
         self.waiting[what] = why
 
     def found(self, what: str) -> None:
-        """Take in that it is there; it is not asked for again."""
+        """Record that a part is there; nothing asks for it again."""
         self.waiting.pop(what, None)
 
     def problems(self) -> Mapping[str, str]:

@@ -13,7 +13,7 @@ from incumbent.kubernetes.objects import ElectionKey
 from incumbent.kubernetes.resource import Resource
 
 _Rank = tuple[bool, str, bool, str, str]
-"""What sorts the elections of a namespace: those that were served first, then by age and name."""
+"""The order of a namespace's elections: those that are served come first, then by age and name."""
 
 
 class Quota:
@@ -64,7 +64,7 @@ class Quota:
             self.enter(resource.key, resource)
 
     def exceeds(self, resource: Resource) -> bool:
-        """Whether there are so many elections before this one that it is not served."""
+        """Whether the quota is used up by the elections before this one."""
         rank = self._ranks.get(resource.key)
         if rank is None:
             return False

@@ -30,7 +30,7 @@ HELD_WITHIN = 10.0
 finalizer, the election is served without it after this time."""
 
 Claim = tuple[str, str, str]
-"""What only one election may have: its kind, where, and the key."""
+"""Something that only one election may have: its kind, its place, and its key."""
 
 
 class Registry:
@@ -114,7 +114,7 @@ class Registry:
         return ElectionKey(namespace, name) in self._awaited if name else bool(self._awaited)
 
     def expect(self, keys: Iterable[ElectionKey]) -> None:
-        """Take in which elections exist; those that are not served yet will be, or will be gone."""
+        """Record which elections exist; one that is not served yet is served or gone later."""
         existing = set(keys)
         known = existing if self._awaited is None else self._awaited & existing
         self._awaited = known - self.campaigners.keys()
@@ -139,7 +139,7 @@ class Registry:
             await self._news.wait()
 
     def touch(self, key: ElectionKey | None = None) -> None:
-        """Tell whoever waits for a change, and of which election it is."""
+        """Wake all who wait for a change of this election."""
         self.version += 1
         if key is not None:
             self._changes.note(key, self.version)
@@ -148,7 +148,7 @@ class Registry:
         news.set()
 
     def look(self, body: Mapping[str, Any], *, listed: bool = False) -> Resource:
-        """Take in a resource as it is now, and that another one of its name is gone.
+        """Record a resource as it is now; an earlier resource of its name is gone.
 
         An older one is ignored, unless it was `listed` after an interruption.
         """
@@ -172,7 +172,7 @@ class Registry:
         return resource
 
     def forget_body(self, body: Mapping[str, Any]) -> None:
-        """Take in that this very resource is gone, not another one of its name."""
+        """Record that this resource is gone; a later resource of its name stays."""
         self._forget(_key(body), body["metadata"]["uid"])
 
     async def look_again(
@@ -339,7 +339,7 @@ class Registry:
         return campaigner
 
     def _enter(self, key: ElectionKey, resource: Resource | None) -> None:
-        """Put a resource in the place of what is known under its name, and decide anew."""
+        """Replace the known resource of this name, and decide again."""
         before = self._resources.pop(key, None)
         old, new = (self._claimed(known) if known else () for known in (before, resource))
         for claim in old:
@@ -359,14 +359,14 @@ class Registry:
                 self._judge(campaigner, self._resources[rival])
 
     def _outlived(self, body: Mapping[str, Any]) -> bool:
-        """Whether a resource is gone, for a later one of its name has been seen."""
+        """Whether a resource is gone, because a later resource of its name has been seen."""
         key = _key(body)
         known = self._resources.get(key)
         other = known is not None and known.uid != body["metadata"]["uid"]
         return other and self._ages[key] > _age(body)
 
     def _forget(self, key: ElectionKey, uid: str) -> None:
-        """Take in that a resource is gone, not another one of its name."""
+        """Record that a resource is gone; another resource of its name stays."""
         resource = self._resources.get(key)
         if resource is not None and resource.uid == uid:
             self._enter(key, None)
@@ -374,7 +374,7 @@ class Registry:
         self._end(key, uid)
 
     def _end(self, key: ElectionKey, uid: str) -> None:
-        """Let whoever serves a resource take back what it did, for that is gone."""
+        """Tell the campaigner of a resource that is gone to take everything back."""
         self._end_wait(uid, held=False)
         campaigner = self.campaigners.get(key)
         if campaigner is None or campaigner.resource.uid != uid or campaigner.gone.done():
@@ -382,7 +382,7 @@ class Registry:
         campaigner.gone.set_result(None)
 
     def _judge(self, campaigner: Campaigner, resource: Resource) -> None:
-        """Tell whoever serves a resource what keeps it from working."""
+        """Tell the campaigner of a resource what keeps it from working."""
         self._quota.begin(resource)
         campaigner.block(self._problem(resource))
         campaigner.refuse_service(self._obstacle(resource))

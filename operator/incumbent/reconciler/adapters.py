@@ -1,4 +1,4 @@
-"""What all roles of one election work with: its record, its pods and their labels, its slices."""
+"""The parts of one election that all roles use: the record, the pods, their labels, the slices."""
 
 from __future__ import annotations
 

@@ -42,5 +42,5 @@ class Brake:
         return self._last_at + pause
 
     def holds(self, now: float) -> bool:
-        """Whether there were so many corrections in a row that there has to be a pause."""
+        """Whether the brake still counts so many corrections that they are paused."""
         return self.times >= FREE and now < self.forgiven_at

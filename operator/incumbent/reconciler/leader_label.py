@@ -244,7 +244,7 @@ class LeaderLabel:
         return True
 
     async def withdraw(self) -> None:
-        """Strip all pods that carry the label as far as known, or may do so because we led."""
+        """Strip all pods that have the label as last seen, or may have it because we led."""
         carriers, held = self._labels.suspects, self._standing.last_held
         if self._standing.answers and held is not None:
             carriers.append(self._candidates.pod_of(held))  # our view of the pods may lag

@@ -81,7 +81,7 @@ class ObservedReconciler:
             self._answers = False
             return True
         if not await self._driver.look() or not (withdrawn or held == self._held):
-            return False  # look at everything anew
+            return False  # look at everything again
         await self._labels.strip_all(strays)
         return held is None or await self._label(campaign, *held)
 

@@ -1,6 +1,6 @@
 """One pass over an election: what is known decides which role this replica has, and the role acts.
 
-Each pass looks at everything anew. The role follows from the record (`standing`): the `steward`
+Each pass looks at everything again. The role follows from the record (`standing`): the `steward`
 governs, a `standby` watches the steward, in a `vacancy` labels go and a record is created, and a
 replica that cannot see the key asks the others (`unseen_key`). In the mode `Observed` there is one
 role (`observed`).
@@ -43,7 +43,7 @@ class Others:
     inquiry: Inquiry
     """Where replicas ask each other while they cannot see the key."""
     stewards: Stewards
-    """What this process knows about the stewards of all its elections."""
+    """The stewards of all elections of this process, as last seen."""
 
 
 class Reconciler:
@@ -113,7 +113,7 @@ class Reconciler:
 
     @property
     def labelled(self) -> bool:
-        """Whether a pod carries the leader label, as far as known, or may do so."""
+        """Whether a pod has the leader label as last seen, or may have it."""
         return bool(self._labels.suspects)
 
     @property
@@ -194,8 +194,8 @@ class Reconciler:
             await self._unseen_key.seek_confirmation(withdrawn=withdrawn)
         else:
             self.confirmation.see(clock.now())
-        # 3. What is not urgent: the end of a condition, and slices that nobody asks for any more.
-        # No strip waits for those.
+        # 3. Do what is not urgent: end a condition, and remove slices that the spec dropped.
+        # No strip waits for this.
         self._steward.expect_calm()
         if self.routing.routed and not (self.resource.service or self._standing.rests):
             await self.routing.take_back()

@@ -93,7 +93,7 @@ class Standby:
             return True
         self._undone_since = now
         self._adapters.wake(self._patience)
-        # 4. What we know may be old, as our watch may lag: only what was just read counts.
+        # 4. Read the pods again, because our watch may lag.
         pod, carriers = await self._candidates.find(record), await self._labels.carriers()
         if pod is not None and not withdrawn and await self._labels.refuses_now(pod):
             return True  # the steward is not blind, and it knows what it wrote

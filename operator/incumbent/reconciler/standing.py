@@ -1,4 +1,4 @@
-"""What this replica knows about the records of its site, and which role follows from that."""
+"""The records of this site as this replica knows them, and the role that follows from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PREDECESSORS = 4
 
 
 class Role(enum.Enum):
-    """What a replica has to do for an election, in one pass."""
+    """The task of a replica in one pass over an election."""
 
     UNINFORMED = enum.auto()
     """It has not seen the key yet."""
@@ -46,7 +46,7 @@ class Standing:
         self.last_held: Record | None = None
         """The latest record of this site."""
         self.last_doubted: Record | None = None
-        """The latest record of which it was not known whether another replica here wrote it."""
+        """The latest record that a replica of this site or another site may have written."""
         self.held_before: tuple[str, ...] = ()
         """The pods of earlier records, by UID. During a hand-over one of them has the label."""
         self.answers = False
@@ -70,7 +70,7 @@ class Standing:
 
     @property
     def vacant(self) -> bool:
-        """Whether no replica of this site holds a record, as far as known."""
+        """Whether no replica of this site holds a record, as last seen."""
         campaign = self._driver.campaign
         if campaign is None or campaign.lease is not None:
             return False

@@ -28,12 +28,12 @@ class Ending(enum.Enum):
 
 
 class Remainder(enum.Enum):
-    """What is still there after an attempt to take an election back."""
+    """The rest of an election after an attempt to take it back."""
 
     NOTHING = "nothing"
     LABELS = "labels"
     RECORD = "record"
-    """Only the record, which lapses by itself."""
+    """Only the record, which the server removes at its TTL."""
 
 
 class Teardown:
@@ -152,7 +152,7 @@ class Teardown:
         # 3. No pod is marked as a candidate, and the slices are gone.
         await self._labels.mark_all(self._leader())
         await self._routing.take_back()
-        # 4. What is left is read, because our view of the pods may lag.
+        # 4. Read the pods that are left, because our watch may lag.
         return await self._remainder()
 
     async def _remainder(self) -> Remainder:
