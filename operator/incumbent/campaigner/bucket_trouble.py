@@ -18,7 +18,7 @@ from incumbent.status.situation import Problem, problem_from
 
 
 class BucketTrouble:
-    """What is wrong with a bucket, as people are told: no short outage, and no wording twice.
+    """The problem of a bucket as people see it. A short outage and a new wording change nothing.
 
     Otherwise each attempt to connect to one of several servers would change every status.
     """
@@ -30,12 +30,12 @@ class BucketTrouble:
         self._wordings: set[str] = set()
 
     def observe(self, error: BucketError | None, now: float, *, patience: float) -> Problem | None:
-        """Observe the present error, and return what to tell.
+        """Observe the present error, and return the error for the status.
 
         Args:
-            error: what is wrong now; None: nothing.
+            error: the present error; None: there is no error.
             now: the time.
-            patience: seconds for which NATS may be away before it is told.
+            patience: seconds for which NATS may be away before the status says so.
         """
         kind = None if error is None else type(error)
         if kind is not self._kind:

@@ -166,11 +166,11 @@ class Configuration:
         return timing, invalid
 
     def _timing_instead(self, ttl: float, error: ConfigurationError) -> Timing | None:
-        """Return the durations with which an election goes on whose spec asks for impossible ones.
+        """Return the durations for an election whose spec asks for impossible ones.
 
-        A leader is not changed for that: those that counted before still count. A process that has
-        just started does not know them, and takes the default interval. None if nobody leads, or
-        if the bucket's TTL is to blame: then no election begins.
+        A wrong spec changes no leader: the durations from before still count. A process that has
+        just started does not know them, and takes the default interval. The result is None if
+        nobody leads, or if the bucket's TTL is the cause: then no election begins.
         """
         kept = self._kept
         if not isinstance(error, CampaignInvalid) or (kept is not None and kept.ttl != ttl):

@@ -34,8 +34,8 @@ class PassFailures:
     def failed(self, error: ClusterError) -> None:
         """Note the error that ended a pass."""
         failures = self.in_a_row + 1
-        # A first conflict is no failure: somebody else wrote, and the next pass sees what. One
-        # line of the log tells of all elections whose namespace is not watched.
+        # A first conflict is not worth a line: somebody else wrote, and the next pass reads it. One
+        # line of the log is enough for all elections whose namespace is not watched.
         untold = isinstance(error, NotWatched) or (failures == 1 and isinstance(error, Conflict))
         if failures in LOGGED_FAILURES and not untold:
             self._log.warning("pass.failed", problem=str(error))

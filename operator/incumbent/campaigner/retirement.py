@@ -79,7 +79,7 @@ class Retirement:
         if foreign:
             await self._reconciler.vacate()
         if self._yields:
-            # Another replica takes back, too: if each relieved the other at once, none would end.
+            # Another replica does this as well. If each relieved the other at once, none would end.
             await asyncio.sleep(AGAIN.pause(self._yields))
         tries = 0
         while not foreign:
@@ -93,8 +93,8 @@ class Retirement:
             if left is Remainder.RECORD and time_left <= 0:
                 self._log.warning("record.left", reason="NATS does not answer; it will lapse")
                 break
-            # Not at once, whatever happens: a replica that has not heard of the deletion yet would
-            # be quick to create the record again.
+            # Wait in any case: a replica that has not heard of the deletion yet would create the
+            # record again at once.
             tries += 1
             longest = time_left if time_left > 0 else LONGEST_PAUSE
             await asyncio.sleep(min(AGAIN.pause(tries), longest))

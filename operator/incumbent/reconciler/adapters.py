@@ -20,11 +20,11 @@ class Adapters:
 
     Args:
         site: the name of the site, for identities.
-        driver: of the election's campaign.
-        cluster: where the pods are.
-        pods: those that concern the election, as last seen.
-        observer: is told how long things took.
-        turns: for changes of leader, of which only so many go on at a time.
+        driver: reads and writes the record of the election.
+        cluster: the API server with the pods.
+        pods: the pods that the election concerns, as last seen.
+        observer: hears how long each step took.
+        turns: limit how many changes of leader go on at the same time.
         wake: asks for another pass after so many seconds.
     """
 
@@ -59,7 +59,7 @@ class Adapters:
         self.labels.resource = self.pods.resource = self.routing.resource = resource
 
     def reached(self, when: float) -> bool:
-        """Whether it is this late; if it is not, there will be another pass when it is."""
+        """Whether this time has come; if not, another pass follows when it comes."""
         left = when - clock.now()
         if left > 0:
             self.wake(left)

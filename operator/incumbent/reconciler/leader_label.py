@@ -124,7 +124,7 @@ class LeaderLabel:
         if self._begun != (self._driver.tenure, record.term):
             return False
         if not self.unlabelled(record):
-            # For good: a label that was in doubt once may be forgotten, and still be there.
+            # For the rest of the term: a label in doubt may be forgotten, and still be there.
             self._begun = (0, 0)
             return False
         self._unshown_since = min(self._unshown_since, clock.now())

@@ -1,4 +1,4 @@
-"""An election whose members campaign by themselves: the label follows whoever holds the record."""
+"""The role of every replica in the mode `Observed`: the label follows the holder of the record."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from incumbent.reconciler.adapters import Adapters
 class ObservedReconciler:
     """Labels the pod that the live record means, and no other.
 
-    There is no write of our own to the bucket that could prove what we know: `intent` says what
-    takes its place. After that the record is read from the stream's leader once more. Between
-    clusters only what the members promise holds. Every replica does this work; at rest none of them
-    writes.
+    This replica writes nothing to the bucket, so no write proves that its view of the record is
+    new. An annotation takes the place of that write (`intent`). After the annotation the replica
+    reads the record from the stream's leader again. Between clusters only the promises of the
+    members hold. Each replica does this work. At rest no replica writes.
 
     Args:
         adapters: of the election. The driver watches the key; it must not campaign.
@@ -56,8 +56,8 @@ class ObservedReconciler:
     async def settle(self, campaign: Campaign, *, withdrawn: bool, blind: bool) -> bool:
         """Bring the labels in line; return whether there is nothing left to try again soon.
 
-        Who cannot read the record changes nothing while it may still be renewed, and then strips
-        what it labelled itself.
+        A replica that cannot read the record changes nothing while somebody may still renew the
+        record. Then it strips the pods that it labelled itself.
         """
         settled = await self._settle(campaign, withdrawn=withdrawn, blind=blind)
         self._labels.mark_soon(lambda: self.leader, list)

@@ -126,7 +126,7 @@ class Standing:
     async def relieved_by_status(self) -> bool:
         """Whether the status shows that another replica of this site has renewed the record.
 
-        There is no time to wait for an answer: what we led has to be stripped within the margin.
+        We must strip the pod that we led within the margin, so there is no time to ask and wait.
         The status also proves that the steward it names is a replica of this site.
         """
         campaign, held, key = self._driver.campaign, self.last_held, self._adapters.resource.key

@@ -255,12 +255,12 @@ class Steward:
     async def _give_way(self, interval: float) -> None:
         """Let another pod, or another site, lead if ours could not be labelled for an interval.
 
-        That is so while there is no connection to the API server, and if it refuses the label. A
-        slow API server is no reason: one that many elections ask at once will come round. Nor is
-        an outage after which the pod may carry the label: it changes no leader.
+        A pod could not be labelled if there is no connection to the API server, or if the API
+        server refuses the label. A slow API server is not a reason, because its answer comes. An
+        outage after which the pod may have the label is not a reason either: it changes no leader.
 
-        Another pod leads then if the API server would let us label it, and otherwise the record is
-        released.
+        Another pod leads if the API server would accept its label. Otherwise the steward releases
+        the record.
         """
         lease, tenure = self._driver.lease, self._driver.tenure
         if lease is None or not self._leader_label.fails(lease.record, interval):
@@ -327,9 +327,9 @@ class Steward:
     async def _strip_for(self, old: Pod, to: Pod) -> bool:
         """Strip the old leader; return whether no pods but these two may carry the label.
 
-        The list that looks for others runs beside the strip. It has to be as new as this tenure,
-        for another steward may have labelled before it: as new as a label of ours in this tenure,
-        or consistent.
+        The list of other carriers is read while the strip runs. Another steward may have labelled
+        pods before this tenure. Therefore the list must be as new as a label that we wrote in this
+        tenure, or consistent.
         """
         stripped, clear = await together(
             self._leader_label.strip_former(old, until=self._adapters.deadline()),

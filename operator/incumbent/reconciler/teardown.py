@@ -71,9 +71,9 @@ class Teardown:
         self._leader = leader
 
     async def vacate(self) -> None:
-        """Strip the pods that we labelled, if we did: this election may not go on.
+        """Strip the pods that we labelled, because this election may not go on.
 
-        What another election has labelled by the same key is left alone.
+        Pods that another election labelled with the same label key keep their label.
         """
         await self._labels.stop_marking()
         answers, held = self._standing.answers, self._standing.last_held
@@ -92,8 +92,8 @@ class Teardown:
     async def abstain(self) -> None:
         """Take the label from every pod, and see to it that the Service reaches none.
 
-        For an election that is not served. Nothing is asked of the bucket, so a label of a replica
-        that would serve it goes, too.
+        This is for an election that is not served. Nobody asks the bucket, so a label of a replica
+        with other rules goes as well.
         """
         await self._labels.stop_marking()
         if self._standing.answers or await self._leader_label.may_be_shown():

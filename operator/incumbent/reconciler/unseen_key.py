@@ -57,7 +57,7 @@ class UnseenKey:
     async def keep_or_strip(self, *, withdrawn: bool) -> None:
         """Leave the label alone before the key was seen, because perhaps it is right.
 
-        Not if we led ourselves, or if nobody is to lead.
+        If this replica led, or if nobody may lead, it strips instead.
 
         Raises:
             ClusterError: a strip was not confirmed.
@@ -68,7 +68,8 @@ class UnseenKey:
     async def seek_confirmation(self, *, withdrawn: bool) -> None:
         """Ask who sees the key, and strip if nobody answers.
 
-        Not what this replica answers for: it strips that at its own deadline.
+        The question is not about a label that this replica wrote as the steward. The replica strips
+        that label at its own deadline.
 
         Raises:
             ClusterError: the question was perhaps not written, or a strip was not confirmed.

@@ -1,7 +1,7 @@
 """A vacancy: no replica of this site holds a record, so no pod of this site may carry the label.
 
-What is labelled is stripped, unless another replica relieved us. Then the record is created for the
-best candidate, if nobody else holds the key and no request keeps this site aside.
+The replica strips labelled pods, unless another replica relieved it. Then it creates the record for
+the best candidate, if nobody else holds the key and no request to step down keeps this site aside.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class Vacancy:
         self._aside_since = NEVER
         """Since when a request to step down keeps this site from leading."""
         self._stripped = ("", 0)
-        """The pod and the term of another site's record, or so it seemed, that we stripped last."""
+        """The pod and the term that we stripped last because of a record of another site."""
 
     def stands_aside(self, interval: float) -> bool:
-        """Whether somebody has asked for a step-down, and others still have their chance.
+        """Whether a request to step down still keeps this site from leading.
 
-        They have it for an interval (seconds); then the request has been carried out.
+        Other sites get an interval (seconds) to lead. Then the request has been carried out.
         """
         if self._adapters.resource.step_down is None:
             self._aside_since = NEVER
@@ -136,8 +136,9 @@ class Vacancy:
     async def _strip_foreign(self) -> None:
         """Strip pods that carry the label while a record is not ours.
 
-        If its own pod is labelled for its term once more, a replica that reads and writes here has
-        done that, whatever its site is called: we stop, because it would go on.
+        If the pod of that record gets the label of its term again, a replica that uses this API
+        server has written the label, under whatever site name. Then we stop, because that replica
+        would label the pod again and again.
         """
         record = self._driver.record
         shown = ("", 0)
@@ -198,7 +199,7 @@ class Vacancy:
     def _strips_before(self, pod: Pod) -> tuple[list[Awaitable[object]], bool]:
         """Return the strips that a record for a pod waits for, and whether the pod begins clean.
 
-        It does if it has no label of an earlier term, nor one on its way.
+        A pod begins clean if it has no label of an earlier term, and no such label is on its way.
         """
         held, doubted = self._standing.last_held, self._standing.last_doubted
         latest = self._driver.latest
