@@ -184,7 +184,7 @@ class Election:
 
     @property
     def leader(self) -> str | None:
-        """The identity that holds the key, as far as known; None: nobody."""
+        """The identity that holds the key, as last seen; None: nobody."""
         record = self._driver.record if self._driver is not None else None
         return record.holder if record is not None else None
 
@@ -231,7 +231,7 @@ class Election:
             self._stopped = asyncio.create_task(self._stop(), name=f"end of {self.key}")
             self._changed.set()
         if asyncio.current_task() is not self._calling:
-            # Whoever is cancelled while waiting for it does not take the release with it.
+            # A caller that is cancelled while it waits does not cancel the release.
             await asyncio.shield(self._stopped)
 
     async def __aenter__(self) -> Self:
@@ -424,7 +424,7 @@ class Election:
             result = callback()
             if inspect.isawaitable(result):
                 await result
-        except Exception:  # whatever a callback does, the election goes on
+        except Exception:  # a callback that fails does not end the election
             log.exception("election.callback_failed", key=self.key)
 
     async def _called(self, *, within: float) -> None:

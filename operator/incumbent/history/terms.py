@@ -41,7 +41,7 @@ CAUSES = ("released", "evicted", "expired", "handed over", "overtaken", LOST)
 """How a term can end; the first three are those of `incumbent.campaign.records.Cause`."""
 
 SETTLED = 5.0
-"""Seconds by which what two replicas saw must differ, so that one certainly came first."""
+"""Seconds between two observations of two replicas after which their order is certain."""
 
 LAPSED = 0.9
 """Of a TTL: its own site writes no longer over a record that is so old (see `Timing.lease`)."""
@@ -174,7 +174,7 @@ class Tracker:
 
     def __init__(self) -> None:
         self.latest: Entry | None = None
-        """What was seen last; None before the first sighting."""
+        """The latest sighting; None before the first one."""
         self._at = 0.0
         self._bucket = ""
 
@@ -274,7 +274,7 @@ class LabelTracker:
 
 
 def missing(entry: HistoryEntry, known: Iterable[HistoryEntry]) -> HistoryEntry | None:
-    """Return what is to be written down of an entry: nothing if all of it is known already."""
+    """Return the part of an entry that is not known yet; None if all of it is known."""
     known = [other for other in known if other.bucket == entry.bucket]
     if isinstance(entry, Labelled):
         return _missing_label(entry, known)
@@ -287,7 +287,7 @@ def missing(entry: HistoryEntry, known: Iterable[HistoryEntry]) -> HistoryEntry 
         return replace(entry, token=last.token) if last is not None and open_ else None
     if any((other.token, other.holder) == (entry.token, entry.holder) for other in begun):
         return None
-    # Who saw only a later record of a stranger takes that for the first one.
+    # A replica that saw only a later record of a stranger takes it for the first one.
     goes_on = last is not None and last.stranger and last.token not in ended
     if entry.stranger and goes_on and last is not None and last.holder == entry.holder:
         return None
@@ -295,7 +295,7 @@ def missing(entry: HistoryEntry, known: Iterable[HistoryEntry]) -> HistoryEntry 
 
 
 def _missing_label(entry: Labelled, known: list[HistoryEntry]) -> Labelled | None:
-    """Return what is to be written down of a label; `known` is all of the same bucket."""
+    """Return the unknown part of a label entry; `known` has all entries of the bucket."""
     labels = [other for other in known if isinstance(other, Labelled) and other.site == entry.site]
     lasting = {(other.token, other.pod): other for other in labels}
     lasting = {one: other for one, other in lasting.items() if other.on}
@@ -331,7 +331,7 @@ def _stranger_token(entry: Labelled, known: list[HistoryEntry], lasting: Iterabl
 def known_by(entry: HistoryEntry, last: HistoryEntry | None) -> bool:
     """Whether the last entry that was written says the same, so that no other has to be read."""
     if isinstance(entry, Labelled | Began) and isinstance(last, Labelled) and last.on:
-        # Whoever wrote down the label wrote down the term before.
+        # The replica that wrote the label wrote the term before.
         begun = isinstance(entry, Began) or (entry.on and entry.pod == last.pod)
         return begun and (entry.bucket, entry.token) == (last.bucket, last.token)
     if isinstance(entry, Began) and isinstance(last, Began):
@@ -424,7 +424,7 @@ def encode(entry: HistoryEntry, *, writer: str) -> bytes:
 
 
 def decode(data: bytes) -> HistoryEntry | None:
-    """Return a stored entry; None for what is none, as others may write to the stream, too."""
+    """Return a stored entry; None if it is not an entry, because others may write to the stream."""
     try:
         fields = json.loads(data)
         return _entry(fields) if isinstance(fields, Mapping) else None
@@ -451,7 +451,7 @@ def _entry(fields: Mapping[str, Any]) -> HistoryEntry | None:
 
 
 def _word(text: Any) -> str:
-    """Return a string of which one copy is in memory: thousands of entries share most of them."""
+    """Return the one copy of a string in memory: thousands of entries share most strings."""
     return sys.intern(str(text))
 
 

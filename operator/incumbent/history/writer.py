@@ -36,7 +36,7 @@ OTHERS_AFTER = 2.0
 MOST_WAITING = 50
 """Entries of one key that wait to be written; of more, the oldest are dropped."""
 LINGER = 3.0
-"""Seconds for which a key is followed after its election was deleted: its release comes late."""
+"""Seconds for which a key is followed after its election was deleted: the release comes late."""
 BACKOFF = JitteredBackoff(first=0.25, longest=30.0)
 """Pauses between attempts while the stream cannot be used."""
 MOST_READ = 20_000
@@ -45,18 +45,18 @@ has used for longest, and are read again when they are needed: about 4 MB."""
 FORGOTTEN_AFTER = 600.0
 """Seconds without use after which the entries of a key are forgotten."""
 READS_PER_SECOND = 500.0
-"""How many entries are read for whoever asks for terms, over all keys: anybody may ask."""
+"""Entries that are read for clients that ask for terms, over all keys: anybody may ask."""
 READS_AT_ONCE = 100
 """How many of them are read at once after a time without any."""
 TRIES = 5
 """How often an entry is tried that others get ahead of, before a pause."""
 OFF = "the history is off: start the operator with --history-stream"
-"""What is said instead of a history where there is none."""
+"""The answer instead of a history if there is no stream."""
 
 
 @dataclass(eq=False, slots=True)
 class _Chronicle:
-    """What is known of one key."""
+    """The history of one key in memory."""
 
     bucket: WatchedBucket
     key: str
@@ -98,17 +98,17 @@ class HistoryWriter:
 
     def __init__(self, store: HistoryStore, *, replica: str, observer: HistoryObserver) -> None:
         self.problem = ""
-        """Why the history cannot be written or read now; empty if it can, as far as known."""
+        """Why the history cannot be written or read now; empty if nothing is known to be wrong."""
         self._store = store
         self._replica = replica
         self._observer = observer
         self._keys: dict[tuple[str, str], _Chronicle] = {}
         self._in_memory: OrderedDict[_Chronicle, None] = OrderedDict()
-        """The keys of which entries are in memory, the one that was not used for longest first."""
+        """The keys whose entries are in memory, the least recently used one first."""
         self._entries = 0
         """How many entries that are."""
         self._next_read = -math.inf
-        """When one more may be read for whoever asks for terms, if none is read before."""
+        """The time when the next entry may be read for a client that asks for terms."""
         self._tidying: asyncio.TimerHandle | None = None
         self._stirred = Flag()
         self._failures = 0
@@ -259,7 +259,7 @@ class HistoryWriter:
             self._failed(error)
             return False
         except Exception:
-            # What cannot be written now cannot be written later; the others can.
+            # This entry can never be written; the others can.
             log.exception("history.broke", key=chronicle.key)
             self._observer.history_entry("dropped")
             written = None
@@ -335,7 +335,7 @@ class HistoryWriter:
         self._use(chronicle)
 
     async def _wait_to_read(self) -> None:
-        """Wait until one more entry may be read for whoever asks for terms."""
+        """Wait until one more entry may be read for a client that asks for terms."""
         now, each = clock.now(), 1 / READS_PER_SECOND
         self._next_read = max(self._next_read, now - READS_AT_ONCE * each) + each
         if self._next_read > now:

@@ -1,4 +1,4 @@
-"""What the server makes once for all clients that want it at about the same time."""
+"""Bodies that the server makes once for all clients that ask at about the same time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 Content = bytes | bytearray
 
 SHARED_FOR = 1.0
-"""Seconds for which what was made for one client is served to all."""
+"""Seconds for which the body that was made for one client is served to all."""
 
 AT_MOST = 0.25
 """Share of the time that is spent on making the same thing again and again."""
@@ -23,7 +23,7 @@ SHORTEST_PAUSE = 0.2
 """Seconds between two events of a stream, at least, however much changes."""
 
 MOST_BODIES = 2
-"""Bodies of one kind that are being read at a time. While so many are, readers get the latest."""
+"""Bodies of one kind that clients read at the same time. Beyond them, readers get the latest."""
 
 SLOW_AFTER = 5.0
 """Seconds that a client may read, while others want a newer body and there are too many."""
@@ -43,7 +43,7 @@ class Shared(Generic[T]):
         self.until = 0.0
         """When it may be made again."""
         self.made: T | None = None
-        """What was made last."""
+        """The latest result."""
 
     async def get(self) -> T:
         """Return what is there, or is being made, or make it."""
@@ -71,7 +71,7 @@ def _seen(task: asyncio.Task[Any]) -> None:
 
 
 class Body:
-    """What many clients get, plain and compressed, with its tag."""
+    """A body for many clients, plain and compressed, with its tag."""
 
     def __init__(self, content: Content, kind: str, tag: str, step: int) -> None:
         self.content = content
@@ -93,7 +93,7 @@ class Body:
 
 
 class Bodies:
-    """The bodies of one kind, of which only so many are in memory."""
+    """The bodies of one kind, with a limit of how many are in memory."""
 
     def __init__(self, make: Callable[[], Awaitable[tuple[Content, str, int]]], name: str) -> None:
         self._make = make

@@ -28,7 +28,7 @@ PAUSE = 0.002
 """Seconds between two such steps, so that they take no more than about a third of the loop."""
 
 HISTORIES = 4
-"""Histories that are read from NATS at a time, whoever asks for them."""
+"""Histories that are read from NATS at the same time, for all clients."""
 
 LINE = 1 << 24
 """Bytes of a line, at most: 10,000 terms of one election are 4 MB."""
@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 
 
 class Health(Protocol):
-    """What the process still waits for."""
+    """The parts that are missing before the process can work."""
 
     def problems(self) -> Mapping[str, str]:
         """Return why it is not ready, by dependency, in words; empty for one that is there."""
@@ -80,7 +80,7 @@ class Directory(Protocol):
         ...
 
     async def history(self, namespace: str, name: str, *, limit: int) -> Mapping[str, Any] | None:
-        """Return the latest terms of an election, None if there is no such election."""
+        """Return the latest terms of an election; None if the election does not exist."""
         ...
 
     async def changed(self, since: int) -> None:
@@ -228,7 +228,7 @@ def _forget(
 
 
 async def in_steps(items: Iterable[T], *, at_a_time: int = AT_A_TIME) -> AsyncIterator[list[T]]:
-    """Yield items in lists; in between the event loop does whatever else there is to do."""
+    """Yield items in lists; the event loop does its other work in between."""
     step: list[T] = []
     for item in items:
         step.append(item)

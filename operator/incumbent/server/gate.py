@@ -20,7 +20,7 @@ from incumbent.ratelimit import RateLimit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much the server does for its clients. What is beyond gets a 503, or is closed."""
+    """Limits of the server for its clients. A request beyond them gets a 503, or is closed."""
 
     connections: int = 200
     """Requests that are answered at a time, streams among them; probes do not count."""
@@ -46,7 +46,7 @@ class Limits:
     loop accepts all that wait, `BACKLOG` at most, before it reads from any; so it is twice that."""
 
     grace: float = 0.5
-    """The time for which a new connection is not closed for the sake of others."""
+    """The time for which the server closes no new connection to make room for others."""
 
     head_bytes: int = 8192
     """The longest request."""
@@ -64,7 +64,7 @@ class Limits:
     """The time in which a reader has to take `PIECE` bytes."""
 
     answer_seconds: float = 30.0
-    """The time for a whole answer that is no stream."""
+    """The time for a whole answer that is not a stream."""
 
 
 LONG = 100
@@ -236,7 +236,7 @@ class Entrance(asyncio.Protocol):
     def _refuse(self, answer: bytes) -> None:
         self._wait_no_more()
         if self._transport is not None:
-            # What the kernel does not take now is not waited for.
+            # The server does not wait for the kernel to take the rest.
             self._transport.write(answer)
             self._transport.close()
             loop = asyncio.get_running_loop()
@@ -249,7 +249,7 @@ class Entrance(asyncio.Protocol):
             self._timer = None
 
     def abort(self) -> None:
-        """Close the connection at once, whatever is under way."""
+        """Close the connection at once, even in the middle of an answer."""
         if self._transport is not None:
             self._transport.abort()
 

@@ -37,7 +37,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 """Of what a scrape gets."""
 
 Row = Sequence[Any]
-"""What is served of one election, as JSON can carry it; `row` says what is in it."""
+"""The values of one election as JSON; `row` says which they are."""
 
 _MEMBER = ("bucket", "election", "identity")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -45,7 +45,7 @@ _LONG_SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 1
 
 
 class Counts(Protocol):
-    """What only grows."""
+    """The counters."""
 
     @property
     def campaigns(self) -> Mapping[State, int]:
@@ -64,7 +64,7 @@ class Counts(Protocol):
 
 
 class Reading(Protocol):
-    """What is the case at this moment."""
+    """The gauges."""
 
     @property
     def leads(self) -> bool:
@@ -112,7 +112,7 @@ class Election(Protocol):
 
     @property
     def counts(self) -> Counts:
-        """What only grows."""
+        """The counters."""
         ...
 
     def reading(self) -> Reading:
@@ -121,7 +121,7 @@ class Election(Protocol):
 
 
 class Member(Protocol):
-    """An `incumbent.Election`, as far as it is measured."""
+    """The measured part of an `incumbent.Election`."""
 
     bucket: str
     key: str

@@ -26,7 +26,7 @@ PATIENCE = 3.0
 collection with 10,000 elections, or a start with as many, takes less."""
 
 STOOD_STILL = 1.0
-"""Seconds by which a timer here has to be late to show that this process stood still as well."""
+"""Seconds by which a late timer here shows that this process stood still as well."""
 
 FORGOTTEN_AFTER = 60.0
 """Seconds without a reader after which the elections are forgotten here."""
@@ -53,7 +53,7 @@ class Link:
         """Set when the process that renews has gone."""
 
     async def run(self) -> None:
-        """Take in answers until the other process has gone."""
+        """Read answers until the other process has gone."""
         try:
             while line := await self._reader.readline():
                 number, _, rest = line.decode().rstrip("\n").partition(" ")
@@ -100,7 +100,7 @@ class Link:
 
 
 class Mirror:
-    """The elections, metrics and health, as far as clients want them."""
+    """The elections, metrics and health that clients want."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -115,7 +115,7 @@ class Mirror:
         """Its versions are the steps."""
         self._stirred = asyncio.Event()
         self._told: tuple[int, tuple[str, ...], bytes] | None = None
-        """What `told` returned last, at which step and of which elections."""
+        """The latest result of `told`, with its step and its elections."""
         self._version = -1
         self._wanted_at = clock.now()
         self._readers = 0

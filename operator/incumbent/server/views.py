@@ -22,7 +22,7 @@ KEEP_ALIVE = 15.0
 """Seconds of silence after which a stream gets a comment: proxies close what is silent for 30."""
 
 PULSE = 2.0
-"""Seconds between looks at what is left of the leases, for who asked for changes only."""
+"""Seconds between events with the remaining seconds of the leases, in a stream of changes."""
 
 TERMS = 20
 """How many terms are shown of an election if nothing else is asked for."""
@@ -31,7 +31,7 @@ EVENT_STREAM = "text/event-stream"
 
 
 class Views:
-    """What is answered to each path."""
+    """The answers to all paths."""
 
     def __init__(self, mirror: Mirror, limits: Limits) -> None:
         self._mirror = mirror
@@ -306,7 +306,7 @@ def _later(message: str) -> web.Response:
 
 
 def none(request: web.Request, *, pending: bool) -> web.Response:
-    """Say that there is no such election, if that is certain."""
+    """Say that the election does not exist, if that is certain."""
     return unknown() if pending else web.json_response({"error": no_such(request)}, status=404)
 
 

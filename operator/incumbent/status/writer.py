@@ -1,4 +1,4 @@
-"""What people are told about one election: its status, and an event for each change of it.
+"""Writes the status of one election, and an event for each change of it.
 
 This has a loop of its own, so that no change of leader waits for it.
 """
@@ -94,7 +94,7 @@ class StatusWriter:
 
     @property
     def status(self) -> Mapping[str, Any]:
-        """The present status, as far as known."""
+        """The present status as last seen."""
         return self.body.get("status") or {}
 
     def take(self, body: Mapping[str, Any], *, listed: bool = False) -> bool:
@@ -150,7 +150,7 @@ class StatusWriter:
         self._stirred.set()
 
     def announce(self, event: KubernetesEvent) -> None:
-        """Have an event emitted that is no change of the status."""
+        """Emit an event that does not follow from a change of the status."""
         self._keep(event)
         self._stirred.set()
 
@@ -289,7 +289,7 @@ class StatusWriter:
         return self._ahead[1] + HEARS_WITHIN - clock.now()
 
     async def _stirs_within(self, seconds: float) -> bool:
-        """Wait for something else to say, for so long at most; return whether there is."""
+        """Wait for another situation, with a limit in seconds; return whether there is one."""
         stirs = await self._stirred.wait_within(seconds)
         if stirs:
             self._stirred.clear()
@@ -311,7 +311,7 @@ class StatusWriter:
                 return
 
     def _repeats_itself(self) -> bool:
-        """Whether what is to be written is what we wrote last, so that somebody changed it."""
+        """Whether we wrote the same last, so that somebody has changed it since."""
         if self._situation is None:
             return False
         status = status_from(self._situation, self.status, "")
