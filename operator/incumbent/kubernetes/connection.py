@@ -61,6 +61,9 @@ IN_NAMESPACE = re.compile(r"/namespaces/([^/?]+)/")
 
 JSON = "application/json"
 
+USED = "is used by transport"
+"""Part of the message with which uvloop refuses a socket."""
+
 
 class Body(aiohttp.payload.BytesPayload):
     """The JSON of a request that may not be sent after a deadline.
@@ -251,18 +254,24 @@ class Connection:
                 read_bufsize=READ_BUFFER,
             )
         route = self._route
-        response = await self._session.request(
-            method,
-            route.server + path,
-            params=query,
-            data=body,
-            headers=route.signed(headers),
-            timeout=limits,
-            # aiohttp reuses a pooled connection only if it was opened with this TLS context.
-            ssl=route.tls if route.tls is not None else True,
-            server_hostname=route.server_name,
-            proxy=route.proxy,
-        )
+        try:
+            response = await self._session.request(
+                method,
+                route.server + path,
+                params=query,
+                data=body,
+                headers=route.signed(headers),
+                timeout=limits,
+                # aiohttp reuses a pooled connection only if it was opened with this TLS context.
+                ssl=route.tls if route.tls is not None else True,
+                server_hostname=route.server_name,
+                proxy=route.proxy,
+            )
+        except RuntimeError as error:
+            # uvloop refuses a new socket while an aborted connection with its number is not closed.
+            if USED not in str(error):
+                raise
+            raise aiohttp.ClientConnectionError(str(error)) from error
         if response.status == UNAUTHORIZED:
             self._loaded_at = -math.inf  # read the token again, because it may have been replaced
         return response

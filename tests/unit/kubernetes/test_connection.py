@@ -7,6 +7,7 @@ import socket
 import ssl
 from types import SimpleNamespace
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -165,6 +166,27 @@ async def test_a_token_that_is_refused_is_read_again_at_once(serve_once, kubecon
             await found.send("GET", "/x")
         (await found.send("GET", "/x")).release()
     assert seen == ["Bearer t1", "Bearer t2"]
+
+
+@pytest.mark.parametrize(
+    ("message", "raised"),
+    (
+        ("File descriptor 14 is used by transport <TCPTransport>", aiohttp.ClientConnectionError),
+        ("Session is closed", RuntimeError),
+    ),
+)
+async def test_a_socket_whose_number_is_in_use_is_a_connection_that_failed(
+    kubeconfig, monkeypatch, message, raised
+):
+    """The event loop refuses such a socket while an aborted connection is not closed yet."""
+
+    async def refuse(*_, **__):
+        raise RuntimeError(message)
+
+    async with connected_by(kubeconfig()) as found:
+        monkeypatch.setattr(aiohttp.ClientSession, "_request", refuse)
+        with pytest.raises(raised, match=message.partition("<")[0]):
+            await found.send("GET", "/x")
 
 
 @pytest.fixture
