@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from incumbent import clock
+from incumbent.backoff import JitteredBackoff
 from incumbent.campaign.machine import NEVER, Campaign
 from incumbent.campaigner.configuration import Configuration
 from incumbent.campaigner.context import ElectionContext
 from incumbent.replicas.confirmation import LOOK_AGAIN, Steward, Stewards
 
-ANSWER_FIRST = 0.3
-"""Seconds that a steward has to answer a replica that cannot see the key, before a standby does."""
-MOST_DOUBLINGS = 6
-"""How often this time doubles, each time when another replica takes over before we have answered.
-Two replicas whose API server is slow would otherwise relieve each other without a pause."""
+ANSWER = JitteredBackoff(first=0.3, longest=19.2)
+"""Seconds that a steward has to answer a replica that cannot see the key, before a standby does,
+without jitter. They double each time when another replica takes over before we have answered. Two
+replicas whose API server is slow would otherwise relieve each other without a pause."""
 
 
 class Answers:
@@ -103,7 +103,7 @@ class Answers:
                 self.answered = question
         elif self._reconciler.rests:
             heard_at = max(self._questioned_at, campaign.latest_at)
-            patience = ANSWER_FIRST * 2 ** min(self._lost, MOST_DOUBLINGS)
+            patience = ANSWER.most(self._lost)
             if clock.now() >= heard_at + patience:
                 self._driver.urge()
             self._schedule.wake_in(patience)

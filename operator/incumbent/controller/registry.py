@@ -20,6 +20,7 @@ from incumbent.controller.locks import Locks
 from incumbent.controller.quota import Quota
 from incumbent.kubernetes.objects import ElectionKey
 from incumbent.kubernetes.resource import FINALIZER, GROUP, Resource, resource_from
+from incumbent.kubernetes.versions import number_of
 from incumbent.reconciler.teardown import Ending
 from incumbent.routing.endpoint_slices import Obstacle
 from incumbent.server.changelog import ChangeLog
@@ -479,7 +480,7 @@ def _age(body: Mapping[str, Any]) -> tuple[str, int]:
     """
     version = body["metadata"].get("resourceVersion", "")
     created = body["metadata"].get("creationTimestamp", "")
-    return created, int(version) if version.isdecimal() else 0
+    return created, number_of(version)
 
 
 def _record_claim(resource: Resource) -> Claim:
